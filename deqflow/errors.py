@@ -1,0 +1,29 @@
+"""What goes wrong because of an input, said in one sentence that names it."""
+
+
+class DeqflowError(ValueError):
+    """Base of every error caused by a user's input; the message names it and says what was expected."""
+
+
+class FlowFileError(DeqflowError):
+    """A flow file that cannot be read or written."""
+
+
+class ImageError(DeqflowError):
+    """An image file or array that cannot serve as a frame."""
+
+
+class VideoError(DeqflowError):
+    """A video source that cannot be opened, read or written."""
+
+
+class CheckpointError(DeqflowError):
+    """A file of weights or training state that does not fit or cannot be trusted."""
+
+
+class ConfigError(DeqflowError):
+    """An option or a configuration field outside its range."""
+
+
+class DataError(DeqflowError):
+    """A data set, texture folder or manifest that is missing something."""
