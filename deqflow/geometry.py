@@ -1,0 +1,140 @@
+"""Pixels, grids and motion: padding, warping and splatting on batched tensors (B, C, H, W).
+
+Flow is in pixels of the tensor's own grid, u to the right and v down. Pixel centres have integer coordinates.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def coordinate_grid(
+    height: int, width: int, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Pixel coordinates (x, y) of every pixel centre, (2, height, width)."""
+    y, x = torch.meshgrid(
+        torch.arange(height, device=device, dtype=dtype),
+        torch.arange(width, device=device, dtype=dtype),
+        indexing="ij",
+    )
+    return torch.stack((x, y))
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Rows and columns added around an image so that its sides become multiples of the network's stride."""
+
+    left: int = 0
+    right: int = 0
+    top: int = 0
+    bottom: int = 0
+
+    @classmethod
+    def for_size(cls, height: int, width: int, multiple: int = 8, *, centred: bool = True) -> Self:
+        """The smallest padding of (height, width) to multiples of ``multiple``.
+
+        ``centred`` shares the padding between opposite sides (Sintel in published evaluations); otherwise the
+        width is shared and the whole vertical padding goes below (KITTI in published evaluations).
+        """
+        if height < 1 or width < 1 or multiple < 1:
+            raise ValueError(f"expected positive sizes, got {height} x {width} and multiple {multiple}")
+        down, across = -height % multiple, -width % multiple
+        top = down // 2 if centred else 0
+        return cls(across // 2, across - across // 2, top, down - top)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Repeats the border of ``x`` (B, C, H, W) outwards."""
+        if not any((self.left, self.right, self.top, self.bottom)):
+            return x
+        return F.pad(x, (self.left, self.right, self.top, self.bottom), mode="replicate")
+
+    def crop(self, x: Tensor) -> Tensor:
+        """Undoes `pad`: the inner part of ``x`` (..., H, W), as a view."""
+        height, width = x.shape[-2:]
+        return x[..., self.top : height - self.bottom, self.left : width - self.right]
+
+
+def backward_warp(image: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples ``image`` where ``flow`` points: ``warped(x) = image(x + flow(x))``, bilinear.
+
+    Args:
+        image: (B, C, H, W), floating point; usually frame 2.
+        flow: (B, 2, h, w) in pixels; its size is that of the result.
+
+    Returns:
+        The warped image (B, C, h, w), zero outside, and a bool mask (B, 1, h, w) of points inside the image.
+    """
+    _check_flow(image, flow)
+    height, width = image.shape[-2:]
+    target = coordinate_grid(*flow.shape[-2:], device=flow.device) + flow.float()
+    x, y = target[:, 0], target[:, 1]
+    inside = ((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)).unsqueeze(1)
+    # A side of one pixel has no extent to normalise by; every valid coordinate is then 0 and maps to -1.
+    grid = torch.stack((2 * x / max(width - 1, 1) - 1, 2 * y / max(height - 1, 1) - 1), dim=-1)
+    warped = F.grid_sample(image.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    return warped.to(image.dtype), inside
+
+
+def forward_splat(values: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+    """Carries ``values`` along ``flow``: every pixel is spread bilinearly over the four it lands between.
+
+    Where several pixels land on one, their weighted mean is taken. Points that leave the frame, and those
+    whose flow is not finite, are dropped.
+
+    Args:
+        values: (B, C, H, W).
+        flow: (B, 2, H, W), pixels.
+
+    Returns:
+        The mean (B, C, H, W), zero in holes, and the accumulated weight (B, 1, H, W), zero in holes.
+    """
+    _check_flow(values, flow)
+    if values.shape[-2:] != flow.shape[-2:]:
+        raise ValueError(f"values {tuple(values.shape)} and flow {tuple(flow.shape)} differ in size")
+    batch, channels, height, width = values.shape
+    target = coordinate_grid(height, width, device=flow.device) + flow.float()
+    # Far outside is dropped like just outside; the clamp only keeps the conversion to integers defined.
+    target = torch.nan_to_num(target, nan=-9.0).clamp(-9.0, max(height, width) + 9.0)
+    corner = target.floor()
+    fraction = target - corner
+    corner = corner.long()
+    payload = torch.cat((values.float(), torch.ones_like(values[:, :1], dtype=torch.float32)), 1).flatten(2)
+    total = payload.new_zeros(batch, channels + 1, height * width)
+    for right in (0, 1):
+        for down in (0, 1):
+            x, y = corner[:, 0] + right, corner[:, 1] + down
+            weight = (fraction[:, 0] if right else 1 - fraction[:, 0]) * (
+                fraction[:, 1] if down else 1 - fraction[:, 1]
+            )
+            weight = weight * ((x >= 0) & (x < width) & (y >= 0) & (y < height))
+            index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1).unsqueeze(1)
+            total.scatter_add_(2, index.expand_as(payload), payload * weight.flatten(1).unsqueeze(1))
+    total = total.unflatten(2, (height, width))
+    weight = total[:, -1:]
+    mean = total[:, :-1] / weight.clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.where(weight > 0, mean, 0).to(values.dtype), weight
+
+
+def forward_backward_consistency(
+    forward: Tensor, backward: Tensor, *, relative: float = 0.01, absolute: float = 0.5
+) -> Tensor:
+    """Bool (B, 1, H, W), true where going along ``forward`` and back along ``backward`` returns to the start.
+
+    The usual test of Sundaram, Brox and Keutzer (ECCV 2010, eq. 5): the squared gap may be at most
+    ``relative`` times the squared lengths plus ``absolute``. False also where the flow leaves the frame.
+    """
+    returned, inside = backward_warp(backward, forward)
+    gap = (forward + returned).square().sum(1, keepdim=True)
+    length = forward.square().sum(1, keepdim=True) + returned.square().sum(1, keepdim=True)
+    return (gap <= relative * length + absolute) & inside
+
+
+def _check_flow(image: Tensor, flow: Tensor) -> None:
+    if image.ndim != 4 or flow.ndim != 4 or flow.shape[1] != 2 or flow.shape[0] != image.shape[0]:
+        raise ValueError(
+            f"expected an image (B, C, H, W) and a flow (B, 2, H, W), "
+            f"got {tuple(image.shape)} and {tuple(flow.shape)}"
+        )
