@@ -1,0 +1,52 @@
+# Everything here sets itself up: the first call of any target makes .venv and installs what constraints.txt pins.
+#   make demo        flow video of the shipped clip, by the shipped weights
+#   make test        the tests, without the slow ones
+#   make test-slow   the slow ones: killed processes, the wheel in an empty environment
+#   make lint        ruff and mypy
+# PYTHON=/path/to/python3.11 chooses the interpreter, DEMO_OUTPUT the folder that the demo writes to.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test test-slow lint clean
+
+DEMO_CLIP ?= $(firstword $(wildcard demo/*.mp4))
+DEMO_OUTPUT ?= output/demo
+PIP := .venv/bin/python -m pip --disable-pip-version-check
+CANDIDATES := $(PYTHON) python3.11 python3.12 python3.13 python3 python
+
+demo: .venv/installed
+	.venv/bin/deqflow video $(DEMO_CLIP) --output $(DEMO_OUTPUT)
+
+test: .venv/installed-dev
+	.venv/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: .venv/installed-dev
+	.venv/bin/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: .venv/installed-dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# An interpreter counts only if it runs (a pyenv shim may not), is new enough and can make virtual environments.
+.venv/created:
+	@for python in $(CANDIDATES); do \
+	  if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "Making .venv with $$("$$python" --version) ($$python)"; \
+	    rm -rf .venv; "$$python" -m venv .venv; touch $@; exit 0; \
+	  fi; \
+	done; \
+	echo "Python 3.11 or newer with its venv module was not found; install it (Debian, Ubuntu: python3-venv) or say" \
+	     "make PYTHON=/path/to/python3.11" >&2; exit 1
+
+.venv/installed: .venv/created pyproject.toml constraints.txt
+	$(PIP) install --quiet -c constraints.txt -e .
+	@touch $@
+
+.venv/installed-dev: .venv/created pyproject.toml constraints.txt
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@touch .venv/installed $@

@@ -1,0 +1,77 @@
+"""Fixtures shared by all tests: one thread, fixed seeds, devices, and the material that lies outside the checkout."""
+
+import os
+import random
+from pathlib import Path
+
+# Before torch is imported, and inherited by the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import cv2
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+cv2.setNumThreads(1)
+
+# Derandomised, so that a failure is the same on every machine; no deadline, because shared machines stall.
+hypothesis.settings.register_profile("deqflow", derandomize=True, deadline=None, print_blob=True, max_examples=50)
+hypothesis.settings.load_profile("deqflow")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same global random state at the start of each test."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device of this machine in turn: always the CPU, CUDA where there is one."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout that holds these tests."""
+    return REPOSITORY
+
+
+def _shared_folder(name: str, holds: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent: {holds}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_benchmark() -> Path:
+    """Real frames with ground truth, in the official layouts."""
+    return _shared_folder("benchmark", "real frames with ground truth")
+
+
+@pytest.fixture(scope="session")
+def shared_clips() -> Path:
+    """Real video clips."""
+    return _shared_folder("clips", "video clips")
+
+
+@pytest.fixture(scope="session")
+def shared_textures() -> Path:
+    """Photos and cut-out objects with a manifest of licences."""
+    return _shared_folder("textures", "photos and cut-outs for synthetic scenes")
+
+
+@pytest.fixture(scope="session")
+def shared_parity() -> Path:
+    """Weights, frames and outputs of the published code."""
+    return _shared_folder("parity", "outputs of the published code")
