@@ -69,7 +69,7 @@ def backward_warp(image: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     """
     _check_flow(image, flow)
     height, width = image.shape[-2:]
-    target = coordinate_grid(*flow.shape[-2:], device=flow.device) + flow.float()
+    target = coordinate_grid(flow.shape[2], flow.shape[3], device=flow.device) + flow.float()
     x, y = target[:, 0], target[:, 1]
     inside = ((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)).unsqueeze(1)
     # A side of one pixel has no extent to normalise by; every valid coordinate is then 0 and maps to -1.
