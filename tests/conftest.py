@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: one thread, fixed seeds, devices, and the material that lies outside the checkout."""
+"""Fixtures shared by all tests: one thread, fixed seeds, devices, material outside the checkout."""
 
 import os
 import random
@@ -18,7 +18,9 @@ torch.set_num_threads(1)
 cv2.setNumThreads(1)
 
 # Derandomised, so that a failure is the same on every machine; no deadline, because shared machines stall.
-hypothesis.settings.register_profile("deqflow", derandomize=True, deadline=None, print_blob=True, max_examples=50)
+hypothesis.settings.register_profile(
+    "deqflow", derandomize=True, deadline=None, print_blob=True, max_examples=50
+)
 hypothesis.settings.load_profile("deqflow")
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -1,0 +1,1 @@
+"""Metrics, benchmark runs and timing."""

@@ -1,0 +1,158 @@
+"""``deqflow bench``: seconds per pair, and which part of the network they go to."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from deqflow import zoo
+from deqflow.devices import resolve_precision
+from deqflow.errors import ConfigError
+from deqflow.estimator import DEQFlow
+from deqflow.evaluation.tables import markdown
+
+PARTS = ("encoders", "correlation", "solve", "upsampling")
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Seconds per pair of frames at several numbers of solver steps, and the share of each part.
+
+    All combinations take turns in one run, so that a machine whose speed drifts slows them alike.
+
+    Attributes:
+        model: Name of a preset; `deqflow models` lists them.
+        checkpoint: File of weights; without it, the weights that ship with the model.
+        device: auto, cpu, cuda, cuda:1, mps, ...
+        precisions: Number formats of the network to compare.
+        steps: Numbers of evaluations of the update operator; all are run, whatever the residual.
+        width: Pixels of a frame.
+        height: Pixels of a frame.
+        repeats: Measurements of each combination, after one that does not count; the median is printed.
+    """
+
+    model: str = "deqflow-s"
+    checkpoint: Path | None = None
+    device: str = "auto"
+    precisions: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("bfloat16", "float32")
+    steps: tuple[int, ...] = (6, 12, 24)
+    width: int = 1024
+    height: int = 436
+    repeats: int = 5
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1 or min(self.steps, default=0) < 1 or not self.precisions:
+            raise ConfigError("bench needs repeats >= 1, at least one precision, and steps of at least 1")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one pair, by part."""
+
+    encoders: float
+    correlation: float
+    solve: float
+    upsampling: float
+
+    @property
+    def total(self) -> float:
+        """Seconds of the whole pair."""
+        return self.encoders + self.correlation + self.solve + self.upsampling
+
+
+def run(options: BenchOptions) -> int:
+    """Measure and print; the exit code.
+
+    Raises:
+        DeqflowError, OSError: an option does not hold; said in one sentence.
+    """
+    model = zoo.load(options.model, checkpoint=options.checkpoint, device=options.device)
+    timings = measure_speed(
+        model,
+        precisions=options.precisions,
+        steps=options.steps,
+        size=(options.height, options.width),
+        repeats=options.repeats,
+    )
+    print(
+        f"{options.model}, {options.width}x{options.height}, {model.device}, "
+        f"{torch.get_num_threads()} threads, median of {options.repeats}\n"
+    )
+    header = ["precision", "steps", "seconds per pair", *(f"{part} %" for part in PARTS)]
+    rows = []
+    for (precision, steps), measured in timings.items():
+        total = median(timing.total for timing in measured)
+        shares = [median(getattr(timing, part) / timing.total for timing in measured) for part in PARTS]
+        rows.append([precision, str(steps), f"{total:.3f}", *(f"{100 * share:.0f}" for share in shares)])
+    print("\n".join(markdown(header, rows)))
+    return 0
+
+
+def measure_speed(
+    model: DEQFlow,
+    *,
+    precisions: tuple[str, ...],
+    steps: tuple[int, ...],
+    size: tuple[int, int],
+    repeats: int,
+    progress: bool = True,
+) -> dict[tuple[str, int], list[Timing]]:
+    """Time every combination of precision and steps ``repeats`` times, in turns.
+
+    Args:
+        model: restored to its own precision at the end.
+        precisions: names that ``resolve_precision`` knows.
+        steps: evaluations of the update operator.
+        size: height and width of the frames, which hold noise: with tolerance 0 the content costs nothing.
+        repeats: beside a first round that does not count.
+        progress: show a bar on standard error.
+    """
+    noise = torch.randint(0, 256, (2, 1, 3, *size), generator=torch.Generator().manual_seed(0))
+    frame1, frame2 = noise.to(model.device).float()
+    combinations = [(precision, count) for precision in precisions for count in steps]
+    timings: dict[tuple[str, int], list[Timing]] = {combination: [] for combination in combinations}
+    own_precision = model.precision
+    try:
+        for round_ in tqdm(range(repeats + 1), unit="round", disable=not progress):
+            for precision, count in combinations:
+                model.precision = resolve_precision(precision, model.device)
+                timing = time_pair(model, frame1, frame2, count)
+                if round_ > 0:
+                    timings[precision, count].append(timing)
+    finally:
+        model.precision = own_precision
+    return timings
+
+
+@torch.no_grad()
+def time_pair(model: DEQFlow, image1: Tensor, image2: Tensor, steps: int) -> Timing:
+    """Seconds of each part for one pair of tensors (1, 3, H, W), as ``model.forward`` runs them."""
+    clock = _clock(image1.device)
+    next(clock)
+    padding = model.padding(image1)
+    first, second = (model.encode(padding.pad(image)) for image in (image1, image2))
+    encoders = next(clock)
+    model.operator(first, second)
+    correlation = next(clock)
+    solution = model.solve_pair(first, second, steps=steps, tolerance=0.0)
+    # solve_pair builds the operator itself, so that its time contains the part measured before.
+    solve = max(0.0, next(clock) - correlation)
+    model.decode(solution, padding)
+    return Timing(encoders, correlation, solve, next(clock))
+
+
+def _clock(device: torch.device) -> Iterator[float]:
+    """Seconds since the last value, once the device has finished what it was given."""
+    last = time.perf_counter()
+    while True:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        now = time.perf_counter()
+        yield now - last
+        last = time.perf_counter()
