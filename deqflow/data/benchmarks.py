@@ -92,9 +92,11 @@ def sintel(root: str | Path, render: str) -> PairDataset:
     def candidates() -> Iterable[PairFiles]:
         for flow in sorted(training.glob("flow/*/frame_*.flo")):
             scene, number = flow.parent.name, _number(flow, r"frame_(\d+)")
-            frames = [training / render / scene / f"frame_{n:04d}.png" for n in (number, number + 1)]
+            frame1, frame2 = (training / render / scene / f"frame_{n:04d}.png" for n in (number, number + 1))
             occlusion = training / "occlusions" / scene / f"{flow.stem}.png"
-            yield PairFiles(f"{scene} {number}", *frames, flow, occlusion if occlusion.is_file() else None)
+            yield PairFiles(
+                f"{scene} {number}", frame1, frame2, flow, occlusion if occlusion.is_file() else None
+            )
 
     return PairDataset(f"MPI-Sintel {render}", f"Sintel {render}", candidates(), training)
 
@@ -115,8 +117,8 @@ def _kitti(root: Path, title: str, images: str, truth: str, suffix: str) -> Pair
     def candidates() -> Iterable[PairFiles]:
         for flow in sorted((training / truth).glob("*_10.png")):
             scene = flow.stem.removesuffix("_10")
-            frames = [training / images / f"{scene}_{n}.png" for n in (10, 11)]
-            yield PairFiles(scene + suffix, *frames, flow)
+            frame1, frame2 = (training / images / f"{scene}_{n}.png" for n in (10, 11))
+            yield PairFiles(scene + suffix, frame1, frame2, flow)
 
     return PairDataset(title, "KITTI", candidates(), training)
 
@@ -127,8 +129,8 @@ def middlebury(root: str | Path) -> PairDataset:
 
     def candidates() -> Iterable[PairFiles]:
         for flow in sorted(root.glob("other-gt-flow/*/flow10.flo")):
-            frames = [root / "other-data" / flow.parent.name / f"frame{n}.png" for n in (10, 11)]
-            yield PairFiles(flow.parent.name, *frames, flow)
+            frame1, frame2 = (root / "other-data" / flow.parent.name / f"frame{n}.png" for n in (10, 11))
+            yield PairFiles(flow.parent.name, frame1, frame2, flow)
 
     return PairDataset("Middlebury", "Middlebury", candidates(), root)
 
