@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+from torch import Tensor
+
 from deqflow.equilibrium.gradients import Gradient
 from deqflow.equilibrium.solvers import S, Solver, Step, StoppingRule, rebuild, solve
 
@@ -36,7 +39,11 @@ class Segments:
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """``count`` evenly spaced states of one uninterrupted solve, each given its gradient steps afterwards."""
+    """``count`` evenly spaced states of one uninterrupted solve, all given their gradient steps at once.
+
+    The states go through the step as one batch, ``active`` naming each sample ``count`` times, so what the
+    step looks up its gradient in (a correlation volume, say) receives one gradient instead of ``count``.
+    """
 
     count: int = 3
 
@@ -45,7 +52,16 @@ class Recorded:
         _check(self.count, steps)
         marks = [steps * (index + 1) // self.count for index in range(self.count)]
         recorded = solve(step, state, solver, StoppingRule(steps=steps), record=marks).recorded
-        return [gradient.attach(step, found) for found in recorded]
+        samples = torch.arange(state[0].shape[0], device=state[0].device).repeat(self.count)
+
+        def repeated(stacked: S, active: Tensor | None = None) -> S:
+            image: S = step(stacked, samples if active is None else samples[active])
+            return image
+
+        together = rebuild(state, [torch.cat(parts) for parts in zip(*recorded, strict=True)])
+        attached = gradient.attach(repeated, together)
+        chunks = zip(*(part.chunk(self.count) for part in attached), strict=True)
+        return [rebuild(state, parts) for parts in chunks]
 
 
 def _check(count: int, steps: int) -> None:

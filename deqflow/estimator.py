@@ -1,0 +1,287 @@
+"""The estimator: two frames in, the flow at the fixed point of the update operator out."""
+
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deqflow.config import InferenceDefaults, ModelConfig
+from deqflow.devices import autocast
+from deqflow.equilibrium import Correction, Gradient, Solution, Solver, StoppingRule, solve
+from deqflow.errors import ConfigError, ImageError
+from deqflow.geometry import Padding
+from deqflow.io.images import read_image, to_rgb
+from deqflow.network import ConvexUpsampling, CorrelationPyramid, Encoder, MixerUpdate
+
+STRIDE = 8
+"""Pixels of a frame per pixel of the grid that the equilibrium lives on."""
+
+Frame = str | PathLike[str] | NDArray[Any]
+
+
+class FlowState(NamedTuple):
+    """What the solver iterates: hidden (B, C, H/8, W/8) and flow (B, 2, H/8, W/8) in pixels of that grid."""
+
+    hidden: Tensor
+    flow: Tensor
+
+
+class FrameFeatures(NamedTuple):
+    """An encoded frame: matching features and trunk, (B, C, H/8, W/8) each."""
+
+    features: Tensor
+    trunk: Tensor
+
+
+@dataclass(frozen=True)
+class FlowEstimate:
+    """Flow and how it was reached.
+
+    Attributes:
+        flow: u right and v down in pixels; float32 array (H, W, 2) from ``estimate``, tensor (B, 2, H, W)
+            from ``forward``.
+        state: the fixed point, to start the next frame's solve from.
+        residual: how far the flow still moved in the last step, RMS over the frame in pixels. It bounds
+            movement, not error.
+        residual_peak: the 99.9th percentile of the same, which a small fast object shows up in.
+        steps: evaluations of the update operator.
+        converged: whether the tolerance was met.
+        trace: (N, B) residual after each step, NaN once a sample had stopped.
+    """
+
+    flow: Any
+    state: FlowState
+    residual: Any
+    residual_peak: Any
+    steps: Any
+    converged: Any
+    trace: Tensor
+
+
+def movement(new: FlowState, old: FlowState) -> Tensor:
+    """How far one step moved each sample, (B, 3).
+
+    Columns: RMS and 99.9th percentile over the frame of the flow's change in full-resolution pixels, and the
+    change of hidden relative to its norm.
+    """
+    change = STRIDE * torch.linalg.vector_norm((new.flow - old.flow).float(), dim=1).flatten(1)
+    rank = max(1, round(0.999 * change.shape[1]))
+    peak = change.kthvalue(rank, dim=1).values
+    moved = torch.linalg.vector_norm((new.hidden - old.hidden).float().flatten(1), dim=1)
+    size = torch.linalg.vector_norm(new.hidden.float().flatten(1), dim=1).clamp_min(1e-12)
+    return torch.stack((change.square().mean(dim=1).sqrt(), peak, moved / size), dim=1)
+
+
+class UpdateStep:
+    """The step function of one pair: ``step(state)``, with the correlation and context of the pair inside."""
+
+    def __init__(
+        self, update: MixerUpdate, correlation: CorrelationPyramid, injected: Tensor, *, attach_flow: bool
+    ) -> None:
+        self.update, self.correlation, self.injected = update, correlation, injected
+        self.attach_flow = attach_flow
+
+    def __call__(self, state: FlowState, active: Tensor | None = None) -> FlowState:
+        """One evaluation of the update operator for the samples ``active`` (None: all)."""
+        flow = state.flow if self.attach_flow else state.flow.detach()
+        injected = self.injected if active is None else self.injected[active]
+        hidden, delta = self.update(state.hidden, flow, self.correlation.lookup(flow, active), injected)
+        return FlowState(hidden, flow + delta)
+
+
+class DEQFlow(nn.Module):
+    """Deep-equilibrium optical flow (Bai et al., CVPR 2022).
+
+    Args:
+        config: sizes.
+        defaults: how to solve unless told otherwise.
+        name: what to call the model in messages and tables.
+    """
+
+    def __init__(self, config: ModelConfig, defaults: InferenceDefaults | None = None, *, name: str = "custom") -> None:
+        super().__init__()
+        self.config, self.name = config, name
+        self.defaults = defaults or InferenceDefaults()
+        self.precision = torch.float32
+        self.encoder = Encoder(
+            widths=config.widths, depths=config.depths, features=config.features, context=config.context
+        )
+        self.update = MixerUpdate(
+            hidden=config.hidden,
+            context=config.context,
+            correlation=config.correlation,
+            motion=config.motion,
+            mixed=config.mixed,
+            kernel=config.kernel,
+        )
+        self.upsample = ConvexUpsampling(hidden=config.hidden, width=config.mask, factor=STRIDE)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def encode(self, image: Tensor) -> FrameFeatures:
+        """Encode frames (B, 3, H, W) of 0..255 whose sides are multiples of 8; on video, once per frame."""
+        image = (image * (2 / 255) - 1).contiguous(memory_format=torch.channels_last)
+        with autocast(image.device, self.precision):
+            return FrameFeatures(*self.encoder(image))
+
+    def operator(self, first: FrameFeatures, second: FrameFeatures) -> UpdateStep:
+        """The update operator of a pair of encoded frames."""
+        with autocast(first.features.device, self.precision):
+            correlation = CorrelationPyramid(
+                first.features, second.features, levels=self.config.levels, radius=self.config.radius
+            )
+            injected = self.update.prepare(self.encoder.context(first.trunk))
+        return UpdateStep(self.update, correlation, injected, attach_flow=self.config.attach_flow)
+
+    def initial_state(self, first: FrameFeatures) -> FlowState:
+        """Zeros of the right shape: where a solve starts without a better idea."""
+        batch, _, height, width = first.features.shape
+        hidden = first.features.new_zeros(batch, self.config.hidden, height, width)
+        flow = torch.zeros(batch, 2, height, width, device=hidden.device)
+        return FlowState(hidden.contiguous(memory_format=torch.channels_last), flow)
+
+    def trajectory(
+        self, image1: Tensor, image2: Tensor, *, correction: Correction, gradient: Gradient, solver: Solver, steps: int
+    ) -> list[FlowState]:
+        """States along the solve that losses can be taken on, each with a graph (training).
+
+        Args:
+            image1: (B, 3, H, W) of 0..255, sides multiples of 8.
+            image2: (B, 3, H, W).
+            correction: where along the path.
+            gradient: how each point is differentiated.
+            solver: where to evaluate next.
+            steps: evaluations without a graph.
+        """
+        encoded = self.encode(torch.cat((image1, image2)))
+        first, second = (FrameFeatures(*parts) for parts in zip(*(part.chunk(2) for part in encoded), strict=True))
+        step = self.operator(first, second)
+        with autocast(image1.device, self.precision):
+            return correction.trajectory(step, self.initial_state(first), solver, gradient, steps)
+
+    def solve_pair(
+        self,
+        first: FrameFeatures,
+        second: FrameFeatures,
+        state: FlowState | None = None,
+        *,
+        steps: int | None = None,
+        tolerance: float | None = None,
+        solver: Solver | None = None,
+    ) -> Solution:
+        """The fixed point of a pair of encoded frames; see ``forward`` for the options."""
+        start = self.initial_state(first)
+        if state is not None:
+            if state.flow.shape != start.flow.shape or state.hidden.shape != start.hidden.shape:
+                raise ConfigError(
+                    f"state is for a grid of {tuple(state.flow.shape)}, these frames need {tuple(start.flow.shape)}"
+                )
+            start = FlowState(state.hidden.to(start.hidden), state.flow.to(start.flow))
+        tolerance = self.defaults.tolerance if tolerance is None else tolerance
+        steps = self.defaults.steps if steps is None else steps
+        if steps < 1 or not tolerance >= 0:
+            raise ConfigError(f"expected steps >= 1 and tolerance >= 0, got steps={steps} and tolerance={tolerance}")
+        hidden_tolerance = self.defaults.hidden_tolerance if tolerance > 0 else 0.0
+        stop = StoppingRule(steps=steps, tolerance=(tolerance, float("inf"), hidden_tolerance), measure=movement)
+        with autocast(first.features.device, self.precision):
+            return solve(self.operator(first, second), start, solver or self.defaults.solver, stop)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        image1: Tensor,
+        image2: Tensor,
+        state: FlowState | None = None,
+        *,
+        steps: int | None = None,
+        tolerance: float | None = None,
+        solver: Solver | None = None,
+    ) -> FlowEstimate:
+        """Flow from frame 1 to frame 2, without a graph (``trajectory`` is for training).
+
+        Args:
+            image1: (B, 3, H, W) of 0..255, any size from 16x16.
+            image2: (B, 3, H, W).
+            state: where to start, as returned for frames of this size; None means zeros.
+            steps: most evaluations; None means the preset's.
+            tolerance: stop once the flow moves less than this, RMS in pixels per step; 0 runs all steps.
+            solver: where to evaluate next; None means the preset's.
+
+        Raises:
+            ImageError: frames of different or wrong shapes.
+            ConfigError: an option outside its range, or a state of another size.
+        """
+        if image1.shape != image2.shape:
+            raise ImageError(f"frames have different shapes: {tuple(image1.shape)} and {tuple(image2.shape)}")
+        padding = self.padding(image1)
+        first, second = (self.encode(padding.pad(image.float())) for image in (image1, image2))
+        return self.decode(self.solve_pair(first, second, state, steps=steps, tolerance=tolerance, solver=solver), padding)
+
+    def padding(self, image: Tensor) -> Padding:
+        """What a frame (B, 3, H, W) needs around it; raises ImageError for other shapes or below 16x16."""
+        if image.dim() != 4 or image.shape[1] != 3 or min(image.shape[2:]) < 16:
+            raise ImageError(f"expected frames (B, 3, H, W) of at least 16x16 pixels, got {tuple(image.shape)}")
+        return Padding.for_size(image.shape[2], image.shape[3], STRIDE)
+
+    def decode(self, solution: Solution, padding: Padding) -> FlowEstimate:
+        """A solution as full-resolution flow, per sample."""
+        with autocast(solution.state.flow.device, self.precision):
+            flow = padding.crop(self.upsample(solution.state.hidden, solution.state.flow))
+        residual, peak, _ = solution.residual.unbind(dim=1)
+        return FlowEstimate(
+            flow, solution.state, residual, peak, solution.steps, solution.converged, trace=solution.trace
+        )
+
+    def to_tensor(self, frame: Frame, name: str = "frame") -> Tensor:
+        """A frame, path or array (see ``deqflow.io.images.to_rgb``), as (1, 3, H, W) of 0..255 on the device."""
+        rgb = to_rgb(frame, name) if isinstance(frame, np.ndarray) else read_image(frame)
+        return torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device).permute(2, 0, 1).unsqueeze(0).float()
+
+    def estimate(
+        self,
+        frame1: Frame,
+        frame2: Frame,
+        *,
+        steps: int | None = None,
+        tolerance: float | None = None,
+        solver: Solver | None = None,
+        state: FlowState | None = None,
+    ) -> FlowEstimate:
+        """Flow between two images, as an array.
+
+        Args:
+            frame1: path, or array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4), uint8, uint16 or float.
+            frame2: the same size.
+            steps: see ``forward``.
+            tolerance: see ``forward``.
+            solver: see ``forward``.
+            state: see ``forward``.
+
+        Returns:
+            The estimate, with ``flow`` a float32 array (H, W, 2) and plain numbers for the rest.
+
+        Raises:
+            ImageError: a frame that cannot be read, or two of different sizes.
+            ConfigError: an option outside its range, or a state of another size.
+        """
+        image1, image2 = self.to_tensor(frame1, "frame1"), self.to_tensor(frame2, "frame2")
+        return single(self(image1, image2, state, steps=steps, tolerance=tolerance, solver=solver))
+
+
+def single(estimate: FlowEstimate) -> FlowEstimate:
+    """A batch of one as an array (H, W, 2) and plain numbers."""
+    return replace(
+        estimate,
+        flow=estimate.flow[0].permute(1, 2, 0).contiguous().cpu().numpy(),
+        residual=float(estimate.residual[0]),
+        residual_peak=float(estimate.residual_peak[0]),
+        steps=int(estimate.steps[0]),
+        converged=bool(estimate.converged[0]),
+    )

@@ -1,0 +1,93 @@
+"""Frames to features at an eighth of their resolution."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# A ReLU of unit-variance input has this much less than unit spread; folding it into the convolutions keeps
+# the signal's scale through depth without looking at activations (Brock et al., NFNets, 2021, sec. 2).
+RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
+
+
+class StandardizedConv2d(nn.Conv2d):
+    """Convolution whose filters have zero mean and unit norm, times a learned gain per output channel.
+
+    It stands in for a normalisation of the activations, whose backward pass costs more than the convolutions
+    around it on a CPU, and depends on the weights only, so a batch of one behaves as any other.
+
+    Source: Qiao et al., Weight Standardization, 2019; scaled as in Brock et al., NFNets, 2021.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2)
+        self.gain = nn.Parameter(torch.ones(out_channels))
+        nn.init.kaiming_normal_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def standardized(self) -> Tensor:
+        """The effective filters, shaped as ``weight``."""
+        flat = self.weight.flatten(1)
+        flat = flat - flat.mean(dim=1, keepdim=True)
+        scale = self.gain[:, None] * torch.rsqrt(flat.square().sum(dim=1, keepdim=True) + 1e-8)
+        return (flat * scale).view_as(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve (B, C, H, W)."""
+        return self._conv_forward(x, self.standardized(), self.bias)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; the branch starts small, so that depth is harmless at first."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = StandardizedConv2d(in_channels, out_channels, 3, stride=stride)
+        self.conv2 = StandardizedConv2d(out_channels, out_channels, 3)
+        self.branch_scale = nn.Parameter(torch.tensor(0.5))
+        same = stride == 1 and in_channels == out_channels
+        self.shortcut = nn.Identity() if same else StandardizedConv2d(in_channels, out_channels, 1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
+        y = F.relu(self.conv1(x)) * RELU_GAIN
+        return F.relu(self.shortcut(x) + self.branch_scale * self.conv2(y))
+
+
+class Encoder(nn.Module):
+    """One trunk for matching features and context.
+
+    A 7x7 stem of stride 4, residual stages at strides 4 and 8, then a 1x1 head for features and a residual
+    block with a 1x1 head for context. One trunk for both saves a third of the encoding of a pair, and on
+    video a frame is encoded once.
+
+    Args:
+        widths: channels of the two stages.
+        depths: residual blocks in each.
+        features: channels of the matching features.
+        context: channels of the context.
+    """
+
+    def __init__(
+        self, *, widths: Sequence[int] = (48, 96), depths: Sequence[int] = (2, 3), features: int = 128, context: int = 64
+    ) -> None:
+        super().__init__()
+        self.stem = StandardizedConv2d(3, widths[0], 7, stride=4)
+        blocks: list[nn.Module] = [ResidualBlock(widths[0], widths[0]) for _ in range(depths[0])]
+        blocks.append(ResidualBlock(widths[0], widths[1], stride=2))
+        blocks.extend(ResidualBlock(widths[1], widths[1]) for _ in range(depths[1] - 1))
+        self.stages = nn.Sequential(*blocks)
+        self.feature_head = nn.Conv2d(widths[1], features, 1)
+        self.context_head = nn.Sequential(ResidualBlock(widths[1], widths[1]), nn.Conv2d(widths[1], context, 1))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Image (B, 3, H, W) in -1..1 -> features (B, F, H/8, W/8) and trunk (B, C, H/8, W/8)."""
+        trunk = self.stages(F.relu(self.stem(image)) * RELU_GAIN)
+        return self.feature_head(trunk), trunk
+
+    def context(self, trunk: Tensor) -> Tensor:
+        """Context (B, C, H/8, W/8) of a frame from its trunk; only the first frame of a pair needs it."""
+        context: Tensor = F.relu(self.context_head(trunk))
+        return context

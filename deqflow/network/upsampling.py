@@ -1,0 +1,65 @@
+"""From an eighth of the resolution to all of it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvexUpsampling(nn.Module):
+    """Every full-resolution pixel is a learned convex combination of the 3x3 coarse flows around it.
+
+    Source: Teed and Deng, RAFT, 2020, sec. 3.3 and appendix.
+
+    Args:
+        hidden: channels of the hidden state.
+        width: channels of the mask head.
+        factor: upsampling factor.
+    """
+
+    def __init__(self, *, hidden: int = 96, width: int = 128, factor: int = 8) -> None:
+        super().__init__()
+        self.factor = factor
+        self.mask = nn.Sequential(
+            nn.Conv2d(hidden, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 9 * factor**2, 1)
+        )
+
+    def forward(self, hidden: Tensor, flow: Tensor) -> Tensor:
+        """Flow (B, 2, H, W) in coarse pixels -> (B, 2, H * factor, W * factor) in fine pixels."""
+        fine = self.cells(hidden, flow)
+        batch, _, height, width = flow.shape
+        fine = fine.view(batch, 2, self.factor, self.factor, height, width).permute(0, 1, 4, 2, 5, 3)
+        return fine.reshape(batch, 2, height * self.factor, width * self.factor)
+
+    def cells(self, hidden: Tensor, flow: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """The fine flows sorted by their place inside a coarse pixel, float32.
+
+        Training takes its loss on a random few of the ``factor``^2 places: an unbiased estimate of the loss
+        over all pixels at a fraction of what full-resolution maps cost.
+
+        Args:
+            hidden: (B, hidden, H, W).
+            flow: (B, 2, H, W) in coarse pixels.
+            chosen: (K,) places ``factor * row + column``; None means all.
+
+        Returns:
+            (B, 2, K, H, W) in fine pixels.
+        """
+        first, last = self.mask[:2], self.mask[2]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        weight, bias = last.weight, last.bias
+        if chosen is not None:
+            channel = (torch.arange(9, device=chosen.device)[:, None] * self.factor**2 + chosen).flatten()
+            weight, bias = weight[channel], bias[channel]
+        logits = 0.25 * F.conv2d(first(hidden), weight, bias)
+        batch, _, height, width = flow.shape
+        mask = torch.softmax(logits.float().view(batch, 9, -1, height, width), dim=1)
+        around = F.unfold(self.factor * flow.float(), 3, padding=1).view(batch, 2, 9, 1, height, width)
+        return (mask.unsqueeze(1) * around).sum(dim=2)
+
+
+def extract_cells(full: Tensor, factor: int, chosen: Tensor) -> Tensor:
+    """Pixels (B, C, H, W) at the chosen places of every coarse pixel, (B, C, K, H / factor, W / factor)."""
+    batch, channels, height, width = full.shape
+    cells = full.view(batch, channels, height // factor, factor, width // factor, factor)
+    cells = cells.permute(0, 1, 3, 5, 2, 4).reshape(batch, channels, factor**2, height // factor, width // factor)
+    return cells[:, :, chosen]
