@@ -1,0 +1,156 @@
+"""What a newcomer touches first: requirements, make targets, README, the wheel in an empty environment."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from deqflow.io.images import write_image
+from deqflow.io.video import VideoWriter
+
+
+def run(*command: object, **options) -> subprocess.CompletedProcess[str]:
+    """Run a command outside this process's own environment of packages."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS")}
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, env=environment, **options
+    )
+
+
+def succeed(*command: object, **options) -> str:
+    result = run(*command, **options)
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def project(repository):
+    return tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def pins(repository):
+    lines = (repository / "constraints.txt").read_text().splitlines()
+    requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {pin.name.lower().replace("_", "-"): pin for pin in requirements}
+
+
+class TestRequirements:
+    def test_every_pin_is_exact_and_serves_any_build(self, pins):
+        for pin in pins.values():
+            (specifier,) = pin.specifier
+            assert specifier.operator == "==", pin
+            assert Version(specifier.version).local is None, pin
+
+    def test_every_requirement_is_pinned_inside_its_range(self, project, pins):
+        requirements = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+        for requirement in map(Requirement, requirements):
+            (pin,) = pins[requirement.name].specifier
+            assert requirement.specifier.contains(pin.version), requirement
+            operators = {specifier.operator for specifier in requirement.specifier}
+            assert operators == {">=", "<"}, f"{requirement} does not state a range"
+
+
+class TestMake:
+    def test_targets_are_the_documented_ones(self, repository):
+        for target in ("demo", "test", "test-slow", "lint"):
+            plan = succeed("make", "--dry-run", "--always-make", target, cwd=repository)
+            assert ".venv/bin/" in plan
+
+    def test_without_a_python_there_is_a_sentence(self, repository, tmp_path):
+        shutil.copy(repository / "Makefile", tmp_path)
+        result = run("make", "test", "CANDIDATES=no-such-python", cwd=tmp_path)
+        assert result.returncode == 2
+        assert "Python 3.11 or newer with its venv module was not found" in result.stderr
+        assert not (tmp_path / ".venv").exists()
+
+    def test_ci_runs_all_three(self, repository):
+        script = repository / ".ci" / "run"
+        assert os.access(script, os.X_OK)
+        assert re.findall(r"^make (.+)$", script.read_text(), re.MULTILINE) == ["lint", "test", "test-slow"]
+
+
+def code_blocks(repository: Path, language: str) -> list[str]:
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", (repository / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+
+
+class TestReadme:
+    def test_make_targets_exist(self, repository):
+        lines = "\n".join(code_blocks(repository, "bash"))
+        targets = re.findall(r"^make ([\w-]+)", lines, re.MULTILINE)
+        assert targets[:2] == ["demo", "test"]
+        for target in targets:
+            succeed("make", "--dry-run", target, cwd=repository)
+
+    def test_links_lead_somewhere(self, repository):
+        text = (repository / "README.md").read_text()
+        links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+        assert [link for link in links if not (repository / link).exists()] == []
+
+    def test_python_examples_run(self, repository, tmp_path, monkeypatch):
+        random = np.random.default_rng(0)
+        texture = random.integers(0, 256, (80, 100, 3), dtype=np.uint8)
+        frames = [texture[8 : 8 + 48, 4 + shift : 4 + shift + 64] for shift in range(3)]
+        monkeypatch.chdir(tmp_path)
+        write_image("frame1.png", frames[0])
+        write_image("frame2.png", frames[1])
+        with VideoWriter(tmp_path / "clip.mp4", fps=10) as writer:
+            for frame in frames:
+                writer.write(frame)
+        (example,) = code_blocks(repository, "python")
+        names: dict[str, object] = {}
+        exec(example, names)
+        assert names["estimate"].flow.shape == (48, 64, 2)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def environment(self, repository, tmp_path_factory) -> Path:
+    """An empty virtual environment with the wheel in it, outside the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    succeed(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", folder, repository)
+    (wheel,) = folder.glob("deqflow-*.whl")
+    succeed(sys.executable, "-m", "venv", folder / "venv")
+    python = folder / "venv" / "bin" / "python"
+    succeed(python, "-m", "pip", "install", "-c", repository / "constraints.txt", wheel)
+    return folder / "venv" / "bin"
+
+
+@pytest.mark.slow
+class TestWheel:
+    def test_the_command_is_installed(self, environment, tmp_path):
+        help_text = succeed(environment / "deqflow", "--help", cwd=tmp_path)
+        for command in ("flow", "video", "scenes", "evaluate", "train", "bench", "models"):
+            assert command in help_text
+
+    def test_the_weights_come_from_the_wheel(self, environment, tmp_path):
+        output = succeed(
+            environment / "python",
+            "-c",
+            "import deqflow, importlib.resources as resources, numpy as np\n"
+            "model = deqflow.load('deqflow-s')\n"
+            "frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)\n"
+            "print(np.abs(model.estimate(frame, frame).flow).mean())\n"
+            "print(resources.files('deqflow').joinpath('weights', 'deqflow-s.safetensors'))\n",
+            cwd=tmp_path,
+        )
+        movement, weights = output.split()
+        assert float(movement) < 0.05
+        assert Path(weights).is_relative_to(environment.parent)
+        assert Path(weights).is_file()
+
+    def test_it_is_typed_and_brings_the_demo_clip_with_its_attribution(self, environment):
+        (package,) = environment.parent.glob("lib/python*/site-packages/deqflow")
+        assert (package / "py.typed").is_file()
+        assert list(package.glob("demo/*.mp4"))
+        assert list(package.glob("demo/*.md"))
+        assert not list(package.parent.glob("tests"))
