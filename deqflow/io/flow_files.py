@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import cv2
@@ -33,7 +34,7 @@ class FlowFormat:
     encode: Callable[[Flow, Mask], bytes]
 
 
-def read_flow(path: str | Path) -> tuple[Flow, Mask]:
+def read_flow(path: str | PathLike[str]) -> tuple[Flow, Mask]:
     """Reads a flow file in the format that its suffix names.
 
     Returns:
@@ -54,7 +55,7 @@ def read_flow(path: str | Path) -> tuple[Flow, Mask]:
         raise FlowFileError(f"{path} is not a usable {flow_format.description}: {error}") from error
 
 
-def write_flow(path: str | Path, flow: Flow, valid: Mask | None = None) -> None:
+def write_flow(path: str | PathLike[str], flow: Flow, valid: Mask | None = None) -> None:
     """Writes flow (H, W, 2) in the format that the suffix names, whole or not at all; replaces a file there.
 
     Args:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ IMAGE_SUFFIXES = frozenset(
 """What counts as a frame when a folder is read."""
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """Reads an image file as uint8 RGB (H, W, 3), converted as by `to_rgb`; a JPEG's EXIF rotation is applied.
+def read_image(path: str | PathLike[str]) -> NDArray[np.uint8]:
+    """Reads an image file as uint8 RGB (H, W, 3), converted as by `to_rgb`; EXIF rotation is applied.
 
     Raises:
         ImageError: missing, unreadable, truncated, not an image, too large to decode or too small to use.
@@ -32,7 +33,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot read the image {path}: {error.strerror or error}") from error
-    # Only JPEGs carry a rotation that people rely on, and only others carry alpha, which "colour" would drop.
+    # JPEGs carry a rotation that people rely on; the others may carry alpha, which "colour" would drop.
     jpeg = data.startswith(b"\xff\xd8")
     image = decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH if jpeg else cv2.IMREAD_UNCHANGED)
     if image is None:
@@ -43,7 +44,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
 
 
 def decode(data: bytes, flags: int) -> NDArray[Any] | None:
-    """Decodes an image file's bytes with OpenCV; None if they are no whole image or exceed its pixel limit."""
+    """Decodes an image file's bytes with OpenCV; None if they are no whole image or past its pixel limit."""
     if data.startswith(b"\x89PNG") and b"IEND" not in data:
         return None  # libpng would print a line of its own about this
     if not data:
@@ -97,7 +98,7 @@ def _to_bytes(image: NDArray[Any], name: str) -> NDArray[np.uint8]:
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
-def write_image(path: str | Path, rgb: NDArray[np.uint8]) -> None:
+def write_image(path: str | PathLike[str], rgb: NDArray[np.uint8]) -> None:
     """Writes uint8 RGB (H, W, 3) in the format that the suffix names, replacing what was there.
 
     Raises:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -58,7 +59,7 @@ class VideoSource:
                 yield frame
 
 
-def open_video(source: str | Path | int, *, fps: float | None = None) -> VideoSource:
+def open_video(source: str | PathLike[str] | int, *, fps: float | None = None) -> VideoSource:
     """Opens a source of frames.
 
     Args:
@@ -182,7 +183,7 @@ class VideoWriter:
     an ordinary mp4. Sides of odd length get one more row or column, which H.264 needs.
     """
 
-    def __init__(self, path: str | Path, fps: float, *, quality: int = 18) -> None:
+    def __init__(self, path: str | PathLike[str], fps: float, *, quality: int = 18) -> None:
         """Creates the file.
 
         Args:
