@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deqflow.config import InferenceDefaults, ModelConfig
 from deqflow.devices import autocast
-from deqflow.equilibrium import Correction, Gradient, Solution, Solver, StoppingRule, solve
+from deqflow.equilibrium import Correction, Gradient, Path, Solution, Solver, StoppingRule, solve
 from deqflow.errors import ConfigError, ImageError
 from deqflow.geometry import Padding
 from deqflow.io.images import read_image, to_rgb
@@ -149,8 +149,8 @@ class DEQFlow(nn.Module):
 
     def trajectory(
         self, image1: Tensor, image2: Tensor, *, correction: Correction, gradient: Gradient, solver: Solver, steps: int
-    ) -> list[FlowState]:
-        """States along the solve that losses can be taken on, each with a graph (training).
+    ) -> Path[FlowState]:
+        """Points of the solve that losses can be taken on, each with a graph (training).
 
         Args:
             image1: (B, 3, H, W) of 0..255, sides multiples of 8.
@@ -164,7 +164,8 @@ class DEQFlow(nn.Module):
         first, second = (FrameFeatures(*parts) for parts in zip(*(part.chunk(2) for part in encoded), strict=True))
         step = self.operator(first, second)
         with autocast(image1.device, self.precision):
-            return correction.trajectory(step, self.initial_state(first), solver, gradient, steps)
+            stop = StoppingRule(steps=steps, measure=movement)
+            return correction.follow(step, self.initial_state(first), solver, gradient, stop)
 
     def solve_pair(
         self,

@@ -18,7 +18,7 @@ True
 >>> z.sum().backward()
 """
 
-from deqflow.equilibrium.correction import Correction, Recorded, Segments
+from deqflow.equilibrium.correction import Correction, Path, Recorded, Segments
 from deqflow.equilibrium.gradients import Gradient, OneStep, Phantom
 from deqflow.equilibrium.solvers import (
     Anderson,
@@ -39,6 +39,7 @@ __all__ = [
     "FixedPointIteration",
     "Gradient",
     "OneStep",
+    "Path",
     "Phantom",
     "Recorded",
     "Segments",

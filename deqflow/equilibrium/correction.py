@@ -1,7 +1,7 @@
 """Sparse fixed-point correction: where along the solver's path losses are taken (Bai et al., CVPR 2022, sec. 3.3)."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol
 
 import torch
 from torch import Tensor
@@ -10,11 +10,24 @@ from deqflow.equilibrium.gradients import Gradient
 from deqflow.equilibrium.solvers import S, Solver, Step, StoppingRule, rebuild, solve
 
 
+@dataclass(frozen=True)
+class Path(Generic[S]):
+    """Points of a solve that losses are taken on.
+
+    Attributes:
+        states: with a graph each, in the order of the path.
+        residual: (B, K) how far the last evaluation before the last gradient moved each sample.
+    """
+
+    states: list[S]
+    residual: Tensor
+
+
 class Correction(Protocol):
     """A choice of points along the path."""
 
-    def trajectory(self, step: Step, state: S, solver: Solver, gradient: Gradient, steps: int) -> list[S]:
-        """States with a graph, in the order of the path, from a solve of ``steps`` evaluations."""
+    def follow(self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule) -> Path[S]:
+        """Solve for ``stop.steps`` evaluations (its tolerance is ignored) and attach gradients on the way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +39,15 @@ class Segments:
 
     count: int = 3
 
-    def trajectory(self, step: Step, state: S, solver: Solver, gradient: Gradient, steps: int) -> list[S]:
-        """See ``Correction.trajectory``; raises ValueError with fewer steps than segments."""
-        _check(self.count, steps)
+    def follow(self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule) -> Path[S]:
+        """See ``Correction.follow``; raises ValueError with fewer steps than segments."""
+        _check(self.count, stop.steps)
         corrected: list[S] = []
         for _ in range(self.count):
-            found = solve(step, state, solver, StoppingRule(steps=steps // self.count)).state
-            corrected.append(gradient.attach(step, found))
+            found = solve(step, state, solver, replace(stop, steps=stop.steps // self.count, tolerance=0.0))
+            corrected.append(gradient.attach(step, found.state))
             state = rebuild(state, [part.detach() for part in corrected[-1]])
-        return corrected
+        return Path(corrected, found.residual)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +60,21 @@ class Recorded:
 
     count: int = 3
 
-    def trajectory(self, step: Step, state: S, solver: Solver, gradient: Gradient, steps: int) -> list[S]:
-        """See ``Correction.trajectory``; raises ValueError with fewer steps than states."""
-        _check(self.count, steps)
-        marks = [steps * (index + 1) // self.count for index in range(self.count)]
-        recorded = solve(step, state, solver, StoppingRule(steps=steps), record=marks).recorded
+    def follow(self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule) -> Path[S]:
+        """See ``Correction.follow``; raises ValueError with fewer steps than states."""
+        _check(self.count, stop.steps)
+        marks = [stop.steps * (index + 1) // self.count for index in range(self.count)]
+        solution = solve(step, state, solver, replace(stop, tolerance=0.0), record=marks)
         samples = torch.arange(state[0].shape[0], device=state[0].device).repeat(self.count)
 
         def repeated(stacked: S, active: Tensor | None = None) -> S:
             image: S = step(stacked, samples if active is None else samples[active])
             return image
 
-        together = rebuild(state, [torch.cat(parts) for parts in zip(*recorded, strict=True)])
+        together = rebuild(state, [torch.cat(parts) for parts in zip(*solution.recorded, strict=True)])
         attached = gradient.attach(repeated, together)
         chunks = zip(*(part.chunk(self.count) for part in attached), strict=True)
-        return [rebuild(state, parts) for parts in chunks]
+        return Path([rebuild(state, parts) for parts in chunks], solution.residual)
 
 
 def _check(count: int, steps: int) -> None:
