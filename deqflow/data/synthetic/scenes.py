@@ -1,0 +1,183 @@
+"""The data set: endless pairs of frames with exact flow, each determined by (seed, index) alone."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from deqflow.data.sample import Sample
+from deqflow.errors import ConfigError
+
+from . import appearance
+from .config import SceneConfig
+from .layered import layered_scene
+from .layers import Fog, Layer, Painter, occluded
+from .planes import planes_scene
+from .textures import Surfaces, TextureCache, Textures, colour
+
+Floats = NDArray[np.float32]
+
+
+@dataclass
+class Recipe:
+    """How a pair was made: its kind, what it contains and went through, and seconds spent per part."""
+
+    kind: str
+    effects: set[str] = field(default_factory=set)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the time of the block to `seconds[name]`."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class SyntheticScenes(Dataset[Sample]):
+    """Layered and driving-like scenes with flow, occlusion and appearance effects.
+
+    Args:
+        textures: what surfaces and objects are cut from.
+        height: of the frames, pixels.
+        width: of the frames, pixels.
+        seed: together with the index it determines a pair.
+        config: how often things happen.
+
+    Raises:
+        ConfigError: a frame below 32 pixels.
+    """
+
+    def __init__(
+        self, textures: Textures, height: int, width: int, *, seed: int, config: SceneConfig | None = None
+    ) -> None:
+        if min(height, width) < 32:
+            raise ConfigError(f"synthetic scenes need frames of at least 32x32 pixels, not {width}x{height}")
+        self.height, self.width, self.seed = height, width, seed
+        self.config = SceneConfig() if config is None else config
+        cache = TextureCache(side=max(640, round(1.4 * max(height, width))))
+        self._surfaces = Surfaces(
+            textures, cache, self.config.procedural_probability, self.config.low_contrast_probability
+        )
+
+    def __len__(self) -> int:
+        """Return the largest length a sampler can handle: there is no end."""
+        return 2**31 - 1
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return pair `index`."""
+        return self.render(index)[0]
+
+    def render(self, index: int) -> tuple[Sample, Recipe]:
+        """Return pair `index` and how it was made."""
+        # Content and appearance draw from separate streams: switching effects off leaves the scene as it is.
+        content, look = (np.random.default_rng([self.seed, index, stream]) for stream in (0, 1))
+        config = self.config
+        recipe = Recipe(self._kind(content))
+        size = (self.height, self.width)
+        with recipe.timed("scene"):
+            if recipe.kind == "planes":
+                layers, contents = planes_scene(content, config, self._surfaces, *size)
+            else:
+                layers, contents = layered_scene(content, config, self._surfaces, *size, recipe.kind)
+        recipe.effects |= contents - {recipe.kind}
+        painter = self._painter(look, recipe)
+        with recipe.timed("paint, motion blur" if painter.shutter else "paint"):
+            first, second = painter.paint(layers, 0), painter.paint(layers, 1)
+        with recipe.timed("occlusion"):
+            occlusion = occluded(first, second)
+        frames = self._finish(look, recipe, layers, first.image, second.image)
+        sample = Sample(frames[0], frames[1], first.flow, first.valid, occlusion, f"synthetic {self.seed}/{index}")
+        return sample, recipe
+
+    def _kind(self, rng: np.random.Generator) -> str:
+        config = self.config
+        draw = rng.random()
+        for kind in ("planes", "still", "tiny", "rush"):
+            draw -= getattr(config, f"{kind}_probability")
+            if draw < 0:
+                return kind
+        return "layered"
+
+    def _happens(self, rng: np.random.Generator, recipe: Recipe, name: str) -> bool:
+        happens = bool(rng.random() < getattr(self.config, f"{name}_probability"))
+        if happens:
+            recipe.effects.add(name.replace("_", " "))
+        return happens
+
+    def _painter(self, rng: np.random.Generator, recipe: Recipe) -> Painter:
+        shutter = rng.uniform(*self.config.shutter) if self._happens(rng, recipe, "motion_blur") else 0.0
+        fog = None
+        if self._happens(rng, recipe, "fog"):
+            density = rng.uniform(0.01, 0.08) if recipe.kind == "planes" else rng.uniform(0.2, 2.0)
+            tint = (0.5 * colour(rng) + 0.5 * rng.uniform(90, 230)).astype(np.float32)
+            fog = Fog(tint, float(density))
+        return Painter(self.height, self.width, shutter=float(shutter), fog=fog)
+
+    def _finish(
+        self, rng: np.random.Generator, recipe: Recipe, layers: list[Layer], first: Floats, second: Floats
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        pair = self._light(rng, recipe, layers, [first, second])
+        pair = self._camera(rng, recipe, pair)
+        frames = [np.clip(image + 0.5, 0, 255).astype(np.uint8) for image in pair]
+        if self._happens(rng, recipe, "jpeg"):
+            with recipe.timed("jpeg"):
+                quality = int(rng.integers(25, 95))
+                frames = [appearance.jpeg_of_bytes(image, quality) for image in frames]
+        return frames[0], frames[1]
+
+    def _light(
+        self, rng: np.random.Generator, recipe: Recipe, layers: list[Layer], pair: list[Floats]
+    ) -> list[Floats]:
+        """Apply what happens before the lens."""
+        if self._happens(rng, recipe, "shade"):
+            with recipe.timed("shade"):
+                ground = layers[0].maps[1] @ np.linalg.inv(layers[0].maps[0])
+                pair = list(appearance.shade(rng, *pair, ground if rng.random() < 0.5 else None))
+        if self._happens(rng, recipe, "dark"):
+            gain = np.float32(rng.uniform(0.12, 0.5))
+            pair = [image * gain for image in pair]
+        return pair
+
+    def _camera(self, rng: np.random.Generator, recipe: Recipe, pair: list[Floats]) -> list[Floats]:
+        """Apply lens, sensor and processing."""
+        unit = self.width / 320
+        if self._happens(rng, recipe, "defocus"):
+            with recipe.timed("defocus"):
+                sigma = float(rng.uniform(0.5, 2.5) * unit)
+                same = rng.random() < 0.7
+                sigmas = (sigma, sigma if same else float(rng.uniform(0.4, 1.5) * unit))
+                pair = [appearance.defocus(image, s) for image, s in zip(pair, sigmas, strict=True)]
+        if self._happens(rng, recipe, "soft_video"):
+            with recipe.timed("soft video"):
+                factor = float(rng.uniform(1.2, 2.5))
+                pair = [appearance.soft_video(image, factor) for image in pair]
+        if self._happens(rng, recipe, "vignette"):
+            with recipe.timed("vignette"):
+                strength = float(rng.uniform(0.2, 0.8))
+                pair = [appearance.vignette(image, strength) for image in pair]
+        if self._happens(rng, recipe, "photometric"):
+            with recipe.timed("photometric"):
+                state = int(rng.integers(2**31))
+                pair = [appearance.photometric(np.random.default_rng(state), image, 1.0) for image in pair]
+        if self._happens(rng, recipe, "asymmetric"):
+            with recipe.timed("asymmetric"):
+                pair[1] = appearance.photometric(rng, pair[1], float(rng.uniform(0.1, 0.8)))
+        if self._happens(rng, recipe, "sharpen"):
+            with recipe.timed("sharpen"):
+                amount = float(rng.uniform(0.3, 1.5))
+                pair = [appearance.sharpen(image, amount) for image in pair]
+        if self._happens(rng, recipe, "noise"):
+            with recipe.timed("noise"):
+                read, shot = float(rng.exponential(3.0)), float(rng.exponential(0.12))
+                pair = [appearance.noise(rng, image, read, shot) for image in pair]
+        if self._happens(rng, recipe, "eraser"):
+            pair[1] = appearance.erase(rng, pair[1])
+        return pair
+
+
+

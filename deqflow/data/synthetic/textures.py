@@ -1,0 +1,252 @@
+"""Where surfaces get their looks: photographs, cut-outs and patterns computed on the spot."""
+
+import csv
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from deqflow.errors import DataError
+
+Image = NDArray[np.uint8]
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+def _decode(path: Path) -> NDArray[np.uint8]:
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise DataError(f"{path} is not an image that OpenCV can read")
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.ndim == 2:
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    return image
+
+
+def _fit(image: Image, side: int) -> Image:
+    scale = side / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _has_real_alpha(path: Path) -> bool:
+    if path.suffix.lower() in (".jpg", ".jpeg", ".bmp"):
+        return False
+    image = _decode(path)
+    return image.shape[2] == 4 and bool((image[..., 3] < 128).mean() > 0.01)
+
+
+@dataclass(frozen=True)
+class Textures:
+    """The files that surfaces are cut from. Either list may be empty: patterns and drawn shapes step in."""
+
+    photos: tuple[Path, ...] = ()
+    objects: tuple[Path, ...] = ()
+
+    @classmethod
+    def from_folder(cls, root: str | Path, permissive_only: bool = True) -> "Textures":
+        """List the images below `root`.
+
+        With a `manifest.tsv` (columns path, permissive) its entries are taken, those under `objects/` as cut-outs;
+        `permissive_only` keeps those marked "yes". Without one, every image below the folder is taken; those with
+        transparent parts are cut-outs.
+
+        Raises:
+            DataError: no such folder, a manifest without the columns, or no image in it.
+        """
+        root = Path(root)
+        if not root.is_dir():
+            raise DataError(f"{root} is not a folder of textures")
+        manifest = root / "manifest.tsv"
+        if manifest.is_file():
+            with manifest.open(newline="", encoding="utf-8") as lines:
+                rows = list(csv.DictReader(lines, delimiter="\t"))
+            if not rows or not {"path", "permissive"} <= rows[0].keys():
+                raise DataError(f"{manifest} must have the columns path and permissive")
+            names = sorted(row["path"] for row in rows if not permissive_only or row["permissive"] == "yes")
+            photos = [root / name for name in names if not name.startswith("objects/")]
+            objects = [root / name for name in names if name.startswith("objects/")]
+        else:
+            files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+            objects = [path for path in files if _has_real_alpha(path)]
+            cut_outs = set(objects)
+            photos = [path for path in files if path not in cut_outs]
+        if not photos and not objects:
+            raise DataError(f"{root} holds no image to take textures from")
+        return cls(tuple(photos), tuple(objects))
+
+
+@dataclass
+class TextureCache:
+    """Decoded images at reduced size, the least recently used dropped beyond `capacity` bytes."""
+
+    side: int
+    capacity: int = 320 << 20
+    _held: OrderedDict[Path, Image] = field(default_factory=OrderedDict)
+    _bytes: int = 0
+
+    def photo(self, path: Path) -> Image:
+        """Return RGB (h, w, 3)."""
+
+        def load() -> Image:
+            image = _fit(_decode(path), self.side)
+            return np.asarray(cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB), np.uint8)
+
+        return self._get(path, load)
+
+    def cut_out(self, path: Path) -> Image:
+        """Return RGBA (h, w, 4), colours premultiplied."""
+
+        def load() -> Image:
+            image = _decode(path)
+            if image.shape[2] == 3:
+                image = cv2.cvtColor(image, cv2.COLOR_BGR2BGRA)
+            image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
+            alpha = image[..., 3]
+            box = cv2.boundingRect((alpha > 16).astype(np.uint8))
+            image = image[box[1] : box[1] + box[3], box[0] : box[0] + box[2]] if box[2] * box[3] else image
+            return _fit(premultiply(image[..., :3], image[..., 3]), 320)
+
+        return self._get(path, load)
+
+    def _get(self, path: Path, load: Callable[[], Image]) -> Image:
+        if path in self._held:
+            self._held.move_to_end(path)
+            return self._held[path]
+        image = load()
+        self._held[path] = image
+        self._bytes += image.nbytes
+        while self._bytes > self.capacity and len(self._held) > 1:
+            self._bytes -= self._held.popitem(last=False)[1].nbytes
+        return image
+
+
+def premultiply(colour: Image, alpha: Image) -> Image:
+    """Join RGB (h, w, 3) and alpha (h, w) to RGBA whose colours are already times alpha."""
+    opaque = cv2.merge([alpha, alpha, alpha])
+    return np.dstack([cv2.multiply(colour, opaque, scale=1 / 255), alpha])
+
+
+def recolour(rng: np.random.Generator, image: Image, strength: float = 1.0) -> Image:
+    """Turn hue, saturation and gain of RGB or premultiplied RGBA by a random colour matrix."""
+    angle = rng.normal(0, 0.35) * strength
+    saturation = np.exp(rng.normal(0, 0.3) * strength)
+    gain = np.exp(rng.normal(0, 0.2) * strength)
+    axis = np.full((3, 3), 1 / 3)
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    turn = axis + np.cos(angle) * (np.eye(3) - axis) + np.sin(angle) * cross
+    matrix = gain * (axis + saturation * (turn - axis))
+    if image.shape[2] == 4:
+        grown = np.eye(4)
+        grown[:3, :3] = matrix
+        result = cv2.transform(image, grown)
+        result[..., :3] = np.minimum(result[..., :3], result[..., 3:])
+        return np.asarray(result, np.uint8)
+    return np.asarray(cv2.transform(image, matrix), np.uint8)
+
+
+def colour(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw an RGB colour, 0..255, more often dull than bright."""
+    grey = rng.uniform(20, 235)
+    return np.clip(grey + rng.normal(0, rng.uniform(2, 55), 3), 4, 250).astype(np.float32)
+
+
+def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int, channels: int = 1) -> NDArray:
+    """Return float32 noise (h, w[, channels]) of unit variance at its nodes, smooth between `cells` per side."""
+    nodes = rng.standard_normal((cells + 1, cells + 1, channels), dtype=np.float32)
+    return np.asarray(cv2.resize(nodes, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+def pattern(rng: np.random.Generator, height: int, width: int) -> Image:
+    """Compute a surface: flat, gradient, clouds, grain, stripes, checks or bricks. RGB (h, w, 3)."""
+    kind = rng.choice(["flat", "gradient", "clouds", "grain", "stripes", "checks", "bricks"])
+    first, second = colour(rng), colour(rng)
+    if kind == "flat":
+        mix = np.zeros((height, width), np.float32)
+    elif kind == "clouds":
+        mix = 0.5 + 0.3 * smooth_noise(rng, height, width, int(rng.integers(2, 12)))
+        mix = mix + 0.1 * smooth_noise(rng, height, width, int(rng.integers(12, 50)))
+    elif kind == "grain":
+        mix = 0.5 + rng.uniform(0.03, 0.25) * smooth_noise(rng, height, width, max(8, max(height, width) // 3))
+    else:
+        angle = rng.choice([0.0, np.pi / 2, rng.uniform(0, np.pi)])
+        y, x = np.ogrid[0:height, 0:width]
+        along = (x * np.cos(angle) + y * np.sin(angle)).astype(np.float32)
+        across = (y * np.cos(angle) - x * np.sin(angle)).astype(np.float32)
+        if kind == "gradient":
+            mix = (along - along.min()) / max(float(np.ptp(along)), 1.0)
+        else:
+            period = np.exp(rng.uniform(np.log(6), np.log(60)))
+            wave = np.sin(along * (2 * np.pi / period)) * period / 4
+            if kind == "checks":
+                wave = wave * np.sin(across * (2 * np.pi / period))
+            if kind == "bricks":
+                row = np.floor(across / period)
+                wave = np.minimum(
+                    np.abs((along + row % 2 * period) % (2 * period) - period) - 1.0,
+                    np.abs(across % period - period / 2) - 1.0,
+                )
+            mix = np.clip(wave + 0.5, 0, 1)
+    if rng.random() < 0.5:
+        block = rng.standard_normal((height // 2 + 1, width // 2 + 1), dtype=np.float32)
+        mix = mix + rng.uniform(0, 0.05) * cv2.resize(block, (width, height))
+    mix = mix.astype(np.float32)
+    planes = [cv2.convertScaleAbs(np.maximum(a + mix * (b - a), 0)) for a, b in zip(first, second, strict=True)]
+    return np.asarray(cv2.merge(planes), np.uint8)
+
+
+@dataclass
+class Surfaces:
+    """Draws surfaces for one scene from files, patterns and their mixtures."""
+
+    textures: Textures
+    cache: TextureCache
+    procedural: float
+    low_contrast: float
+
+    def opaque(self, rng: np.random.Generator, height: int, width: int, *, whole: bool = False) -> Image:
+        """Return RGB (height, width, 3); with `whole`, most of a photograph rather than a detail."""
+        if not self.textures.photos or rng.random() < self.procedural * (0.4 if whole else 1):
+            image = pattern(rng, height, width)
+        else:
+            photo = self.cache.photo(self.textures.photos[rng.integers(len(self.textures.photos))])
+            rows, columns = photo.shape[:2]
+            most = min(columns / width, rows / height)
+            least = min(0.55 * most if whole else 0.25 * most, 1.0)
+            scale = rng.uniform(least, most) if least < most else most
+            h, w = min(rows, max(2, int(height * scale))), min(columns, max(2, int(width * scale)))
+            top, left = rng.integers(rows - h + 1), rng.integers(columns - w + 1)
+            how = cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC
+            image = cv2.resize(photo[top : top + h, left : left + w], (width, height), interpolation=how)
+            if rng.random() < 0.5:
+                image = image[:, ::-1]
+            image = recolour(rng, np.ascontiguousarray(image))
+        if rng.random() < self.low_contrast:
+            keep = rng.uniform(0.08, 0.5)
+            image = cv2.convertScaleAbs(image, alpha=keep, beta=float(rng.uniform(0, 255 * (1 - keep))))
+        return np.asarray(image, np.uint8)
+
+    def cut_out(self, rng: np.random.Generator, side: int) -> Image | None:
+        """Return a premultiplied RGBA cut-out with long side `side`, or None without files of objects."""
+        if not self.textures.objects:
+            return None
+        image = self.cache.cut_out(self.textures.objects[rng.integers(len(self.textures.objects))])
+        scale = side / max(image.shape[:2])
+        stretch = np.exp(rng.normal(0, 0.12))
+        size = (max(3, round(image.shape[1] * scale * stretch)), max(3, round(image.shape[0] * scale / stretch)))
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        image = cv2.resize(image, size, interpolation=how)
+        if scale > 1.6:  # a matte magnified that much is mush: harden it again
+            alpha = np.clip((image[..., 3].astype(np.float32) - 128) * scale + 128, 0, 255).astype(np.uint8)
+            image = premultiply(image[..., :3], alpha)
+        if rng.random() < 0.5:
+            image = np.ascontiguousarray(image[:, ::-1])
+        if rng.random() < 0.45:  # keep the outline, change the material
+            return premultiply(self.opaque(rng, size[1], size[0]), np.ascontiguousarray(image[..., 3]))
+        return recolour(rng, image)
