@@ -1,12 +1,15 @@
 """What every format shares: whole files replaced at once, names sorted as people count."""
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def replace_bytes(path: Path, data: bytes) -> None:
-    """Writes ``data`` to ``path`` so that the file is complete or absent, never cut short.
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A name to write to that becomes ``path`` at the end: the file is whole or the old one, never cut short.
 
     Raises:
         OSError: the folder does not exist or cannot be written.
@@ -14,11 +17,16 @@ def replace_bytes(path: Path, data: bytes) -> None:
     # In the same folder, because a rename is only atomic within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(data)
+        yield temporary
         os.replace(temporary, path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Writes a whole file by `atomic_path`."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def natural_key(path: Path) -> tuple[tuple[int, int | str], ...]:
