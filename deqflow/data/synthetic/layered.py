@@ -31,7 +31,8 @@ def layered_scene(
         camera = np.eye(3)
     contents = {kind}
     layers = [_background(rng, config, surfaces, camera, height, width, contents, calm if kind != "still" else 0.0)]
-    count = int(rng.integers(config.objects[0], config.objects[1] + 1))
+    fewest, most = config.objects
+    count = fewest + int((most + 1 - fewest) * rng.beta(1, 1.8))
     crowd = rng.beta(1, 2.2)  # one size regime per scene: many small things or few large ones
     for order in range(count):
         low, high = np.log(config.object_size)

@@ -16,8 +16,8 @@ from .textures import Image
 
 Floats = NDArray[np.float32]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
-_MOST_EXPOSURES = 9
-_EXPOSURE_SPACING = 4.5  # pixels between the samples of a blurred layer, beyond which they would show
+_MOST_EXPOSURES = 7
+_EXPOSURE_SPACING = 5.0  # pixels between the samples of a blurred layer, beyond which they would show
 
 
 @dataclass

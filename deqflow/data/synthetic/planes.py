@@ -114,7 +114,7 @@ def planes_scene(
     lateral = rng.uniform(3.5, 14)
     contents |= _buildings(rng, surfaces, camera, eye, lateral, layers)
     nearest = max(2.2, 1.3 * camera.step[2] + 1.2)
-    count = int(rng.integers(1, 14))
+    count = int(rng.integers(1, 11))
     for depth in sorted(nearest + rng.exponential(11, count), reverse=True):
         _thing(rng, surfaces, camera, eye, lateral, float(depth), kind, layers, contents)
     return layers, contents

@@ -87,7 +87,7 @@ class TextureCache:
     """Decoded images at reduced size, the least recently used dropped beyond `capacity` bytes."""
 
     side: int
-    capacity: int = 320 << 20
+    capacity: int = 640 << 20
     _held: OrderedDict[Path, Image] = field(default_factory=OrderedDict)
     _bytes: int = 0
 
