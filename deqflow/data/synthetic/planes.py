@@ -88,11 +88,11 @@ def _road(rng: np.random.Generator, side: int, per_metre: float) -> Image:
 
 def _facade(rng: np.random.Generator, surfaces: Surfaces) -> Image:
     """Return a wall: a photograph or pattern, often with rows of windows."""
-    side = 384
+    side = 256
     image = surfaces.opaque(rng, side, side).copy()
     if rng.random() < 0.45:
         glass = colour(rng) * 0.5
-        pitch = int(rng.integers(30, 90))
+        pitch = int(rng.integers(20, 64))
         w, h = int(pitch * rng.uniform(0.3, 0.7)), int(pitch * rng.uniform(0.4, 0.75))
         for top in range(pitch // 4, side - h, pitch):
             for left in range(pitch // 4, side - w, pitch):
@@ -121,8 +121,8 @@ def planes_scene(
 
 
 def _ground(rng: np.random.Generator, surfaces: Surfaces, camera: Camera, eye: float) -> Layer:
-    per_metre = rng.uniform(28, 60)
-    texture = _road(rng, 512, per_metre) if rng.random() < 0.6 else surfaces.opaque(rng, 512, 512)
+    per_metre = rng.uniform(25, 50)
+    texture = _road(rng, 400, per_metre) if rng.random() < 0.6 else surfaces.opaque(rng, 400, 400)
     origin = np.array([-rng.uniform(3, 6), eye, 0.0])
     a, b = np.array([1 / per_metre, 0, 0]), np.array([0, 0, 1 / per_metre])
     edge = _FAR * per_metre
@@ -141,7 +141,7 @@ def _buildings(
         if rng.random() < 0.15:
             continue
         near = rng.uniform(-3, 12)
-        while near < 90 and len(boxes) < 6:
+        while near < 90 and len(boxes) < 5:
             far = near + rng.uniform(4, 30)
             boxes.append((near, far, side, lateral * rng.uniform(0.9, 1.3), rng.uniform(1.5, 12)))
             near = far + rng.uniform(0, 8)
