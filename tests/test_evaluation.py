@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from deqflow.evaluation.benchmark import (
     run,
 )
 from deqflow.evaluation.metrics import MetricsAccumulator, PairMetrics, end_point_error, measure
-from deqflow.evaluation.speed import BenchOptions, measure_speed
+from deqflow.evaluation.speed import BenchOptions, measure_speed, time_pair
 from deqflow.evaluation.speed import run as run_bench
 from deqflow.io.flow_files import write_flow
 from deqflow.io.images import write_image
@@ -294,6 +295,14 @@ class TestBenchmark:
         assert json.loads(text)["groups"]["KITTI"]["ours"]["epe"] is None
 
 
+def slowed(function, seconds):
+    def slow(*arguments, **options):
+        time.sleep(seconds)
+        return function(*arguments, **options)
+
+    return slow
+
+
 class TestSpeed:
     def test_parts_make_up_the_whole_and_precision_is_restored(self, device):
         model = DEQFlow(ModelConfig(widths=(8, 8), depths=(1, 1), levels=2)).eval().to(device)
@@ -306,6 +315,17 @@ class TestSpeed:
             assert min(timing.encoders, timing.correlation, timing.upsampling) > 0
             assert timing.total >= timing.solve
         assert model.precision == torch.float32
+
+    def test_time_is_booked_on_the_part_that_spends_it(self, monkeypatch):
+        model = DEQFlow(ModelConfig(widths=(8, 8), depths=(1, 1), levels=2)).eval()
+        pauses = {"encode": 0.02, "operator": 0.4, "decode": 0.03}
+        for name, pause in pauses.items():
+            monkeypatch.setattr(model, name, slowed(getattr(model, name), pause))
+        timing = time_pair(model, *torch.zeros(2, 1, 3, 16, 16), steps=1)
+        assert timing.encoders >= 2 * pauses["encode"]
+        assert timing.correlation >= pauses["operator"]
+        assert timing.upsampling >= pauses["decode"]
+        assert timing.solve < pauses["operator"]  # which solve_pair's own operator is not part of
 
     def test_bench_prints_a_row_per_combination(self, monkeypatch, capsys):
         model = DEQFlow(ModelConfig(widths=(8, 8), depths=(1, 1), levels=2)).eval()

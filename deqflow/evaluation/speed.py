@@ -153,6 +153,5 @@ def _clock(device: torch.device) -> Iterator[float]:
     while True:
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
-        now = time.perf_counter()
-        yield now - last
-        last = time.perf_counter()
+        last, before = time.perf_counter(), last
+        yield last - before
