@@ -2,19 +2,25 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from deqflow.cli import main
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from deqflow.evaluation import speed
 from deqflow.io.images import write_image
 from deqflow.io.video import VideoWriter
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def run(*command: object, **options) -> subprocess.CompletedProcess[str]:
@@ -84,6 +90,39 @@ def code_blocks(repository: Path, language: str) -> list[str]:
     )
 
 
+def readme_commands() -> list[list[str]]:
+    """What the README runs of this project, as arguments of the `deqflow` command."""
+    commands = []
+    for line in "\n".join(code_blocks(REPOSITORY, "bash")).splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["torchrun"]:
+            words = ["python", *words[words.index("train.py") :]]
+        if words[:1] == ["python"]:
+            words = ["deqflow", words[1].removesuffix(".py"), *words[2:]]
+        if words[:1] == ["deqflow"]:
+            commands.append(words[1:])
+    return commands
+
+
+def quick_bench(measure, model, **options):
+    return measure(model, **{**options, "size": (48, 64), "repeats": 1, "progress": False})
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch) -> None:
+    """The files that the README's examples name, small, in the current directory."""
+    texture = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
+    frames = [texture[8 : 8 + 48, 4 + shift : 4 + shift + 64] for shift in range(3)]
+    monkeypatch.chdir(tmp_path)
+    Path("frames").mkdir()
+    for index, frame in enumerate(frames, start=1):
+        write_image(f"frame{index}.png", frame)
+        write_image(f"frames/{index:04d}.png", frame)
+    with VideoWriter("clip.mp4", fps=10) as writer:
+        for frame in frames:
+            writer.write(frame)
+
+
 class TestReadme:
     def test_make_targets_exist(self, repository):
         lines = "\n".join(code_blocks(repository, "bash"))
@@ -97,20 +136,26 @@ class TestReadme:
         links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
         assert [link for link in links if not (repository / link).exists()] == []
 
-    def test_python_examples_run(self, repository, tmp_path, monkeypatch):
-        random = np.random.default_rng(0)
-        texture = random.integers(0, 256, (80, 100, 3), dtype=np.uint8)
-        frames = [texture[8 : 8 + 48, 4 + shift : 4 + shift + 64] for shift in range(3)]
-        monkeypatch.chdir(tmp_path)
-        write_image("frame1.png", frames[0])
-        write_image("frame2.png", frames[1])
-        with VideoWriter(tmp_path / "clip.mp4", fps=10) as writer:
-            for frame in frames:
-                writer.write(frame)
+    def test_python_examples_run(self, repository, inputs):
         (example,) = code_blocks(repository, "python")
         names: dict[str, object] = {}
         exec(example, names)
         assert names["estimate"].flow.shape == (48, 64, 2)  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize("line", readme_commands(), ids=" ".join)
+    def test_commands_are_understood(self, line, inputs, monkeypatch, capsys):
+        """Run the command on tiny inputs; placeholders fail on the file they name and on nothing else."""
+        monkeypatch.setattr(speed, "measure_speed", partial(quick_bench, speed.measure_speed))
+        try:
+            code = main(line)
+        except SystemExit as stop:
+            code = stop.code
+        errors = capsys.readouterr().err
+        if code != 0:
+            assert code == 2, errors
+            assert re.search(
+                r"^deqflow: error: .*(path/to|runs/first|webcam 0|webcam has)", errors, re.MULTILINE
+            ), errors
 
 
 @pytest.fixture(scope="module")
