@@ -159,7 +159,7 @@ class TestReadme:
 
 
 @pytest.fixture(scope="module")
-def environment(self, repository, tmp_path_factory) -> Path:
+def environment(repository, tmp_path_factory) -> Path:
     """An empty virtual environment with the wheel in it, outside the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     succeed(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", folder, repository)
@@ -177,21 +177,22 @@ class TestWheel:
         for command in ("flow", "video", "scenes", "evaluate", "train", "bench", "models"):
             assert command in help_text
 
-    def test_the_weights_come_from_the_wheel(self, environment, tmp_path):
+    def test_the_weights_come_from_the_wheel(self, environment, repository, tmp_path):
         output = succeed(
             environment / "python",
             "-c",
             "import deqflow, importlib.resources as resources, numpy as np\n"
             "model = deqflow.load('deqflow-s')\n"
             "frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)\n"
-            "print(np.abs(model.estimate(frame, frame).flow).mean())\n"
+            "print(np.isfinite(model.estimate(frame, frame).flow).all())\n"
             "print(resources.files('deqflow').joinpath('weights', 'deqflow-s.safetensors'))\n",
             cwd=tmp_path,
         )
-        movement, weights = output.split()
-        assert float(movement) < 0.05
+        finite, weights = output.split()
+        assert finite == "True"
         assert Path(weights).is_relative_to(environment.parent)
-        assert Path(weights).is_file()
+        shipped = repository / "weights" / "deqflow-s.safetensors"
+        assert Path(weights).read_bytes() == shipped.read_bytes()
 
     def test_it_is_typed_and_brings_the_demo_clip_with_its_attribution(self, environment):
         (package,) = environment.parent.glob("lib/python*/site-packages/deqflow")
