@@ -127,9 +127,9 @@ def side_by_side(images: Sequence[Image], labels: Sequence[str] = ()) -> Image:
     """Joins images of one height from left to right and writes a label into each one's upper left corner."""
     panels = [np.ascontiguousarray(image).copy() for image in images]
     for panel, label in zip(panels, labels, strict=False):
-        size = max(0.35, panel.shape[0] / 900)
+        size = max(0.5, panel.shape[0] / 900)
         origin = (round(16 * size), round(34 * size))
-        for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+        for color, thickness in (((0, 0, 0), 2), ((255, 255, 255), 1)):
             cv2.putText(panel, label, origin, cv2.FONT_HERSHEY_SIMPLEX, size, color, thickness, cv2.LINE_AA)
     return np.concatenate(panels, axis=1)
 

@@ -1,0 +1,121 @@
+"""The ``deqflow`` command: which commands there are, and how they end.
+
+A command is a dataclass of options, from which tyro builds its command line, and a function ``run(options)``.
+Their modules are imported when called: ``deqflow --help`` need not wait for torch.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from typing import Any
+
+from deqflow.errors import DeqflowError
+
+EXIT_WRONG_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command's options and its ``run`` live, as ``module:name``, and what it does in a line."""
+
+    summary: str
+    options: str
+    run: str
+
+
+COMMANDS = {
+    "flow": Command(
+        "flow between two images, or through a folder of frames",
+        "deqflow.commands.flow:FlowOptions",
+        "deqflow.commands.flow:run",
+    ),
+    "video": Command(
+        "flow of a video, an image sequence or a webcam, as a video",
+        "deqflow.commands.video:VideoOptions",
+        "deqflow.commands.video:run",
+    ),
+    "demo": Command(
+        "the same on the clips that come with the package",
+        "deqflow.commands.demo:DemoOptions",
+        "deqflow.commands.demo:run",
+    ),
+    "models": Command(
+        "the models there are", "deqflow.commands.models:ModelsOptions", "deqflow.commands.models:run"
+    ),
+    "evaluate": Command(
+        "errors on data sets with ground truth",
+        "deqflow.evaluation.benchmark:EvaluateOptions",
+        "deqflow.evaluation.benchmark:run",
+    ),
+    "bench": Command(
+        "seconds per pair of frames", "deqflow.evaluation.speed:BenchOptions", "deqflow.evaluation.speed:run"
+    ),
+    "scenes": Command(
+        "statistics and pictures of the synthetic training scenes",
+        "deqflow.data.synthetic.report:ScenesOptions",
+        "deqflow.data.synthetic.report:run",
+    ),
+    "train": Command("train a model", "deqflow.training.options:TrainOptions", "deqflow.training.loop:run"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line (the process's own by default) and returns the exit code.
+
+    0 is success, 2 wrong input (said in one sentence on standard error), 130 interrupted by Ctrl-C.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        print("deqflow: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`). Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (DeqflowError, OSError) as error:
+        print(f"deqflow: error: {_one_sentence(error)}", file=sys.stderr)
+        return EXIT_WRONG_INPUT
+    except SystemExit as end:  # tyro ends so after --help and after options that do not parse
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else EXIT_WRONG_INPUT
+    name, *rest = arguments
+    if name == "--version":
+        print(metadata.version("deqflow"))
+        return 0
+    if name not in COMMANDS:
+        raise DeqflowError(f"there is no command {name!r}, expected one of {', '.join(COMMANDS)}")
+    import tyro
+
+    command = COMMANDS[name]
+    options = tyro.cli(_resolve(command.options), args=rest, prog=f"deqflow {name}")
+    return _resolve(command.run)(options) or 0
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    usage = "usage: deqflow [--version] COMMAND ...\n\nOptical flow as the fixed point of a learned operator."
+    return "\n".join(
+        [usage, "", "commands:", *lines, "", "deqflow COMMAND --help lists a command's options."]
+    )
+
+
+def _resolve(reference: str) -> Any:
+    module, name = reference.split(":")
+    return getattr(import_module(module), name)
+
+
+def _one_sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())

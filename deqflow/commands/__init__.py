@@ -1,0 +1,1 @@
+"""What the ``deqflow`` command does with the estimator; one module per command."""

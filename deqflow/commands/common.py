@@ -1,0 +1,76 @@
+"""Options and checks that the commands share."""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from deqflow import zoo
+from deqflow.devices import keep_freed_memory
+from deqflow.errors import ConfigError
+from deqflow.estimator import DEQFlow
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimatorOptions:
+    """Which model, and how it is solved.
+
+    Attributes:
+        model: Name of a preset; `deqflow models` lists them.
+        checkpoint: File of weights; without it, the weights that ship with the model.
+        device: auto, cpu, cuda, cuda:1, mps, ...
+        precision: Number format of the network; auto takes bfloat16 where the device is fast at it, else
+            float32.
+        steps: Most evaluations of the update operator per pair; without it, the model's own.
+        tolerance: Stop when the flow moves less than this many pixels per step; 0 runs all steps.
+        max_flow: Length in pixels drawn at full saturation; without it, it follows the motion.
+        overwrite: Replace results that are already there.
+    """
+
+    model: str = "deqflow-s"
+    checkpoint: Path | None = None
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    steps: int | None = None
+    tolerance: float | None = None
+    max_flow: float | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Rejects what cannot be run, naming the option."""
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"--steps must be at least 1, got {self.steps}")
+        if self.tolerance is not None and not self.tolerance >= 0:
+            raise ConfigError(f"--tolerance must be 0 or more, got {self.tolerance:g}")
+        if self.max_flow is not None and not self.max_flow > 0:
+            raise ConfigError(f"--max-flow must be positive, got {self.max_flow:g}")
+
+    def load(self) -> DEQFlow:
+        """The model, ready to estimate."""
+        keep_freed_memory()
+        return zoo.load(self.model, checkpoint=self.checkpoint, device=self.device, precision=self.precision)
+
+
+def prepare_outputs(files: Iterable[Path], *, overwrite: bool) -> None:
+    """Before any work: makes the folders of ``files``, checks that they take files and hold none of these.
+
+    Raises:
+        ConfigError: a folder cannot be made or written to, or a file exists and may not be replaced.
+    """
+    files = list(files)
+    for folder in dict.fromkeys(file.parent for file in files):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Permissions do not tell everything (read-only file systems, quotas): try.
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write to the output folder {folder}: {error.strerror or error}"
+            ) from error
+    for file in files:
+        if file.is_dir():
+            raise ConfigError(f"{file} is a folder, expected a place for a file")
+        if os.path.lexists(file) and not overwrite:
+            raise ConfigError(f"{file} exists already; --overwrite replaces it, --output names another place")

@@ -1,0 +1,111 @@
+"""``deqflow flow``: flow between two images, or through a folder of frames."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from deqflow.commands.common import EstimatorOptions, prepare_outputs
+from deqflow.errors import ConfigError, ImageError
+from deqflow.io import read_image, write_flow, write_image
+from deqflow.io.files import natural_key
+from deqflow.io.images import IMAGE_SUFFIXES
+from deqflow.stream import FlowStream
+from deqflow.visualize import ColorScale, flow_to_color
+
+ENDINGS = {"color": "_flow.png", "flo": ".flo", "kitti": "_kitti.png"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowOptions(EstimatorOptions):
+    """Flow between two images, or between all neighbours in a folder of frames or a list of them.
+
+    Results are named after the first frame of their pair.
+
+    Attributes:
+        frames: Two images, or more in order, or one folder of images (taken in natural order).
+        output: Folder for the results.
+        formats: What to write: color is a PNG in the usual colour wheel, flo Middlebury's format, kitti KITTI's
+            16-bit PNG.
+    """
+
+    frames: tyro.conf.Positional[tuple[Path, ...]]
+    output: Path = Path("output")
+    formats: tuple[Literal["color", "flo", "kitti"], ...] = ("color", "flo")
+
+
+def run(options: FlowOptions) -> int:
+    """Estimates and writes; the exit code.
+
+    Raises:
+        DeqflowError, OSError: an input or an option does not hold; said in one sentence.
+    """
+    frames = _frames(options.frames)
+    names = _result_names(frames[:-1])
+    results = [{kind: options.output / (name + ENDINGS[kind]) for kind in options.formats} for name in names]
+    prepare_outputs((path for paths in results for path in paths.values()), overwrite=options.overwrite)
+    first = read_image(frames[0])
+    stream = FlowStream(options.load(), reuse=False, steps=options.steps, tolerance=options.tolerance)
+    stream.push(first)
+    scale = ColorScale(fixed=options.max_flow)
+    for (before, after), paths in zip(
+        tqdm(pairwise(frames), total=len(results), unit="pair", disable=len(results) == 1),
+        results,
+        strict=True,
+    ):
+        image = read_image(after)
+        if image.shape != first.shape:
+            raise ImageError(
+                f"{after} is {image.shape[1]}x{image.shape[0]} pixels, "
+                f"{frames[0]} is {first.shape[1]}x{first.shape[0]}; expected frames of one size"
+            )
+        began = time.perf_counter()
+        estimate = stream.push(image)
+        assert estimate is not None
+        seconds = time.perf_counter() - began
+        _write(estimate.flow, paths, scale)
+        length = float(np.hypot(estimate.flow[..., 0], estimate.flow[..., 1]).mean())
+        ended = "converged" if estimate.converged else f"moving {estimate.residual:.2g} px per step"
+        tqdm.write(
+            f"{before.name} -> {after.name}: mean |flow| {length:.2f} px, {estimate.steps} steps ({ended}), "
+            f"{1000 * seconds:.0f} ms: {', '.join(map(str, paths.values()))}"
+        )
+    return 0
+
+
+def _frames(given: tuple[Path, ...]) -> list[Path]:
+    if len(given) == 1 and given[0].is_dir():
+        found = [path for path in given[0].iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+        if len(found) < 2:
+            raise ImageError(f"the folder {given[0]} holds {len(found)} images, flow needs at least two")
+        return sorted(found, key=natural_key)
+    if len(given) == 1 and not given[0].exists():
+        raise ImageError(f"{given[0]} does not exist")
+    if len(given) < 2:
+        raise ConfigError(
+            f"expected two images or a folder of frames, got {' '.join(map(str, given)) or 'none'}"
+        )
+    return list(given)
+
+
+def _result_names(frames: list[Path]) -> list[str]:
+    """Stems where they are unique, numbered otherwise (a/left.png b/left.png)."""
+    stems = [frame.stem for frame in frames]
+    if max(Counter(stems).values()) == 1:
+        return stems
+    return [f"{number:06d}_{stem}" for number, stem in enumerate(stems, 1)]
+
+
+def _write(flow: NDArray[np.float32], paths: dict[str, Path], scale: ColorScale) -> None:
+    for kind, path in paths.items():
+        if kind == "color":
+            write_image(path, flow_to_color(flow, scale.update(flow), clip=True))
+        else:
+            write_flow(path, flow)
