@@ -32,8 +32,8 @@ class FlowOptions(EstimatorOptions):
     Attributes:
         frames: Two images, or more in order, or one folder of images (taken in natural order).
         output: Folder for the results.
-        formats: What to write: color is a PNG in the usual colour wheel, flo Middlebury's format, kitti KITTI's
-            16-bit PNG.
+        formats: What to write: color is a PNG in the usual colour wheel, flo Middlebury's format, kitti
+            KITTI's 16-bit PNG.
     """
 
     frames: tyro.conf.Positional[tuple[Path, ...]]
@@ -49,7 +49,9 @@ def run(options: FlowOptions) -> int:
     """
     frames = _frames(options.frames)
     names = _result_names(frames[:-1])
-    results = [{kind: options.output / (name + ENDINGS[kind]) for kind in options.formats} for name in names]
+    results: list[dict[str, Path]] = [
+        {kind: options.output / (name + ENDINGS[kind]) for kind in options.formats} for name in names
+    ]
     prepare_outputs((path for paths in results for path in paths.values()), overwrite=options.overwrite)
     first = read_image(frames[0])
     stream = FlowStream(options.load(), reuse=False, steps=options.steps, tolerance=options.tolerance)

@@ -35,7 +35,7 @@ class VideoOptions(EstimatorOptions):
     Attributes:
         source: A video file (whatever FFmpeg reads), a folder or pattern of images, or a webcam's index.
         output: The mp4 to write, or a folder for it. Ctrl-C ends it early; it plays.
-        layout: What the video shows: frame and flow beside each other, the flow alone, or arrows on the frame.
+        layout: What the video shows: frame and flow beside each other, flow alone, or arrows on the frame.
         reuse: Start each solve from the last one's fixed point.
         compare: Also solve every pair from zero, and print steps and milliseconds of both.
         flow_dir: Folder for a flow file per pair of frames.
