@@ -1,1 +1,49 @@
-"""DEQ-Flow: optical flow as the fixed point of a learned update operator."""
+"""DEQ-Flow: optical flow as the fixed point of a learned update operator.
+
+>>> import deqflow
+>>> model = deqflow.load("deqflow-s")  # doctest: +SKIP
+>>> estimate = model.estimate("frame1.png", "frame2.png")  # doctest: +SKIP
+>>> estimate.flow.shape  # doctest: +SKIP
+(436, 1024, 2)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deqflow.equilibrium import Anderson, FixedPointIteration
+    from deqflow.errors import DeqflowError
+    from deqflow.estimator import DEQFlow, FlowEstimate, FlowState
+    from deqflow.stream import FlowStream, estimate_video
+    from deqflow.zoo import load
+
+_HOMES = {
+    "Anderson": "deqflow.equilibrium",
+    "DEQFlow": "deqflow.estimator",
+    "DeqflowError": "deqflow.errors",
+    "FixedPointIteration": "deqflow.equilibrium",
+    "FlowEstimate": "deqflow.estimator",
+    "FlowState": "deqflow.estimator",
+    "FlowStream": "deqflow.stream",
+    "estimate_video": "deqflow.stream",
+    "load": "deqflow.zoo",
+}
+
+__all__ = [
+    "Anderson",
+    "DEQFlow",
+    "DeqflowError",
+    "FixedPointIteration",
+    "FlowEstimate",
+    "FlowState",
+    "FlowStream",
+    "estimate_video",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: the command line's help should not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'deqflow' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

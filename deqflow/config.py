@@ -1,6 +1,6 @@
 """What a model is made of, and how it is run unless told otherwise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deqflow.equilibrium import FixedPointIteration, Solver
 from deqflow.errors import ConfigError
@@ -39,7 +39,15 @@ class ModelConfig:
     attach_flow: bool = False
 
     def __post_init__(self) -> None:
-        sizes = (*self.widths, *self.depths, self.features, self.context, self.hidden, self.motion, self.mixed)
+        sizes = (
+            *self.widths,
+            *self.depths,
+            self.features,
+            self.context,
+            self.hidden,
+            self.motion,
+            self.mixed,
+        )
         if min(*sizes, self.mask, self.levels, self.radius) < 1:
             raise ConfigError(f"every size of a model must be at least 1: {self}")
         if self.kernel % 2 == 0:
@@ -66,5 +74,5 @@ class InferenceDefaults:
     steps: int = 24
     tolerance: float = 0.05
     hidden_tolerance: float = 0.1
-    solver: Solver = FixedPointIteration()
+    solver: Solver = field(default_factory=FixedPointIteration)
     precision: str = "auto"

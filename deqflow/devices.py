@@ -24,7 +24,9 @@ def resolve_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} is not available here; expected auto, cpu, cuda or mps") from error
+        raise ConfigError(
+            f"device {name!r} is not available here; expected auto, cpu, cuda or mps"
+        ) from error
     return device
 
 

@@ -102,7 +102,9 @@ class DEQFlow(nn.Module):
         name: what to call the model in messages and tables.
     """
 
-    def __init__(self, config: ModelConfig, defaults: InferenceDefaults | None = None, *, name: str = "custom") -> None:
+    def __init__(
+        self, config: ModelConfig, defaults: InferenceDefaults | None = None, *, name: str = "custom"
+    ) -> None:
         super().__init__()
         self.config, self.name = config, name
         self.defaults = defaults or InferenceDefaults()
@@ -148,7 +150,14 @@ class DEQFlow(nn.Module):
         return FlowState(hidden.contiguous(memory_format=torch.channels_last), flow)
 
     def trajectory(
-        self, image1: Tensor, image2: Tensor, *, correction: Correction, gradient: Gradient, solver: Solver, steps: int
+        self,
+        image1: Tensor,
+        image2: Tensor,
+        *,
+        correction: Correction,
+        gradient: Gradient,
+        solver: Solver,
+        steps: int,
     ) -> Path[FlowState]:
         """Points of the solve that losses can be taken on, each with a graph (training).
 
@@ -161,7 +170,9 @@ class DEQFlow(nn.Module):
             steps: evaluations without a graph.
         """
         encoded = self.encode(torch.cat((image1, image2)))
-        first, second = (FrameFeatures(*parts) for parts in zip(*(part.chunk(2) for part in encoded), strict=True))
+        first, second = (
+            FrameFeatures(*parts) for parts in zip(*(part.chunk(2) for part in encoded), strict=True)
+        )
         step = self.operator(first, second)
         with autocast(image1.device, self.precision):
             stop = StoppingRule(steps=steps, measure=movement)
@@ -182,15 +193,20 @@ class DEQFlow(nn.Module):
         if state is not None:
             if state.flow.shape != start.flow.shape or state.hidden.shape != start.hidden.shape:
                 raise ConfigError(
-                    f"state is for a grid of {tuple(state.flow.shape)}, these frames need {tuple(start.flow.shape)}"
+                    f"state is for a flow of {tuple(state.flow.shape)}, "
+                    f"these frames need {tuple(start.flow.shape)}"
                 )
             start = FlowState(state.hidden.to(start.hidden), state.flow.to(start.flow))
         tolerance = self.defaults.tolerance if tolerance is None else tolerance
         steps = self.defaults.steps if steps is None else steps
         if steps < 1 or not tolerance >= 0:
-            raise ConfigError(f"expected steps >= 1 and tolerance >= 0, got steps={steps} and tolerance={tolerance}")
+            raise ConfigError(
+                f"expected steps >= 1 and tolerance >= 0, got steps={steps} and tolerance={tolerance}"
+            )
         hidden_tolerance = self.defaults.hidden_tolerance if tolerance > 0 else 0.0
-        stop = StoppingRule(steps=steps, tolerance=(tolerance, float("inf"), hidden_tolerance), measure=movement)
+        stop = StoppingRule(
+            steps=steps, tolerance=(tolerance, float("inf"), hidden_tolerance), measure=movement
+        )
         with autocast(first.features.device, self.precision):
             return solve(self.operator(first, second), start, solver or self.defaults.solver, stop)
 
@@ -223,12 +239,16 @@ class DEQFlow(nn.Module):
             raise ImageError(f"frames have different shapes: {tuple(image1.shape)} and {tuple(image2.shape)}")
         padding = self.padding(image1)
         first, second = (self.encode(padding.pad(image.float())) for image in (image1, image2))
-        return self.decode(self.solve_pair(first, second, state, steps=steps, tolerance=tolerance, solver=solver), padding)
+        return self.decode(
+            self.solve_pair(first, second, state, steps=steps, tolerance=tolerance, solver=solver), padding
+        )
 
     def padding(self, image: Tensor) -> Padding:
         """What a frame (B, 3, H, W) needs around it; raises ImageError for other shapes or below 16x16."""
         if image.dim() != 4 or image.shape[1] != 3 or min(image.shape[2:]) < 16:
-            raise ImageError(f"expected frames (B, 3, H, W) of at least 16x16 pixels, got {tuple(image.shape)}")
+            raise ImageError(
+                f"expected frames (B, 3, H, W) of at least 16x16 pixels, got {tuple(image.shape)}"
+            )
         return Padding.for_size(image.shape[2], image.shape[3], STRIDE)
 
     def decode(self, solution: Solution, padding: Padding) -> FlowEstimate:
@@ -241,9 +261,11 @@ class DEQFlow(nn.Module):
         )
 
     def to_tensor(self, frame: Frame, name: str = "frame") -> Tensor:
-        """A frame, path or array (see ``deqflow.io.images.to_rgb``), as (1, 3, H, W) of 0..255 on the device."""
+        """A path or array (see ``deqflow.io.images.to_rgb``) as (1, 3, H, W) of 0..255 on the device."""
         rgb = to_rgb(frame, name) if isinstance(frame, np.ndarray) else read_image(frame)
-        return torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device).permute(2, 0, 1).unsqueeze(0).float()
+        return (
+            torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device).permute(2, 0, 1).unsqueeze(0).float()
+        )
 
     def estimate(
         self,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from os import PathLike
 from pathlib import Path
@@ -28,7 +28,7 @@ class Preset:
 
 
 PRESETS: Mapping[str, Preset] = {
-    "deqflow-s": Preset(summary="small, for machines without a GPU; weights ship with the package (Apache-2.0)"),
+    "deqflow-s": Preset(summary="small, for machines without a GPU; its weights ship with the package"),
 }
 
 
@@ -53,7 +53,7 @@ def load(
         name: a preset.
         checkpoint: a safetensors file of its weights; None takes the weights that ship with the package.
         device: ``auto`` (cuda, mps, cpu) or a device's name.
-        precision: ``auto`` (bfloat16 where it is fast, else float32), ``float32``, ``bfloat16`` or ``float16``.
+        precision: ``auto`` (bfloat16 where fast, else float32), ``float32``, ``bfloat16``, ``float16``.
 
     Raises:
         ConfigError: unknown model, device or precision.
@@ -95,24 +95,21 @@ def load_weights(model: DEQFlow, path: Path) -> dict[str, str]:
     wrong += [key for key in expected.keys() & tensors.keys() if expected[key].shape != tensors[key].shape]
     if wrong:
         raise CheckpointError(
-            f"checkpoint {path} is not for {model.name}: {len(wrong)} tensors missing, unknown or of another shape, "
-            f"first {wrong[0]!r}"
+            f"checkpoint {path} is not for {model.name}: {len(wrong)} tensors are missing, unknown or of another "
+            f"shape, first {wrong[0]!r}"
         )
     model.load_state_dict({key: value.to(expected[key].dtype) for key, value in tensors.items()})
     return metadata
 
 
 def save_weights(
-    model: DEQFlow, path: Path, *, metadata: Mapping[str, str] | None = None, dtype: torch.dtype = torch.float32
+    model: DEQFlow,
+    path: Path,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a model's weights atomically, with its name and configuration in the metadata."""
     tensors = {key: value.detach().cpu().to(dtype).contiguous() for key, value in model.state_dict().items()}
     described = {"model": model.name, "config": json.dumps(asdict(model.config)), **(metadata or {})}
     replace_bytes(path, save(tensors, metadata=described))
-
-
-def read_config(metadata: Mapping[str, str]) -> ModelConfig:
-    """The configuration that ``save_weights`` noted."""
-    values = json.loads(metadata["config"])
-    names = {item.name for item in fields(ModelConfig)}
-    return ModelConfig(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items() if key in names})

@@ -1,7 +1,10 @@
-"""Sparse fixed-point correction: where along the solver's path losses are taken (Bai et al., CVPR 2022, sec. 3.3)."""
+"""Sparse fixed-point correction: where along the solver's path losses are taken.
+
+Source: Bai et al., Deep Equilibrium Optical Flow Estimation, CVPR 2022, sec. 3.3.
+"""
 
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol
+from typing import Any, Generic, Protocol
 
 import torch
 from torch import Tensor
@@ -32,7 +35,9 @@ class Correction(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Segments:
-    """``count`` segments of ``steps // count`` evaluations; each ends in gradient steps and hands on its result.
+    """``count`` segments of ``steps // count`` evaluations, each ending in gradient steps.
+
+    A segment starts from the detached result of the one before.
 
     The remainder of the division is dropped, as published.
     """
@@ -67,9 +72,8 @@ class Recorded:
         solution = solve(step, state, solver, replace(stop, tolerance=0.0), record=marks)
         samples = torch.arange(state[0].shape[0], device=state[0].device).repeat(self.count)
 
-        def repeated(stacked: S, active: Tensor | None = None) -> S:
-            image: S = step(stacked, samples if active is None else samples[active])
-            return image
+        def repeated(state: Any, active: Tensor | None = None) -> Any:
+            return step(state, samples if active is None else samples[active])
 
         together = rebuild(state, [torch.cat(parts) for parts in zip(*solution.recorded, strict=True)])
         attached = gradient.attach(repeated, together)

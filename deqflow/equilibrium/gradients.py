@@ -48,7 +48,7 @@ class Phantom:
 
 @dataclass(frozen=True)
 class OneStep:
-    """One evaluation with a graph: the Jacobian's inverse taken as identity (Bai et al., CVPR 2022, sec. 3.3)."""
+    """One evaluation with a graph, (I - J)^-1 taken as the identity (Bai et al., CVPR 2022, sec. 3.3)."""
 
     def attach(self, step: Step, state: S) -> S:
         """See ``Gradient.attach``."""

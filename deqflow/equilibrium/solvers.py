@@ -15,7 +15,7 @@ State = tuple[Tensor, ...]
 """Tensors that share their first (batch) dimension; a NamedTuple of tensors serves and is kept."""
 
 S = TypeVar("S", bound=State)
-Measure = Callable[[State, State], Tensor]
+Measure = Callable[[Any, Any], Tensor]
 Memory = list[Tensor]
 
 
@@ -119,12 +119,14 @@ class FixedPointIteration:
         """See ``Solver.advance``."""
         if self.relaxation == 1.0:
             return image, memory
-        return rebuild(state, [torch.lerp(x, f, self.relaxation) for x, f in zip(state, image, strict=True)]), []
+        return rebuild(
+            state, [torch.lerp(x, f, self.relaxation) for x, f in zip(state, image, strict=True)]
+        ), []
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anderson:
-    """Anderson acceleration: the combination of past images whose residuals cancel best (Walker and Ni, 2011).
+    """Anderson acceleration: combine past images so that residuals cancel (Walker and Ni, 2011).
 
     Attributes:
         window: how many past points to combine; the memory is 2 * window joint vectors a sample.
@@ -180,7 +182,9 @@ class Solution:
 
 
 @torch.no_grad()
-def solve(step: Step, state: S, solver: Solver, stop: StoppingRule, *, record: Sequence[int] = ()) -> Solution:
+def solve(
+    step: Step, state: S, solver: Solver, stop: StoppingRule, *, record: Sequence[int] = ()
+) -> Solution:
     """Drive ``state`` towards the fixed point of ``step``, without a graph.
 
     Each sample stops by itself and leaves the batch, so the operator only ever evaluates those still moving.

@@ -82,11 +82,13 @@ class CorrelationPyramid:
         x = (flow[:, 0] + torch.arange(self.width, device=flow.device)).flatten()
         y = (flow[:, 1] + torch.arange(self.height, device=flow.device)[:, None]).flatten()
         samples = torch.arange(batch, device=flow.device) if active is None else active
-        origin = (samples[:, None] * positions + torch.arange(positions, device=flow.device)) * self.row_length
+        origin = (
+            samples[:, None] * positions + torch.arange(positions, device=flow.device)
+        ) * self.row_length
         starts, fractions = [], []
         offsets = torch.arange(taps, device=flow.device) - self.radius
         for level, ((h, w), base) in enumerate(zip(self._sizes, self._bases, strict=True)):
-            # Far outside is as good as just outside; clamping first keeps NaN and huge values out of the index.
+            # Far outside is as good as just outside; clamping keeps NaN and huge values out of the index.
             at_x = torch.nan_to_num(x / 2**level).clamp(-taps, w + taps)
             at_y = torch.nan_to_num(y / 2**level).clamp(-taps, h + taps)
             left, top = at_x.floor(), at_y.floor()

@@ -25,7 +25,7 @@ class StandardizedConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2)
         self.gain = nn.Parameter(torch.ones(out_channels))
         nn.init.kaiming_normal_(self.weight)
-        nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.get_parameter("bias"))
 
     def standardized(self) -> Tensor:
         """The effective filters, shaped as ``weight``."""
@@ -48,7 +48,9 @@ class ResidualBlock(nn.Module):
         self.conv2 = StandardizedConv2d(out_channels, out_channels, 3)
         self.branch_scale = nn.Parameter(torch.tensor(0.5))
         same = stride == 1 and in_channels == out_channels
-        self.shortcut = nn.Identity() if same else StandardizedConv2d(in_channels, out_channels, 1, stride=stride)
+        self.shortcut = (
+            nn.Identity() if same else StandardizedConv2d(in_channels, out_channels, 1, stride=stride)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
@@ -71,7 +73,12 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, *, widths: Sequence[int] = (48, 96), depths: Sequence[int] = (2, 3), features: int = 128, context: int = 64
+        self,
+        *,
+        widths: Sequence[int] = (48, 96),
+        depths: Sequence[int] = (2, 3),
+        features: int = 128,
+        context: int = 64,
     ) -> None:
         super().__init__()
         self.stem = StandardizedConv2d(3, widths[0], 7, stride=4)
@@ -80,7 +87,9 @@ class Encoder(nn.Module):
         blocks.extend(ResidualBlock(widths[1], widths[1]) for _ in range(depths[1] - 1))
         self.stages = nn.Sequential(*blocks)
         self.feature_head = nn.Conv2d(widths[1], features, 1)
-        self.context_head = nn.Sequential(ResidualBlock(widths[1], widths[1]), nn.Conv2d(widths[1], context, 1))
+        self.context_head = nn.Sequential(
+            ResidualBlock(widths[1], widths[1]), nn.Conv2d(widths[1], context, 1)
+        )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Image (B, 3, H, W) in -1..1 -> features (B, F, H/8, W/8) and trunk (B, C, H/8, W/8)."""

@@ -44,7 +44,14 @@ class MixerUpdate(nn.Module):
     """
 
     def __init__(
-        self, *, hidden: int = 96, context: int = 64, correlation: int = 196, motion: int = 64, mixed: int = 192, kernel: int = 7
+        self,
+        *,
+        hidden: int = 96,
+        context: int = 64,
+        correlation: int = 196,
+        motion: int = 64,
+        mixed: int = 192,
+        kernel: int = 7,
     ) -> None:
         super().__init__()
         self.correlation_encoder = PointwiseConv2d(correlation, 96)
@@ -52,21 +59,21 @@ class MixerUpdate(nn.Module):
         self.motion_encoder = PointwiseConv2d(96 + 32, motion)
         width = hidden + motion
         reach = kernel // 2
-        self.spatial = nn.Sequential(
-            nn.Conv2d(width, width, (1, kernel), padding=(0, reach), groups=width),
-            nn.Conv2d(width, width, (kernel, 1), padding=(reach, 0), groups=width),
-        )
+        row = nn.Conv2d(width, width, (1, kernel), padding=(0, reach), groups=width)
+        column = nn.Conv2d(width, width, (kernel, 1), padding=(reach, 0), groups=width)
+        self.spatial = nn.Sequential(row, column)
         self.expand = PointwiseConv2d(width, mixed)
         self.inject = nn.Conv2d(context, mixed, 3, padding=1)
         self.gates = PointwiseConv2d(mixed, 2 * hidden)
-        self.flow_head = nn.Sequential(PointwiseConv2d(hidden, hidden), nn.ReLU(), nn.Conv2d(hidden, 2, 3, padding=1))
+        displacement = nn.Conv2d(hidden, 2, 3, padding=1)
+        self.flow_head = nn.Sequential(PointwiseConv2d(hidden, hidden), nn.ReLU(), displacement)
         with torch.no_grad():
-            for strip in self.spatial:
+            for strip in (row, column):
                 # Near the identity, so that a position starts by listening to itself.
                 strip.weight.normal_(std=0.5 / kernel**0.5).view(width, kernel)[:, reach].add_(1.0)
-                strip.bias.zero_()
-            self.flow_head[-1].weight.mul_(0.1)
-            self.flow_head[-1].bias.zero_()
+                nn.init.zeros_(strip.get_parameter("bias"))
+            displacement.weight.mul_(0.1)
+            nn.init.zeros_(displacement.get_parameter("bias"))
 
     def prepare(self, context: Tensor) -> Tensor:
         """The context's share of the gates, (B, mixed, H, W): the same at every step, so computed once."""
@@ -87,5 +94,7 @@ class MixerUpdate(nn.Module):
         motion = F.relu(self.motion_encoder(torch.cat((seen, moved), dim=1)))
         mixed = F.silu(self.expand(self.spatial(torch.cat((hidden, motion), dim=1))) + injected)
         gate, candidate = self.gates(mixed).chunk(2, dim=1)
-        hidden = torch.lerp(hidden, torch.tanh(candidate).to(hidden.dtype), torch.sigmoid(gate).to(hidden.dtype))
+        hidden = torch.lerp(
+            hidden, torch.tanh(candidate).to(hidden.dtype), torch.sigmoid(gate).to(hidden.dtype)
+        )
         return Update(hidden, self.flow_head(hidden).float())

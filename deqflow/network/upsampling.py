@@ -61,5 +61,7 @@ def extract_cells(full: Tensor, factor: int, chosen: Tensor) -> Tensor:
     """Pixels (B, C, H, W) at the chosen places of every coarse pixel, (B, C, K, H / factor, W / factor)."""
     batch, channels, height, width = full.shape
     cells = full.view(batch, channels, height // factor, factor, width // factor, factor)
-    cells = cells.permute(0, 1, 3, 5, 2, 4).reshape(batch, channels, factor**2, height // factor, width // factor)
+    cells = cells.permute(0, 1, 3, 5, 2, 4).reshape(
+        batch, channels, factor**2, height // factor, width // factor
+    )
     return cells[:, :, chosen]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,10 +45,16 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 class StepSampler(Sampler[list[int]]):
-    """Sample indices of one process, step by step: a function of the step, so a resumed run repeats nothing."""
+    """Sample indices of one process, step by step; resuming at a step repeats and skips nothing."""
 
     def __init__(self, first: int, last: int, *, batch: int, rank: int, processes: int) -> None:
-        self.first, self.last, self.batch, self.rank, self.share = first, last, batch, rank, batch // processes
+        self.first, self.last, self.batch, self.rank, self.share = (
+            first,
+            last,
+            batch,
+            rank,
+            batch // processes,
+        )
 
     def __iter__(self) -> Iterator[list[int]]:
         """Lists of indices, one for each step."""
@@ -62,7 +69,11 @@ class StepSampler(Sampler[list[int]]):
 
 def scenes(options: TrainOptions, *, held_out: bool) -> SyntheticScenes:
     """The endless training scenes, or the held-out ones: another seed and textures never trained on."""
-    textures = Textures() if options.textures is None else Textures.from_folder(options.textures, options.permissive_only)
+    textures = (
+        Textures()
+        if options.textures is None
+        else Textures.from_folder(options.textures, options.permissive_only)
+    )
     photos = tuple(p for i, p in enumerate(textures.photos) if (i % HELD_OUT_EVERY == 0) == held_out)
     objects = tuple(p for i, p in enumerate(textures.objects) if (i % HELD_OUT_EVERY == 0) == held_out)
     textures = replace(textures, photos=photos or textures.photos, objects=objects or textures.objects)
@@ -70,7 +81,7 @@ def scenes(options: TrainOptions, *, held_out: bool) -> SyntheticScenes:
     return SyntheticScenes(textures, options.height, options.width, seed=seed)
 
 
-def loader(data: Dataset[Sample], sampler: Sampler[list[int]], options: TrainOptions) -> "DataLoader[Batch]":
+def loader(data: Dataset[Sample], sampler: Sampler[list[int]], options: TrainOptions) -> DataLoader[Any]:
     """Batches in the sampler's order, rendered ahead by worker processes if there are any."""
     return DataLoader(
         data,

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -58,8 +58,8 @@ def run(options: TrainOptions) -> None:
             dist.destroy_process_group()
 
 
-def averaging(decay: float) -> "torch.optim.swa_utils.multi_avg_fn_type":
-    """Exponential moving average whose memory grows with the run, so that the random start is soon forgotten."""
+def averaging(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """Exponential moving average whose memory grows with the run: the random start is soon forgotten."""
 
     @torch.no_grad()
     def update(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
@@ -120,7 +120,9 @@ class Trainer:
         sampler = StepSampler(
             self.step, options.steps, batch=options.batch, rank=self.rank, processes=self.processes
         )
-        bar = tqdm(total=options.steps, initial=self.step, unit="step", disable=self.rank != 0, smoothing=0.02)
+        bar = tqdm(
+            total=options.steps, initial=self.step, unit="step", disable=self.rank != 0, smoothing=0.02
+        )
         started = saved = validated = mark = time.monotonic()
         before = self.seconds
         for batch in loader(self.data, sampler, options):
@@ -151,7 +153,7 @@ class Trainer:
     def _train_step(self, batch: Batch) -> list[float]:
         """One optimiser step; returns loss, end-point error, residual and gradient norm."""
         options = self.options
-        # The same on every process and for every resumed run: drawn from the step, not from a generator's state.
+        # Drawn from the step: the same on every process and in every resumed run.
         draw = torch.Generator().manual_seed(options.seed * 1_000_003 + self.step)
         chosen = torch.randperm(64, generator=draw)[: options.cells].to(self.device)
         fewest, most = options.solver_steps
@@ -181,7 +183,13 @@ class Trainer:
         loss, epe, residual, norm = totals[:4]
         bar.set_postfix(epe=f"{epe:.2f}", residual=f"{residual:.3f}", pairs_s=f"{rate:.1f}", refresh=False)
         bar.update()
-        scalars = {"loss": loss, "epe": epe, "residual": residual, "gradient_norm": norm, "pairs_per_second": rate}
+        scalars: dict[str, float | Tensor] = {
+            "loss": loss,
+            "epe": epe,
+            "residual": residual,
+            "gradient_norm": norm,
+            "pairs_per_second": rate,
+        }
         scalars["learning_rate"] = self.schedule.get_last_lr()[0]
         for name, value in scalars.items():
             self.writer.add_scalar(f"train/{name}", value, self.step)
@@ -190,13 +198,16 @@ class Trainer:
     def _validate(self) -> None:
         """End-point error of the averaged weights on the held-out scenes, shared out among the processes."""
         options = self.options
-        model: DEQFlow = self.average.module
-        model.eval()
+        model = self.averaged.eval()
         counts = sorted({options.solver_steps[1], 2 * options.solver_steps[1]})
         sums = [0.0] * (len(counts) + 1)
         share = max(1, options.batch // self.processes)
         sampler = StepSampler(
-            0, -(-options.validation_pairs // options.batch), batch=options.batch, rank=self.rank, processes=self.processes
+            0,
+            -(-options.validation_pairs // options.batch),
+            batch=options.batch,
+            rank=self.rank,
+            processes=self.processes,
         )
         for batch in loader(self.held_out, sampler, options):
             batch = batch.to(self.device)
@@ -206,7 +217,9 @@ class Trainer:
                 sums[index] += float((error.sum((1, 2, 3)) / batch.valid.sum((1, 2, 3)).clamp_min(1)).sum())
             sums[-1] += share
         totals = self._across_processes(sums)
-        scores = {f"epe_{count}_steps": total / totals[-1] for count, total in zip(counts, totals, strict=False)}
+        scores = {
+            f"epe_{count}_steps": total / totals[-1] for count, total in zip(counts, totals, strict=False)
+        }
         if self.writer is not None:
             for name, value in scores.items():
                 self.writer.add_scalar(f"held_out/{name}", value, self.step)
@@ -226,8 +239,18 @@ class Trainer:
             seconds=self.seconds,
             options=asdict(self.options),
         )
-        notes = {"steps": str(self.step), "pairs": str(self.step * self.options.batch), "hours": f"{self.seconds / 3600:.2f}"}
-        save_weights(self.average.module, self.weights_path, metadata={"averaged": "ema", **notes})
+        notes = {
+            "steps": str(self.step),
+            "pairs": str(self.step * self.options.batch),
+            "hours": f"{self.seconds / 3600:.2f}",
+        }
+        save_weights(self.averaged, self.weights_path, metadata={"averaged": "ema", **notes})
+
+    @property
+    def averaged(self) -> DEQFlow:
+        """The model with averaged weights."""
+        assert isinstance(self.average.module, DEQFlow)
+        return self.average.module
 
     @property
     def weights_path(self) -> Path:

@@ -72,7 +72,9 @@ class CorrectionObjective(nn.Module):
             steps=steps,
         )
         with autocast(image1.device, self.model.precision):
-            predictions = [self.model.upsample.cells(state.hidden, state.flow, chosen) for state in path.states]
+            predictions = [
+                self.model.upsample.cells(state.hidden, state.flow, chosen) for state in path.states
+            ]
         target, known = extract_cells(flow, STRIDE, chosen), extract_cells(valid, STRIDE, chosen)
         loss = correction_loss(predictions, target, known, self.gamma)
         error = (predictions[-1].detach() - target).norm(dim=1, keepdim=True)

@@ -77,10 +77,14 @@ class TrainOptions:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("height", "width"):
             if getattr(self, name) < 64 or getattr(self, name) % 8:
-                raise ConfigError(f"{name} must be a multiple of 8 and at least 64, not {getattr(self, name)}")
+                raise ConfigError(
+                    f"{name} must be a multiple of 8 and at least 64, not {getattr(self, name)}"
+                )
         fewest, most = self.solver_steps
         if not self.corrections <= fewest <= most:
-            raise ConfigError(f"solver_steps must rise from at least {self.corrections}, not {fewest} to {most}")
+            raise ConfigError(
+                f"solver_steps must rise from at least {self.corrections}, not {fewest} to {most}"
+            )
         if self.cells > 64:
             raise ConfigError(f"cells must be at most 64, not {self.cells}")
         for name in ("ema", "warmup", "gamma"):

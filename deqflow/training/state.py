@@ -71,4 +71,6 @@ def restore_state(
         raise
     except Exception as error:
         # A truncated or foreign file can fail in many ways inside torch.load; all mean the same to the user.
-        raise CheckpointError(f"{path} is not a training state of this model: {error}".splitlines()[0]) from error
+        raise CheckpointError(
+            f"{path} is not a training state of this model: {error}".splitlines()[0]
+        ) from error
