@@ -19,10 +19,12 @@ class DemoOptions(EstimatorOptions):
     Attributes:
         output: Folder for a video and a still picture of each clip.
         max_frames: Read no more frames than this of each clip.
+        max_side: Scale frames down to this many pixels on the longer side.
     """
 
     output: Path = Path("output/demo")
     max_frames: int | None = None
+    max_side: int | None = None
 
 
 def run(options: DemoOptions) -> int:
@@ -45,6 +47,7 @@ def run(options: DemoOptions) -> int:
             source=str(clip),
             compare=True,
             max_frames=options.max_frames,
+            max_side=options.max_side,
             steps=options.steps,
             tolerance=options.tolerance,
             max_flow=options.max_flow,

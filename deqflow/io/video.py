@@ -201,6 +201,7 @@ class VideoWriter:
         # PyAV directly: imageio's writer has no way to set the encoder's options.
         options = {"movflags": "hybrid_fragmented+frag_keyframe", "flush_packets": "1"}
         try:
+            self.path.open("wb").close()  # PyAV itself would only find out at the first frame
             self._container = av.open(str(self.path), "w", options=options)
         except (av.FFmpegError, OSError) as error:
             raise VideoError(f"cannot write {self.path}: {error.strerror or error}") from error

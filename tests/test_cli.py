@@ -1,0 +1,321 @@
+"""The command line as a user runs it: results, exit codes, one sentence for every wrong input, Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from deqflow import zoo
+from deqflow.cli import COMMANDS, main
+from deqflow.io import VideoWriter, open_video, read_flow, read_image, write_image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights: what the command line does around the model is tested, not the flow."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    zoo.save_weights(zoo.create("deqflow-s"), path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder: three frames in ``frames`` and a video of five."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "frames").mkdir()
+    image = np.random.default_rng(0).integers(0, 256, (34, 61, 3), dtype=np.uint8)
+    image = cv2.GaussianBlur(image, (7, 7), 2)
+    for number in (1, 2, 10):
+        write_image(tmp_path / "frames" / f"f{number}.png", np.roll(image, number, 1))
+    with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
+        for number in range(5):
+            writer.write(np.roll(image, number, 1))
+    return tmp_path
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def wrong(capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Runs what must fail and returns the sentence it fails with."""
+    assert run(*arguments) == 2
+    captured = capfd.readouterr()
+    lines = [
+        line
+        for line in captured.err.replace("\r", "\n").splitlines()
+        if "pair" not in line or "error" in line
+    ]
+    lines = [line for line in lines if line.strip()]
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("deqflow: error: ")
+    return lines[0]
+
+
+class TestOverview:
+    def test_help_names_every_command(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("--help") == 0
+        printed = capsys.readouterr().out
+        assert all(name in printed for name in COMMANDS)
+        assert run() == 2
+
+    @pytest.mark.parametrize("name", list(COMMANDS))
+    def test_every_command_has_help(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(name, "--help") == 0
+        printed = capsys.readouterr().out
+        assert f"deqflow {name}" in printed
+        assert "--help" in printed
+
+    def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
+        try:
+            version = metadata.version("deqflow")
+        except metadata.PackageNotFoundError:
+            pytest.skip("deqflow is not installed")
+        assert run("--version") == 0
+        assert capsys.readouterr().out.strip() == version
+
+    def test_models(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("models") == 0
+        assert "deqflow-s" in capsys.readouterr().out
+
+    def test_unknown_command_and_option(self, capfd: pytest.CaptureFixture[str]) -> None:
+        assert "'fly'" in wrong(capfd, "fly")
+        assert run("flow", "a.png", "b.png", "--colour") == 2
+
+    def test_as_a_process(self, folder: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, "-m", "deqflow", "flow", "missing.png", "other.png", "--output", "out"]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, cwd=folder, check=False
+        )
+        assert done.returncode == 2
+        assert done.stderr.splitlines() == [
+            "deqflow: error: cannot read the image missing.png: No such file or directory"
+        ]
+
+
+class TestFlow:
+    def test_a_pair(self, folder: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        pair = ("frames/f1.png", "frames/f2.png")
+        assert run("flow", *pair, "--checkpoint", weights, "--formats", "color", "flo", "kitti") == 0
+        flow, valid = read_flow(folder / "output/f1.flo")
+        assert flow.shape == (34, 61, 2)
+        assert valid.all()
+        assert np.abs(read_flow(folder / "output/f1_kitti.png")[0] - flow).max() <= 1 / 128 + 1e-5
+        assert read_image(folder / "output/f1_flow.png").shape == (34, 61, 3)
+        assert "output/f1.flo" in capsys.readouterr().out
+
+    def test_a_folder_in_natural_order(self, folder: Path, weights: Path) -> None:
+        assert run("flow", "frames", "--checkpoint", weights, "--output", "out", "--steps", 2) == 0
+        names = sorted(path.name for path in (folder / "out").iterdir())
+        assert names == ["f1.flo", "f1_flow.png", "f2.flo", "f2_flow.png"]
+        listed = ["frames/f1.png", "frames/f2.png", "frames/f10.png"]
+        assert run("flow", *listed, "--checkpoint", weights, "--output", "listed", "--steps", 2) == 0
+        for name in ("f1.flo", "f2.flo"):
+            np.testing.assert_array_equal(
+                read_flow(folder / "out" / name)[0], read_flow(folder / "listed" / name)[0]
+            )
+
+    @pytest.mark.parametrize("kind", ["gray", "rgba", "sixteen"])
+    def test_kinds_of_images(self, folder: Path, weights: Path, kind: str) -> None:
+        image = cv2.imread("frames/f1.png")
+        converted = {
+            "gray": image[..., 0],
+            "rgba": np.dstack((image, np.full(image.shape[:2], 255, np.uint8))),
+            "sixteen": image.astype(np.uint16) * 257,
+        }[kind]
+        cv2.imwrite("a.png", converted)
+        assert run("flow", "a.png", "a.png", "--checkpoint", weights) == 0
+        assert np.isfinite(read_flow("output/a.flo")[0]).all()
+
+    @pytest.mark.parametrize("size", [(16, 16), (17, 31), (40, 16)])
+    def test_smallest_odd_and_flat(self, folder: Path, weights: Path, size: tuple[int, int]) -> None:
+        write_image("flat.png", np.full((*size, 3), 90, np.uint8))
+        assert run("flow", "flat.png", "flat.png", "--checkpoint", weights) == 0
+        flow, _ = read_flow("output/flat.flo")
+        assert flow.shape == (*size, 2)
+        assert np.isfinite(flow).all()
+
+    def test_results_are_not_overwritten_unasked(
+        self, folder: Path, weights: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        command = ("flow", "frames/f1.png", "frames/f2.png", "--checkpoint", weights)
+        assert run(*command) == 0
+        capfd.readouterr()
+        assert "f1_flow.png exists already" in wrong(capfd, *command)
+        assert run(*command, "--overwrite") == 0
+
+    def test_bad_images(self, folder: Path, weights: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        image = read_image("frames/f1.png")
+        write_image("other.png", image[:-1])
+        write_image("small.png", image[:15])
+        Path("cut.png").write_bytes(Path("frames/f1.png").read_bytes()[:500])
+        Path("empty").mkdir()
+        expected = {
+            "other.png": "other.png is 61x33 pixels, frames/f1.png is 61x34",
+            "small.png": "small.png is 61x15 pixels, expected at least 16x16",
+            "cut.png": "cut.png is not an image that can be decoded, or is cut short",
+            "missing.png": "missing.png: No such file",
+        }
+        for second, sentence in expected.items():
+            for extra in ((), ("--device", "cpu")):
+                message = wrong(capfd, "flow", "frames/f1.png", second, "--checkpoint", weights, *extra)
+                assert sentence in message
+        assert "holds 0 images" in wrong(capfd, "flow", "empty", "--checkpoint", weights)
+        assert "two images" in wrong(capfd, "flow", "frames/f1.png", "--checkpoint", weights)
+        assert not list(Path("output").iterdir())
+
+    def test_bad_outputs_and_models(
+        self, folder: Path, weights: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        pair = ("flow", "frames/f1.png", "frames/f2.png")
+        Path("file").touch()
+        assert "output folder file/out" in wrong(capfd, *pair, "--output", "file/out")
+        assert "nope.safetensors" in wrong(capfd, *pair, "--checkpoint", "nope.safetensors")
+        assert "file" in wrong(capfd, *pair, "--checkpoint", "file")
+        save_file({"weight": torch.zeros(3)}, "other.safetensors")
+        assert "other.safetensors" in wrong(capfd, *pair, "--checkpoint", "other.safetensors")
+        assert "'huge'" in wrong(capfd, *pair, "--model", "huge")
+        assert "'abacus'" in wrong(capfd, *pair, "--checkpoint", weights, "--device", "abacus")
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+    def test_unwritable_folder(self, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        Path("locked").mkdir(mode=0o555)
+        message = wrong(capfd, "flow", "frames/f1.png", "frames/f2.png", "--output", "locked")
+        assert "cannot write to the output folder locked" in message
+
+
+class TestVideo:
+    def test_a_file(self, folder: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = ("--checkpoint", weights, "--flow-dir", "flows", "--compare")
+        assert run("video", "clip.mp4", *arguments) == 0
+        video = open_video("output/clip_flow.mp4")
+        assert (video.frame_count, video.fps, video.size) == (4, 10, (34, 124))
+        assert len(list(Path("flows").glob("*.flo"))) == 4
+        assert read_flow("flows/frame_000004.flo")[0].shape == (34, 62, 2)
+        printed = capsys.readouterr().out
+        assert "output/clip_flow.mp4" in printed
+        rows = [line.split() for line in printed.splitlines()]
+        assert [row[0] for row in rows[1:7]] == ["1*", "2", "3", "4", "mean", "median"]
+        assert all(len(row) == 6 for row in rows[1:7])
+
+    def test_a_folder_of_images(self, folder: Path, weights: Path) -> None:
+        arguments = ("--checkpoint", weights, "--fps", 5, "--layout", "flow", "--no-reuse", "--max-side", 32)
+        assert run("video", "frames", "--output", "a/b.mp4", *arguments) == 0
+        video = open_video("a/b.mp4")
+        assert (video.frame_count, video.fps, video.size) == (2, 5, (18, 32))
+
+    def test_arrows_and_limits(self, folder: Path, weights: Path) -> None:
+        arguments = ("--checkpoint", weights, "--layout", "arrows", "--max-frames", 3)
+        assert run("video", "clip.mp4", *arguments) == 0
+        assert len(list(open_video("output/clip_flow.mp4"))) == 2
+
+    def test_bad_sources(self, folder: Path, weights: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        Path("text.mp4").write_text("not a video")
+        image = read_image("frames/f1.png")
+        with VideoWriter("one.mp4", 10) as writer:
+            writer.write(image)
+        Path("two").mkdir()
+        write_image("two/1.png", image)
+        write_image("two/2.png", image[:-2])
+        expected = {
+            "text.mp4": "text.mp4 is not a video",
+            "missing.mp4": "missing.mp4: No such file",
+            "one.mp4": "one.mp4 has only one frame",
+            "two": "frame 2 of the folder two is 61x32 pixels",
+            "987": "no webcam",
+        }
+        for source, sentence in expected.items():
+            assert sentence in wrong(capfd, "video", source, "--checkpoint", weights)
+        assert not list(Path("output").glob("*"))
+
+    def test_a_source_that_breaks_leaves_what_was_done(
+        self, folder: Path, weights: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        image = read_image("frames/f1.png")
+        write_image("frames/f11.png", image[:-2])
+        assert "frame 4" in wrong(capfd, "video", "frames", "--checkpoint", weights)
+        assert len(list(open_video("output/frames_flow.mp4"))) == 2
+
+    def test_outputs_are_safe(self, folder: Path, weights: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        Path("output").mkdir()
+        Path("output/clip_flow.mp4").write_text("precious")
+        assert "exists already" in wrong(capfd, "video", "clip.mp4", "--checkpoint", weights)
+        message = wrong(capfd, "video", "clip.mp4", "--output", "clip.mp4", "--overwrite")
+        assert "is the source itself" in message
+        Path("flows").mkdir()
+        Path("flows/frame_000001.flo").write_text("precious")
+        arguments = ("--output", "new", "--flow-dir", "flows")
+        assert "frame_000001.flo exists already" in wrong(capfd, "video", "clip.mp4", *arguments)
+
+    def test_interrupted(
+        self, folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        write = VideoWriter.write
+
+        def interrupting(self: VideoWriter, frame: np.ndarray) -> None:
+            write(self, frame)
+            if self.frames_written == 3:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(VideoWriter, "write", interrupting)
+        assert run("video", "clip.mp4", "--checkpoint", weights) == 130
+        assert "Traceback" not in capfd.readouterr().err
+        monkeypatch.undo()
+        assert len(list(open_video(folder / "output/clip_flow.mp4"))) == 3
+
+    @pytest.mark.slow
+    def test_ctrl_c(self, folder: Path, weights: Path) -> None:
+        """A real SIGINT to a real process, at an arbitrary moment."""
+        clip = sorted((REPOSITORY / "demo").glob("*.mp4"))[0]
+        command = [sys.executable, "-m", "deqflow", "video", str(clip), "--checkpoint", str(weights)]
+        command += ["--tolerance", "0", "--steps", "40", "--flow-dir", "flows"]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        process = subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while len(list(folder.glob("flows/*.flo"))) < 3 and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Traceback" not in errors
+        frames = list(open_video(folder / f"output/{clip.stem}_flow.mp4"))
+        flows = sorted(folder.glob("flows/*.flo"))
+        assert len(frames) >= 3
+        assert abs(len(frames) - len(flows)) <= 1
+        assert all(read_flow(path)[1].all() for path in flows)
+
+
+class TestDemo:
+    def test_writes_a_video_and_a_still_of_every_clip_again_and_again(
+        self, folder: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for _ in range(2):
+            assert run("demo", "--checkpoint", weights, "--max-frames", 3, "--max-side", 64) == 0
+        printed = capsys.readouterr().out
+        clips = sorted((REPOSITORY / "demo").glob("*.mp4"))
+        assert clips
+        for clip in clips:
+            result = folder / "output/demo" / f"{clip.stem}_flow.mp4"
+            assert str(result) in printed
+            assert len(list(open_video(result))) == 2
+            assert read_image(result.with_suffix(".png")).shape[:2] == open_video(result).size
+
+    def test_clips_are_attributed_and_small(self) -> None:
+        attribution = (REPOSITORY / "demo/ATTRIBUTION.md").read_text()
+        clips = list((REPOSITORY / "demo").glob("*.mp4"))
+        assert all(clip.name in attribution for clip in clips)
+        assert sum(clip.stat().st_size for clip in clips) < 1.5e6

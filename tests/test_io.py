@@ -1,0 +1,339 @@
+"""Images, flow files and video: round trips, conversions, and every bad file as one clear error."""
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from deqflow.errors import FlowFileError, ImageError, VideoError
+from deqflow.io import VideoWriter, open_video, read_flow, read_image, shrink, to_rgb, write_flow, write_image
+from deqflow.io.files import natural_key
+
+RGB = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+
+
+def moving_square(count: int, size: tuple[int, int] = (48, 64)) -> list[np.ndarray]:
+    frames = []
+    for index in range(count):
+        frame = np.full((*size, 3), 40, np.uint8)
+        frame[8:24, 4 + 2 * index : 20 + 2 * index] = (200, 60, 90)
+        frames.append(frame)
+    return frames
+
+
+def write_video(path: Path, frames: list[np.ndarray], fps: float = 25) -> Path:
+    with VideoWriter(path, fps) as writer:
+        for frame in frames:
+            writer.write(frame)
+    return path
+
+
+class TestArraysToRgb:
+    def test_gray_is_repeated(self) -> None:
+        for gray in (RGB[..., 0], RGB[..., :1]):
+            assert np.array_equal(to_rgb(gray), np.repeat(RGB[..., :1], 3, 2))
+
+    def test_rgba_is_blended_over_black(self) -> None:
+        alpha = np.full((20, 24, 1), 255, np.uint8)
+        assert np.array_equal(to_rgb(np.concatenate((RGB, alpha), 2)), RGB)
+        assert not to_rgb(np.concatenate((RGB, 0 * alpha), 2)).any()
+
+    def test_sixteen_bits_and_floats_are_scaled(self) -> None:
+        assert np.array_equal(to_rgb(RGB.astype(np.uint16) * 257), RGB)
+        for dtype in (np.float32, np.float64):
+            assert np.array_equal(to_rgb(RGB.astype(dtype)), RGB)
+            assert np.array_equal(to_rgb(RGB.astype(dtype) / 255), RGB)
+
+    @pytest.mark.parametrize(
+        ("array", "message"),
+        [
+            (np.full((20, 20, 3), np.nan), "NaN"),
+            (np.full((20, 20, 3), np.inf), "infinite"),
+            (np.full((20, 20, 3), 1000.0), "0 to 255"),
+            (np.full((20, 20, 3), -5.0), "0 to 255"),
+            (np.zeros((15, 20, 3), np.uint8), "20x15 pixels, expected at least 16x16"),
+            (np.zeros((3, 20, 20), np.uint8), "shape"),
+            (np.zeros((20, 20, 2), np.uint8), "shape"),
+            (np.zeros(20, np.uint8), "shape"),
+            (np.zeros((20, 20, 3), np.int64), "int64"),
+        ],
+    )
+    def test_bad_arrays_are_named(self, array: np.ndarray, message: str) -> None:
+        with pytest.raises(ImageError, match=message) as caught:
+            to_rgb(array, "the left frame")
+        assert str(caught.value).startswith("the left frame")
+
+
+class TestImageFiles:
+    def test_round_trip(self, tmp_path: Path) -> None:
+        write_image(tmp_path / "a.png", RGB)
+        assert np.array_equal(read_image(tmp_path / "a.png"), RGB)
+        assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+    def test_sixteen_bit_gray_and_rgba_files(self, tmp_path: Path) -> None:
+        cv2.imwrite(str(tmp_path / "gray16.png"), RGB[..., 0].astype(np.uint16) * 257)
+        assert np.array_equal(read_image(tmp_path / "gray16.png"), np.repeat(RGB[..., :1], 3, 2))
+        rgba = np.dstack((RGB[..., ::-1], np.full(RGB.shape[:2], 255, np.uint8)))
+        cv2.imwrite(str(tmp_path / "rgba.png"), rgba)
+        assert np.array_equal(read_image(tmp_path / "rgba.png"), RGB)
+
+    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff", ".bmp", ".ppm"])
+    @pytest.mark.parametrize("kept", [0.0, 0.1, 0.6, 0.99])
+    def test_truncated(
+        self, tmp_path: Path, suffix: str, kept: float, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / f"cut{suffix}"
+        write_image(path, RGB)
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(len(whole) * kept)])
+        with pytest.raises(ImageError, match="cut short") as caught:
+            read_image(path)
+        assert str(path) in str(caught.value)
+        assert capfd.readouterr() == ("", "")
+
+    def test_missing_or_something_else(self, tmp_path: Path) -> None:
+        with pytest.raises(ImageError, match=r"missing\.png"):
+            read_image(tmp_path / "missing.png")
+        with pytest.raises(ImageError, match="directory"):
+            read_image(tmp_path)
+        (tmp_path / "text.png").write_text("not an image")
+        with pytest.raises(ImageError, match="not an image"):
+            read_image(tmp_path / "text.png")
+
+    def test_a_header_that_promises_billions_of_pixels(self, tmp_path: Path) -> None:
+        write_image(tmp_path / "a.ppm", RGB)
+        data = (tmp_path / "a.ppm").read_bytes().replace(b"24 20", b"99999 99999", 1)
+        (tmp_path / "a.ppm").write_bytes(data)
+        with pytest.raises(ImageError):
+            read_image(tmp_path / "a.ppm")
+
+    def test_unknown_suffix(self, tmp_path: Path) -> None:
+        with pytest.raises(ImageError, match=r"\.xyz"):
+            write_image(tmp_path / "a.xyz", RGB)
+
+    def test_shrink_never_enlarges(self) -> None:
+        assert shrink(RGB, 12).shape == (10, 12, 3)
+        assert shrink(RGB, 100) is RGB
+        assert shrink(RGB, None) is RGB
+
+    def test_natural_order(self) -> None:
+        names = ["f10.png", "f2.png", "F1.png", "7.png", "a.png"]
+        ordered = sorted(map(Path, names), key=natural_key)
+        assert [path.name for path in ordered] == ["7.png", "a.png", "F1.png", "f2.png", "f10.png"]
+
+
+SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
+
+
+def flows(limit: float) -> st.SearchStrategy[np.ndarray]:
+    values = st.floats(-limit, limit, width=32)
+    return SHAPES.flatmap(lambda shape: hnp.arrays(np.float32, (*shape, 2), elements=values))
+
+
+class TestFlowFiles:
+    @given(flow=flows(1e6), seed=st.integers(0, 99))
+    def test_flo_is_exact(
+        self, flow: np.ndarray, seed: int, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        path = tmp_path_factory.mktemp("flo") / "a.flo"
+        valid = np.random.default_rng(seed).random(flow.shape[:2]) < 0.8
+        write_flow(path, flow, valid)
+        read, known = read_flow(path)
+        assert np.array_equal(known, valid)
+        assert np.array_equal(read, np.where(valid[..., None], flow, 0))
+        assert read.dtype == np.float32
+
+    @given(flow=flows(511.9375), seed=st.integers(0, 99))
+    def test_kitti_is_within_half_a_step(
+        self, flow: np.ndarray, seed: int, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        path = tmp_path_factory.mktemp("kitti") / "a.png"
+        valid = np.random.default_rng(seed).random(flow.shape[:2]) < 0.8
+        write_flow(path, flow, valid)
+        read, known = read_flow(path)
+        assert np.array_equal(known, valid)
+        assert np.abs(read - np.where(valid[..., None], flow, 0)).max() <= 1 / 128 + 1e-5
+
+    def test_flo_layout_is_middleburys(self, tmp_path: Path) -> None:
+        data = struct.pack("<fii", 202021.25, 2, 1) + struct.pack("<4f", 1, 2, -3, 1e10)
+        (tmp_path / "a.flo").write_bytes(data)
+        flow, valid = read_flow(tmp_path / "a.flo")
+        assert flow.tolist() == [[[1, 2], [0, 0]]]
+        assert valid.tolist() == [[True, False]]
+
+    def test_real_ground_truth(self, shared_benchmark: Path) -> None:
+        for pattern in ("**/flow_occ/*.png", "**/*.flo"):
+            flow, valid = read_flow(next(iter(sorted(shared_benchmark.glob(pattern)))))
+            assert np.isfinite(flow).all()
+            assert 0 < np.hypot(*np.moveaxis(flow[valid], -1, 0)).mean() < 200
+
+    @pytest.mark.parametrize("reach", [512, -513, 1e6])
+    def test_kitti_says_what_it_cannot_hold(self, tmp_path: Path, reach: float) -> None:
+        flow = np.zeros((4, 5, 2), np.float32)
+        flow[1, 2, 0] = reach
+        with pytest.raises(FlowFileError, match=r"512.*\.flo"):
+            write_flow(tmp_path / "a.png", flow)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("flow", "valid", "message"),
+        [
+            (np.full((4, 5, 2), np.nan), None, "NaN"),
+            (np.zeros((4, 5)), None, "shape"),
+            (np.zeros((0, 5, 2)), None, "shape"),
+            (np.zeros((4, 5, 2)), np.ones((5, 4), bool), "valid has shape"),
+        ],
+    )
+    def test_what_is_no_flow(
+        self, tmp_path: Path, flow: np.ndarray, valid: np.ndarray | None, message: str
+    ) -> None:
+        with pytest.raises(FlowFileError, match=message):
+            write_flow(tmp_path / "a.flo", flow, valid)
+
+    @pytest.mark.parametrize("name", ["a.flo", "a.png"])
+    def test_truncated_at_any_byte(self, tmp_path: Path, name: str) -> None:
+        write_flow(tmp_path / name, np.ones((3, 4, 2), np.float32))
+        whole = (tmp_path / name).read_bytes()
+        for length in range(len(whole) - 4):  # the end of a PNG is the checksum of nothing
+            (tmp_path / name).write_bytes(whole[:length])
+            with pytest.raises(FlowFileError, match=name):
+                read_flow(tmp_path / name)
+
+    def test_sizes_are_checked_before_memory_is_taken(self, tmp_path: Path) -> None:
+        (tmp_path / "a.flo").write_bytes(b"PIEH" + struct.pack("<ii", 2**31 - 1, 2**31 - 1) + bytes(64))
+        with pytest.raises(FlowFileError, match="bytes"):
+            read_flow(tmp_path / "a.flo")
+        write_flow(tmp_path / "a.png", np.ones((3, 4, 2), np.float32))
+        data = bytearray((tmp_path / "a.png").read_bytes())
+        data[16:24] = struct.pack(">II", 2**30, 2**30)
+        (tmp_path / "a.png").write_bytes(data)
+        with pytest.raises(FlowFileError, match="bytes"):
+            read_flow(tmp_path / "a.png")
+
+    def test_other_files(self, tmp_path: Path) -> None:
+        write_image(tmp_path / "photo.png", RGB)
+        with pytest.raises(FlowFileError, match="16 bits"):
+            read_flow(tmp_path / "photo.png")
+        with pytest.raises(FlowFileError, match=r"\.flo, \.png"):
+            read_flow(tmp_path / "flow.xyz")
+        with pytest.raises(FlowFileError, match=r"missing\.flo"):
+            read_flow(tmp_path / "missing.flo")
+
+
+class TestVideo:
+    def test_round_trip(self, tmp_path: Path) -> None:
+        frames = moving_square(6)
+        video = open_video(write_video(tmp_path / "a.mp4", frames, fps=12.5))
+        assert (video.fps, video.size, video.frame_count) == (12.5, (48, 64), 6)
+        for _ in range(2):  # a source can be read again
+            read = list(video)
+            assert len(read) == 6
+            assert max(np.abs(a.astype(int) - b).mean() for a, b in zip(read, frames, strict=True)) < 3
+
+    def test_odd_sizes_become_even(self, tmp_path: Path) -> None:
+        video = open_video(write_video(tmp_path / "a.mp4", moving_square(2, (47, 63))))
+        assert video.size == (48, 64)
+
+    def test_is_ordinary_h264_in_an_ordinary_mp4(self, tmp_path: Path) -> None:
+        path = write_video(tmp_path / "a.mp4", moving_square(3))
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            assert (stream.codec_context.name, stream.pix_fmt, stream.frames) == ("h264", "yuv420p", 3)
+
+    @pytest.mark.parametrize(
+        ("matrix", "turns"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)]
+    )
+    def test_stored_rotation_is_applied(
+        self, tmp_path: Path, matrix: tuple[int, int, int, int], turns: int
+    ) -> None:
+        path = write_video(tmp_path / "a.mp4", moving_square(2))
+        upright = next(iter(open_video(path)))
+        data = bytearray(path.read_bytes())
+        a, b, c, d = (value * 65536 for value in matrix)
+        begin = data.rfind(b"tkhd") + 44  # the display matrix of the track header
+        data[begin : begin + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 2**30)
+        path.write_bytes(data)
+        video = open_video(path)
+        frame = next(iter(video))
+        assert np.array_equal(frame, np.rot90(upright, turns))
+        assert video.size == frame.shape[:2]
+
+    def test_image_sequences(self, tmp_path: Path) -> None:
+        for index, frame in zip((1, 2, 10), moving_square(3), strict=True):
+            write_image(tmp_path / f"f{index}.png", frame)
+        (tmp_path / "notes.txt").write_text("not a frame")
+        for source in (tmp_path, tmp_path / "f*.png", tmp_path / "f%d.png"):
+            video = open_video(source, fps=10)
+            assert (video.fps, video.frame_count) == (10, 3)
+            assert all(np.array_equal(a, b) for a, b in zip(video, moving_square(3), strict=True))
+
+    def test_frames_of_two_sizes(self, tmp_path: Path) -> None:
+        write_image(tmp_path / "1.png", RGB)
+        write_image(tmp_path / "2.png", RGB[:-1])
+        with pytest.raises(VideoError, match=r"frame 2 .* 24x19 pixels, .* 24x20"):
+            list(open_video(tmp_path))
+        with VideoWriter(tmp_path / "a.mp4", 25) as writer:
+            writer.write(RGB)
+            with pytest.raises(VideoError, match="size"):
+                writer.write(RGB[:10])
+
+    def test_not_videos(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "text.mp4").write_text("not a video")
+        (tmp_path / "empty.mp4").touch()
+        whole = write_video(tmp_path / "whole.mp4", moving_square(3)).read_bytes()
+        (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 3])
+        (tmp_path / "folder").mkdir()
+        for name in ("text.mp4", "empty.mp4", "cut.mp4", "missing.mp4", "folder", "x*.png", "987"):
+            source = name if name == "987" else tmp_path / name
+            with pytest.raises(VideoError) as caught:
+                open_video(source)
+            assert name in str(caught.value)
+        assert "Traceback" not in capfd.readouterr().err
+
+    def test_frames_that_are_too_small(self, tmp_path: Path) -> None:
+        path = write_video(tmp_path / "a.mp4", moving_square(2, (12, 64)))
+        with pytest.raises(VideoError, match="64x12 pixels, expected at least 16x16"):
+            open_video(path)
+        with pytest.raises(VideoError, match="positive"):
+            open_video(path, fps=0)
+
+    def test_writer_refuses(self, tmp_path: Path) -> None:
+        with pytest.raises(VideoError, match=r"\.mp4"):
+            VideoWriter(tmp_path / "a.avi", 25)
+        with pytest.raises(VideoError, match="no_folder"):
+            VideoWriter(tmp_path / "no_folder" / "a.mp4", 25)
+        with VideoWriter(tmp_path / "a.mp4", 25) as writer, pytest.raises(VideoError, match="uint8"):
+            writer.write(RGB.astype(np.float32))
+        assert not (tmp_path / "a.mp4").exists()  # a video without frames is no video
+
+    def test_an_exception_leaves_a_whole_file(self, tmp_path: Path) -> None:
+        with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "a.mp4", 25) as writer:
+            for frame in moving_square(7):
+                writer.write(frame)
+            raise KeyboardInterrupt
+        assert len(list(open_video(tmp_path / "a.mp4"))) == 7
+
+    @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+    def test_a_killed_writer_leaves_a_file_that_plays(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.mp4"
+        code = (
+            "import os, signal, sys, numpy as np\n"
+            "from deqflow.io import VideoWriter\n"
+            "writer = VideoWriter(sys.argv[1], 10)\n"
+            "for level in range(23):\n"
+            "    writer.write(np.full((32, 32, 3), 10 * level, np.uint8))\n"
+            "os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        subprocess.run([sys.executable, "-c", code, str(path)], env=environment, check=False)
+        assert len(list(open_video(path))) >= 20  # all but the last, unfinished half second
