@@ -61,8 +61,8 @@ def load(
     """
     where = resolve_device(device)
     model = create(name)
-    load_weights(model, Path(checkpoint) if checkpoint is not None else shipped_weights(name))
     model.precision = resolve_precision(model.defaults.precision if precision == "auto" else precision, where)
+    load_weights(model, Path(checkpoint) if checkpoint is not None else shipped_weights(name))
     return model.to(where).eval().requires_grad_(False)
 
 
@@ -95,8 +95,8 @@ def load_weights(model: DEQFlow, path: Path) -> dict[str, str]:
     wrong += [key for key in expected.keys() & tensors.keys() if expected[key].shape != tensors[key].shape]
     if wrong:
         raise CheckpointError(
-            f"checkpoint {path} is not for {model.name}: {len(wrong)} tensors are missing, unknown or of another "
-            f"shape, first {wrong[0]!r}"
+            f"checkpoint {path} is not for {model.name}: {len(wrong)} tensors are missing, unknown or "
+            f"of another shape, first {wrong[0]!r}"
         )
     model.load_state_dict({key: value.to(expected[key].dtype) for key, value in tensors.items()})
     return metadata

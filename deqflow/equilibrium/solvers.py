@@ -181,6 +181,46 @@ class Solution:
     recorded: list[Any] = field(default_factory=list)
 
 
+class _Results:
+    """What is known of each sample so far; samples are noted by their indices in the full batch."""
+
+    def __init__(self, state: State, steps: int) -> None:
+        batch, device = state[0].shape[0], state[0].device
+        self.found = [torch.empty_like(part) for part in state]
+        self.steps = torch.full((batch,), steps, dtype=torch.int64, device=device)
+        self.converged = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.residual: Tensor | None = None
+        self.trace: list[Tensor] = []
+        self.recorded: list[State] = []
+
+    def measured(self, samples: Tensor, moved: Tensor) -> None:
+        """Note residuals (b, K) of one evaluation."""
+        batch = len(self.steps)
+        if self.residual is None:
+            self.residual = moved.new_full((batch, moved.shape[1]), torch.nan)
+        self.residual[samples] = moved
+        row = moved.new_full((batch,), torch.nan)
+        row[samples] = moved[:, 0]
+        self.trace.append(row)
+
+    def finished(self, samples: Tensor, image: State, evaluation: int) -> None:
+        """Keep the images (b, ...) of samples that stop here."""
+        for whole, part in zip(self.found, image, strict=True):
+            whole[samples] = part.to(whole.dtype)
+        self.steps[samples] = evaluation
+
+    def solution(self, like: State) -> Solution:
+        assert self.residual is not None  # the last evaluation is always measured
+        return Solution(
+            state=rebuild(like, self.found),
+            residual=self.residual,
+            steps=self.steps,
+            converged=self.converged,
+            trace=torch.stack(self.trace),
+            recorded=self.recorded,
+        )
+
+
 @torch.no_grad()
 def solve(
     step: Step, state: S, solver: Solver, stop: StoppingRule, *, record: Sequence[int] = ()
@@ -201,51 +241,31 @@ def solve(
     """
     if record and stop.watches:
         raise ValueError("record needs tolerance=0: with a tolerance, stopped samples leave the batch")
-    batch, device = state[0].shape[0], state[0].device
-    found = [torch.empty_like(part) for part in state]
-    steps = torch.full((batch,), stop.steps, dtype=torch.int64, device=device)
-    converged = torch.zeros(batch, dtype=torch.bool, device=device)
-    residual, trace, recorded = torch.full((batch, 1), torch.nan, device=device), [], []
+    results = _Results(state, stop.steps)
+    samples = torch.arange(state[0].shape[0], device=state[0].device)
     active: Tensor | None = None
     memory: Memory = []
     for evaluation in range(1, stop.steps + 1):
         image = step(state, active)
         if evaluation in record:
-            recorded.append(image)
+            results.recorded.append(image)
         last = evaluation == stop.steps
-        done = None
         if stop.watches or last:
             moved = stop.measure(image, state)
-            if residual.shape[1] != moved.shape[1]:
-                residual = moved.new_full((batch, moved.shape[1]), torch.nan)
-            where = slice(None) if active is None else active
-            residual[where] = moved
-            row = moved.new_full((batch,), torch.nan)
-            row[where] = moved[:, 0]
-            trace.append(row)
+            results.measured(samples, moved)
             if stop.watches and evaluation >= stop.minimum:
                 done = stop.satisfied(moved)
-        if last or (done is not None and bool(done.any())):
-            finished = torch.ones(image[0].shape[0], dtype=torch.bool, device=device) if last else done
-            assert finished is not None
-            samples = torch.arange(batch, device=device) if active is None else active
-            for whole, part in zip(found, image, strict=True):
-                whole[samples[finished]] = part[finished].to(whole.dtype)
-            steps[samples[finished]] = evaluation
-            if done is not None:
-                converged[samples[done]] = True
-            if bool(finished.all()):
-                break
-            keep = ~finished
-            active = samples[keep]
-            state, image = (rebuild(s, [part[keep] for part in s]) for s in (state, image))
-            memory = [part[keep] for part in memory]
+                results.converged[samples[done]] = True
+            else:
+                done = torch.zeros_like(samples, dtype=torch.bool)
+            leaving = torch.ones_like(done) if last else done
+            if bool(leaving.any()):
+                results.finished(samples[leaving], tuple(part[leaving] for part in image), evaluation)
+                if bool(leaving.all()):
+                    break
+                keep = ~leaving
+                active = samples = samples[keep]
+                state, image = (rebuild(s, [part[keep] for part in s]) for s in (state, image))
+                memory = [part[keep] for part in memory]
         state, memory = solver.advance(state, image, memory)
-    return Solution(
-        state=rebuild(state, found),
-        residual=residual,
-        steps=steps,
-        converged=converged,
-        trace=torch.stack(trace),
-        recorded=recorded,
-    )
+    return results.solution(state)

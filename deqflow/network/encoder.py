@@ -39,6 +39,16 @@ class StandardizedConv2d(nn.Conv2d):
         return self._conv_forward(x, self.standardized(), self.bias)
 
 
+def centre_and_scale(x: Tensor) -> Tensor:
+    """Each channel's mean over the frame removed, then the sample divided by its overall spread.
+
+    Without it a constant part shared by all positions swamps the correlation of what tells them apart.
+    """
+    x = x.float()
+    x = x - x.mean(dim=(2, 3), keepdim=True)
+    return x * torch.rsqrt(x.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-4)
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut; the branch starts small, so that depth is harmless at first."""
 
@@ -82,6 +92,8 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.stem = StandardizedConv2d(3, widths[0], 7, stride=4)
+        # Neighbouring pixels are alike, so zero-mean filters see little of an image's spread.
+        nn.init.constant_(self.stem.gain, 4.0)
         blocks: list[nn.Module] = [ResidualBlock(widths[0], widths[0]) for _ in range(depths[0])]
         blocks.append(ResidualBlock(widths[0], widths[1], stride=2))
         blocks.extend(ResidualBlock(widths[1], widths[1]) for _ in range(depths[1] - 1))
@@ -93,8 +105,8 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Image (B, 3, H, W) in -1..1 -> features (B, F, H/8, W/8) and trunk (B, C, H/8, W/8)."""
-        trunk = self.stages(F.relu(self.stem(image)) * RELU_GAIN)
-        return self.feature_head(trunk), trunk
+        trunk = centre_and_scale(self.stages(F.relu(self.stem(image)) * RELU_GAIN))
+        return centre_and_scale(self.feature_head(trunk)), trunk
 
     def context(self, trunk: Tensor) -> Tensor:
         """Context (B, C, H/8, W/8) of a frame from its trunk; only the first frame of a pair needs it."""

@@ -72,7 +72,10 @@ class MixerUpdate(nn.Module):
                 # Near the identity, so that a position starts by listening to itself.
                 strip.weight.normal_(std=0.5 / kernel**0.5).view(width, kernel)[:, reach].add_(1.0)
                 nn.init.zeros_(strip.get_parameter("bias"))
-            displacement.weight.mul_(0.1)
+            for layer in self.modules():
+                if isinstance(layer, PointwiseConv2d):
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            displacement.weight.mul_(0.2)
             nn.init.zeros_(displacement.get_parameter("bias"))
 
     def prepare(self, context: Tensor) -> Tensor:

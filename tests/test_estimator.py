@@ -1,0 +1,162 @@
+"""The estimator through its public interface, with small random weights."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from deqflow import Anderson
+from deqflow.config import InferenceDefaults, ModelConfig
+from deqflow.errors import CheckpointError, ConfigError, ImageError
+from deqflow.estimator import DEQFlow, FlowState, movement
+from deqflow.zoo import PRESETS, create, load, load_weights, save_weights
+
+TINY = ModelConfig(
+    widths=(8, 16), depths=(1, 1), features=16, context=8, hidden=16, motion=12, mixed=24, mask=16
+)
+
+
+@pytest.fixture
+def model(device):
+    torch.manual_seed(1)
+    return DEQFlow(TINY, InferenceDefaults(precision="float32")).to(device).eval()
+
+
+def frames(height, width, batch=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 255 * torch.rand(2, batch, 3, height, width, generator=generator)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 31), (64, 48), (40, 133)])
+def test_any_size_from_16_gives_finite_flow_of_that_size(model, size):
+    estimate = model(*frames(*size).to(model.device), steps=5, tolerance=0.0)
+    assert estimate.flow.shape == (1, 2, *size)
+    assert torch.isfinite(estimate.flow).all()
+    assert estimate.trace.shape == (1, 1) and estimate.steps.tolist() == [5]
+
+
+def test_flat_frames_give_finite_flow(model):
+    for value in (0.0, 127.0, 255.0):
+        flat = torch.full((1, 3, 32, 32), value, device=model.device)
+        assert torch.isfinite(model(flat, flat).flow).all()
+
+
+def test_a_batch_is_its_samples(model):
+    images = frames(48, 56, batch=3).to(model.device)
+    together = model(*images, steps=10, tolerance=0.02)
+    for index in range(3):
+        alone = model(*images[:, index : index + 1], steps=10, tolerance=0.02)
+        torch.testing.assert_close(alone.flow[0], together.flow[index], atol=1e-4, rtol=1e-4)
+        assert alone.steps[0] == together.steps[index]
+
+
+def test_arrays_of_every_kind_are_frames(model):
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    other = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    expected = model.estimate(rgb, other, steps=3)
+    assert expected.flow.shape == (24, 32, 2) and expected.flow.dtype == np.float32
+    assert isinstance(expected.steps, int) and isinstance(expected.converged, bool)
+    for same in (rgb.astype(np.float32) / 255, rgb.astype(np.uint16) * 257):
+        np.testing.assert_allclose(model.estimate(same, other, steps=3).flow, expected.flow, atol=1e-3)
+    assert model.estimate(rgb[..., 0], other[..., :1], steps=2).flow.shape == (24, 32, 2)
+
+
+def test_the_state_of_one_solve_starts_the_next(model):
+    images = frames(32, 40).to(model.device)
+    whole = model(*images, steps=8, tolerance=0.0)
+    half = model(*images, steps=5, tolerance=0.0)
+    rest = model(*images, half.state, steps=3, tolerance=0.0)
+    torch.testing.assert_close(rest.flow, whole.flow)
+    assert isinstance(rest.state, FlowState)
+
+
+def test_movement_is_in_full_resolution_pixels():
+    still = FlowState(torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 4, 4))
+    moved = FlowState(torch.ones(1, 2, 4, 4), torch.full((1, 2, 4, 4), 0.5))
+    rms, peak, hidden = movement(moved, still)[0].tolist()
+    assert rms == pytest.approx(8 * 0.5 * 2**0.5) and peak == pytest.approx(rms) and hidden == 0
+
+
+def test_another_solver_can_be_asked_for(model):
+    estimate = model(*frames(32, 32).to(model.device), solver=Anderson(window=3), steps=6, tolerance=0.0)
+    assert torch.isfinite(estimate.flow).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_precisions_agree_roughly(model, dtype):
+    images = frames(64, 64).to(model.device)
+    expected = model(*images, steps=4, tolerance=0.0).flow
+    model.precision = dtype
+    flow = model(*images, steps=4, tolerance=0.0).flow
+    assert flow.dtype == torch.float32
+    assert (flow - expected).abs().mean() < 0.05 * (1 + expected.abs().mean())
+
+
+def test_wrong_input_is_named(model):
+    image = torch.zeros(1, 3, 32, 32, device=model.device)
+    with pytest.raises(ImageError, match="different shapes"):
+        model(image, image[..., :24])
+    with pytest.raises(ImageError, match="16x16"):
+        model(image[..., :8], image[..., :8])
+    with pytest.raises(ImageError, match=r"\(B, 3, H, W\)"):
+        model(image[0], image[0])
+    with pytest.raises(ConfigError, match="steps"):
+        model(image, image, steps=0)
+    with pytest.raises(ConfigError, match="tolerance"):
+        model(image, image, tolerance=float("nan"))
+    with pytest.raises(ConfigError, match="state"):
+        model(image, image, model(image[..., :16], image[..., :16], steps=1).state)
+    with pytest.raises(ImageError, match="frame1"):
+        model.estimate(np.full((32, 32), np.nan), np.zeros((32, 32)))
+
+
+def test_models_can_be_copied_and_pickled(model):
+    images = frames(24, 24).to(model.device)
+    expected = model(*images, steps=3).flow
+    assert torch.equal(copy.deepcopy(model)(*images, steps=3).flow, expected)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(*images, steps=3).flow, expected)
+
+
+def test_every_preset_fits_its_promise():
+    parameters = sum(p.numel() for p in create("deqflow-s").parameters())
+    assert parameters == 1_145_240
+    assert list(PRESETS) == ["deqflow-s"]
+
+
+def test_weights_survive_a_round_trip(tmp_path):
+    torch.manual_seed(0)
+    model = create("deqflow-s").eval()
+    path = tmp_path / "weights.safetensors"
+    save_weights(model, path, metadata={"note": "a test"})
+    loaded = load("deqflow-s", checkpoint=path, device="cpu", precision="float32")
+    images = frames(32, 32)
+    assert torch.equal(loaded(*images, steps=2).flow, model(*images, steps=2).flow)
+    assert load_weights(create("deqflow-s"), path)["note"] == "a test"
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load("deqflow-s", checkpoint=path)
+    path.write_bytes(b"\x80\x04 not weights")
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        load("deqflow-s", checkpoint=path)
+    save_weights(DEQFlow(TINY), path)
+    with pytest.raises(CheckpointError, match="not for deqflow-s"):
+        load("deqflow-s", checkpoint=path)
+    with pytest.raises(ConfigError, match="unknown"):
+        load("deqflow-z")
+    with pytest.raises(ConfigError, match="precision"):
+        load("deqflow-s", precision="float8")
+    with pytest.raises(ConfigError, match="device"):
+        load("deqflow-s", device="abacus")
+
+
+def test_impossible_sizes_are_refused():
+    with pytest.raises(ConfigError, match="kernel"):
+        ModelConfig(kernel=4)
+    with pytest.raises(ConfigError, match="at least 1"):
+        ModelConfig(hidden=0)
