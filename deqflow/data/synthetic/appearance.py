@@ -45,10 +45,14 @@ def noise(rng: np.random.Generator, image: Floats, read: float, shot: float) -> 
     """Add sensor noise: standard deviation sqrt(read^2 + shot * value), in grey levels."""
     height, width = image.shape[:2]
     variance = np.maximum(image, 0) * np.float32(shot) + np.float32(read * read)
-    return np.asarray(image + cv2.multiply(cv2.sqrt(variance), np.ascontiguousarray(grain(rng, height, width))))
+    return np.asarray(
+        image + cv2.multiply(cv2.sqrt(variance), np.ascontiguousarray(grain(rng, height, width)))
+    )
 
 
-def shade(rng: np.random.Generator, first: Floats, second: Floats, motion: Homography | None) -> tuple[Floats, Floats]:
+def shade(
+    rng: np.random.Generator, first: Floats, second: Floats, motion: Homography | None
+) -> tuple[Floats, Floats]:
     """Lay a large soft pattern of light over both frames; it moves by `motion` or by a drift of its own."""
     height, width = first.shape[:2]
     pattern = smooth_noise(rng, height, width, int(rng.integers(1, 5)))
@@ -73,13 +77,17 @@ def vignette(image: Floats, strength: float) -> Floats:
 
 def sharpen(image: Floats, amount: float) -> Floats:
     """Unsharp-mask by `amount`."""
-    return np.asarray(cv2.addWeighted(image, 1 + amount, cv2.GaussianBlur(image, (5, 5), 1.2), -amount, 0), np.float32)
+    return np.asarray(
+        cv2.addWeighted(image, 1 + amount, cv2.GaussianBlur(image, (5, 5), 1.2), -amount, 0), np.float32
+    )
 
 
 def soft_video(image: Floats, factor: float) -> Floats:
     """Scale down by `factor` and up again."""
     height, width = image.shape[:2]
-    small = cv2.resize(image, (max(8, int(width / factor)), max(8, int(height / factor))), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        image, (max(8, int(width / factor)), max(8, int(height / factor))), interpolation=cv2.INTER_AREA
+    )
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 

@@ -60,13 +60,20 @@ class SceneConfig:
             value = getattr(self, field.name)
             if field.name.endswith("probability") and not 0 <= value <= 1:
                 raise ConfigError(f"{field.name} must be between 0 and 1, not {value}")
-            if field.name in ("objects", "object_size", "forward", "shutter") and not 0 <= value[0] <= value[1]:
+            if (
+                field.name in ("objects", "object_size", "forward", "shutter")
+                and not 0 <= value[0] <= value[1]
+            ):
                 raise ConfigError(f"{field.name} must be (low, high) with 0 <= low <= high, not {value}")
             if isinstance(value, int | float) and value < 0:
                 raise ConfigError(f"{field.name} must not be negative, not {value}")
-        kinds = self.planes_probability + self.still_probability + self.tiny_probability + self.rush_probability
+        kinds = (
+            self.planes_probability + self.still_probability + self.tiny_probability + self.rush_probability
+        )
         if kinds > 1:
-            raise ConfigError(f"the probabilities of the kinds of scene must sum to at most 1, not {kinds:.3f}")
+            raise ConfigError(
+                f"the probabilities of the kinds of scene must sum to at most 1, not {kinds:.3f}"
+            )
 
     def without_appearance(self) -> "SceneConfig":
         """Return the same scenes with every appearance effect off."""

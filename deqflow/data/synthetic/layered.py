@@ -26,11 +26,15 @@ def layered_scene(
     steadiness = rng.choice([0.0, 0.3, 1.0], p=[0.12, 0.28, 0.6])
     if steadiness == 0 and kind == "layered":
         shift = 0.0
-    camera = wander(rng, centre, shift, config.rotation * calm * steadiness, config.zoom * calm * steadiness, width)
+    camera = wander(
+        rng, centre, shift, config.rotation * calm * steadiness, config.zoom * calm * steadiness, width
+    )
     if kind == "still":
         camera = np.eye(3)
     contents = {kind}
-    layers = [_background(rng, config, surfaces, camera, height, width, contents, calm if kind != "still" else 0.0)]
+    layers = [
+        _background(rng, config, surfaces, camera, height, width, contents, calm if kind != "still" else 0.0)
+    ]
     fewest, most = config.objects
     count = fewest + int((most + 1 - fewest) * rng.beta(1, 1.8))
     crowd = rng.beta(1, 2.2)  # one size regime per scene: many small things or few large ones
@@ -120,5 +124,3 @@ def _tamed(second: Homography, first: Homography, width: int, height: int) -> Ho
     affine = second / second[2, 2]
     affine[2] = (0, 0, 1)
     return np.asarray(affine)
-
-

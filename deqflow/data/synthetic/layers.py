@@ -240,7 +240,9 @@ class Painter:
         if bend is None:
             shift = np.array([[1.0, 0, box[0]], [0, 1, box[1]], [0, 0, 1]])
             flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-            return np.asarray(cv2.warpPerspective(image, to_level @ shift, size, flags=flags, borderMode=border))
+            return np.asarray(
+                cv2.warpPerspective(image, to_level @ shift, size, flags=flags, borderMode=border)
+            )
         x, y = _grid(box)
         u, v, w = _rows(to_level, x + bend[..., 0], y + bend[..., 1])
         return np.asarray(cv2.remap(image, u / w, v / w, cv2.INTER_LINEAR, borderMode=border))
@@ -261,7 +263,9 @@ class Painter:
         left, top = left + box[0], top + box[1]
         depth = _rows(inverse, *_grid((left, top, left + w, top + h)))[2]
         # Half the base-2 logarithm of the Jacobian's determinant: canvas pixels per frame pixel.
-        shrink = np.float32(0.5 * np.log2(abs(np.linalg.det(inverse))) + 0.4) - 1.5 * np.log2(np.maximum(depth, 1e-7))
+        shrink = np.float32(0.5 * np.log2(abs(np.linalg.det(inverse))) + 0.4) - 1.5 * np.log2(
+            np.maximum(depth, 1e-7)
+        )
         shrink = np.clip(np.broadcast_to(shrink, mask.shape), 0, 7)
         seen = shrink[mask > 0]
         lowest, highest = int(seen.min()), int(np.ceil(seen.max()))
@@ -303,7 +307,9 @@ class Painter:
         air = self.fog.colour * weight
         return np.asarray(colours * (1 - weight) + (air if alpha is None else air * alpha), np.float32)
 
-    def _drop_shadow(self, frame: Frame, shadow: tuple[float, float, float, float], box: Box, alpha: Floats) -> None:
+    def _drop_shadow(
+        self, frame: Frame, shadow: tuple[float, float, float, float], box: Box, alpha: Floats
+    ) -> None:
         dx, dy, softness, strength = shadow
         height, width = self.size
         pad = int(2 * softness) + 1
@@ -323,5 +329,7 @@ def occluded(first: Frame, second: Frame) -> NDArray[np.bool_]:
     x, y = _grid((0, 0, width, height))
     at_x = np.clip(x + first.flow[..., 0], -2, width + 1)
     at_y = np.clip(y + first.flow[..., 1], -2, height + 1)
-    there = cv2.remap(second.index, at_x, at_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=255)
+    there = cv2.remap(
+        second.index, at_x, at_y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=255
+    )
     return np.asarray((there > first.index) | ~first.valid)

@@ -25,7 +25,12 @@ def similarity(degrees: float, log_scale: float, centre: tuple[float, float]) ->
 
 
 def wander(
-    rng: np.random.Generator, centre: tuple[float, float], shift: float, degrees: float, zoom: float, reach: float
+    rng: np.random.Generator,
+    centre: tuple[float, float],
+    shift: float,
+    degrees: float,
+    zoom: float,
+    reach: float,
 ) -> Homography:
     """Draw a motion about `centre`: a translation of length `shift` and normal turn, zoom, shear and perspective.
 

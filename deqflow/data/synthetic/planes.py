@@ -22,7 +22,8 @@ _FAR = 150.0  # metres
 def _rotation(pitch: float, yaw: float, roll: float) -> NDArray[np.float64]:
     """Return world-to-camera rotation for angles in degrees."""
     return np.asarray(cv2.Rodrigues(np.deg2rad([[0.0], [0], [roll]]))[0]) @ np.asarray(
-        cv2.Rodrigues(np.deg2rad([[pitch], [0.0], [0]]))[0] @ cv2.Rodrigues(np.deg2rad([[0.0], [yaw], [0]]))[0]
+        cv2.Rodrigues(np.deg2rad([[pitch], [0.0], [0]]))[0]
+        @ cv2.Rodrigues(np.deg2rad([[0.0], [yaw], [0]]))[0]
     )
 
 
@@ -131,7 +132,12 @@ def _ground(rng: np.random.Generator, surfaces: Surfaces, camera: Camera, eye: f
 
 
 def _buildings(
-    rng: np.random.Generator, surfaces: Surfaces, camera: Camera, eye: float, lateral: float, layers: list[Layer]
+    rng: np.random.Generator,
+    surfaces: Surfaces,
+    camera: Camera,
+    eye: float,
+    lateral: float,
+    layers: list[Layer],
 ) -> set[str]:
     """Add boxes on both sides, or none, far ones first: the face along the street and the one across it."""
     if rng.random() < 0.25:
@@ -200,9 +206,10 @@ def _thing(
     a, b = np.array([wide / w, 0, 0]), np.array([0, tall / h, 0])
     yaw = np.deg2rad(rng.normal(0, 20))
     a = a[0] * np.array([np.cos(yaw), 0, np.sin(yaw)])
-    if depth - wide / 2 * abs(np.sin(yaw)) - max(0.0, camera.step[2] - (0 if moved is None else moved[2])) < 0.6:
+    if (
+        depth - wide / 2 * abs(np.sin(yaw)) - max(0.0, camera.step[2] - (0 if moved is None else moved[2]))
+        < 0.6
+    ):
         a = np.array([wide / w, 0, 0])
     origin = np.array([x, eye - tall, depth]) - a * w / 2
     layers.append(Layer(texture, camera.see(origin, a, b, moved), depth=None))
-
-

@@ -91,7 +91,9 @@ class SyntheticScenes(Dataset[Sample]):
         with recipe.timed("occlusion"):
             occlusion = occluded(first, second)
         frames = self._finish(look, recipe, layers, first.image, second.image)
-        sample = Sample(frames[0], frames[1], first.flow, first.valid, occlusion, f"synthetic {self.seed}/{index}")
+        sample = Sample(
+            frames[0], frames[1], first.flow, first.valid, occlusion, f"synthetic {self.seed}/{index}"
+        )
         return sample, recipe
 
     def _kind(self, rng: np.random.Generator) -> str:
@@ -178,6 +180,3 @@ class SyntheticScenes(Dataset[Sample]):
         if self._happens(rng, recipe, "eraser"):
             pair[1] = appearance.erase(rng, pair[1])
         return pair
-
-
-

@@ -82,7 +82,9 @@ def thin(rng: np.random.Generator, side: int) -> Mask:
             stroke(np.stack([start, end]), round(thickness))
             if length > side * 0.06:
                 for _ in range(rng.integers(2, 4)):
-                    tips.append((end, angle + rng.normal(0, 0.6), length * rng.uniform(0.5, 0.85), thickness * 0.65))
+                    tips.append(
+                        (end, angle + rng.normal(0, 0.6), length * rng.uniform(0.5, 0.85), thickness * 0.65)
+                    )
             if len(tips) > 40:
                 break
     return mask

@@ -173,7 +173,9 @@ def pattern(rng: np.random.Generator, height: int, width: int) -> Image:
         mix = 0.5 + 0.3 * smooth_noise(rng, height, width, int(rng.integers(2, 12)))
         mix = mix + 0.1 * smooth_noise(rng, height, width, int(rng.integers(12, 50)))
     elif kind == "grain":
-        mix = 0.5 + rng.uniform(0.03, 0.25) * smooth_noise(rng, height, width, max(8, max(height, width) // 3))
+        mix = 0.5 + rng.uniform(0.03, 0.25) * smooth_noise(
+            rng, height, width, max(8, max(height, width) // 3)
+        )
     else:
         angle = rng.choice([0.0, np.pi / 2, rng.uniform(0, np.pi)])
         y, x = np.ogrid[0:height, 0:width]
@@ -197,7 +199,9 @@ def pattern(rng: np.random.Generator, height: int, width: int) -> Image:
         block = rng.standard_normal((height // 2 + 1, width // 2 + 1), dtype=np.float32)
         mix = mix + rng.uniform(0, 0.05) * cv2.resize(block, (width, height))
     mix = mix.astype(np.float32)
-    planes = [cv2.convertScaleAbs(np.maximum(a + mix * (b - a), 0)) for a, b in zip(first, second, strict=True)]
+    planes = [
+        cv2.convertScaleAbs(np.maximum(a + mix * (b - a), 0)) for a, b in zip(first, second, strict=True)
+    ]
     return np.asarray(cv2.merge(planes), np.uint8)
 
 
@@ -239,7 +243,10 @@ class Surfaces:
         image = self.cache.cut_out(self.textures.objects[rng.integers(len(self.textures.objects))])
         scale = side / max(image.shape[:2])
         stretch = np.exp(rng.normal(0, 0.12))
-        size = (max(3, round(image.shape[1] * scale * stretch)), max(3, round(image.shape[0] * scale / stretch)))
+        size = (
+            max(3, round(image.shape[1] * scale * stretch)),
+            max(3, round(image.shape[0] * scale / stretch)),
+        )
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         image = cv2.resize(image, size, interpolation=how)
         if scale > 1.6:  # a matte magnified that much is mush: harden it again
