@@ -113,10 +113,8 @@ def _open_file(name: str, fps: float | None) -> VideoSource:
     try:
         with iio.imopen(name, "r", plugin="pyav") as file:
             metadata = file.metadata()
-            announced = file.properties().shape[0]
-            turns = _quarter_turns(file.metadata(index=0))
-        with iio.imopen(name, "r", plugin="pyav") as file:
-            height, width = next(iter(file.iter())).shape[:2]
+            announced, height, width = file.properties().shape[:3]
+            turns = _quarter_turns(file.metadata(index=0))  # decodes the first frame: there is one
     except _READ_ERRORS as error:
         raise VideoError(f"{name} is not a video that FFmpeg can read, or has no frames") from error
     size = (width, height) if turns % 2 else (height, width)
