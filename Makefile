@@ -10,13 +10,12 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .PHONY: demo test test-slow lint clean
 
-DEMO_CLIP ?= $(firstword $(wildcard demo/*.mp4))
 DEMO_OUTPUT ?= output/demo
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 CANDIDATES := $(PYTHON) python3.11 python3.12 python3.13 python3 python
 
 demo: .venv/installed
-	.venv/bin/deqflow video $(DEMO_CLIP) --output $(DEMO_OUTPUT)
+	.venv/bin/deqflow demo --output $(DEMO_OUTPUT)
 
 test: .venv/installed-dev
 	.venv/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,18 +68,24 @@ class StepSampler(Sampler[list[int]]):
         return self.last - self.first
 
 
+def split_textures(options: TrainOptions, *, held_out: bool) -> Textures:
+    """The photos and cut-outs to train on, or those kept back; a list of one serves both."""
+    if options.textures is None:
+        return Textures()
+    textures = Textures.from_folder(options.textures, options.permissive_only)
+
+    def part(files: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(f for i, f in enumerate(files) if (i % HELD_OUT_EVERY == 0) == held_out) or files
+
+    return replace(textures, photos=part(textures.photos), objects=part(textures.objects))
+
+
 def scenes(options: TrainOptions, *, held_out: bool) -> SyntheticScenes:
     """The endless training scenes, or the held-out ones: another seed and textures never trained on."""
-    textures = (
-        Textures()
-        if options.textures is None
-        else Textures.from_folder(options.textures, options.permissive_only)
-    )
-    photos = tuple(p for i, p in enumerate(textures.photos) if (i % HELD_OUT_EVERY == 0) == held_out)
-    objects = tuple(p for i, p in enumerate(textures.objects) if (i % HELD_OUT_EVERY == 0) == held_out)
-    textures = replace(textures, photos=photos or textures.photos, objects=objects or textures.objects)
     seed = options.seed + (HELD_OUT_SEED if held_out else 0)
-    return SyntheticScenes(textures, options.height, options.width, seed=seed)
+    return SyntheticScenes(
+        split_textures(options, held_out=held_out), options.height, options.width, seed=seed
+    )
 
 
 def loader(data: Dataset[Sample], sampler: Sampler[list[int]], options: TrainOptions) -> DataLoader[Any]:

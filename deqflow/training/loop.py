@@ -114,9 +114,15 @@ class Trainer:
 
     def train(self) -> None:
         """Run until the last step, ``max_minutes``, SIGTERM or SIGINT; save on the way and at the end."""
+        before = {name: signal.signal(name, self._stop) for name in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self._loop()
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+    def _loop(self) -> None:
         options = self.options
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, self._stop)
         sampler = StepSampler(
             self.step, options.steps, batch=options.batch, rank=self.rank, processes=self.processes
         )

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .motion import Homography
-from .textures import smooth_noise
+from .textures import colour_matrix, smooth_noise
 
 Floats = NDArray[np.float32]
 
 
 def photometric(rng: np.random.Generator, image: Floats, strength: float) -> Floats:
-    """Change exposure, white balance, contrast and gamma, and saturation a little, at once."""
+    """Change exposure, white balance, contrast, gamma, saturation and hue."""
     gain = np.exp(rng.normal(0, 0.22 * strength)) * np.exp(rng.normal(0, 0.06 * strength, 3))
     contrast = np.exp(rng.normal(0, 0.18 * strength))
     gamma = np.exp(rng.normal(0, 0.2 * strength))
@@ -22,10 +22,12 @@ def photometric(rng: np.random.Generator, image: Floats, strength: float) -> Flo
     table = np.stack([(ramp * g - 127) * contrast + 127 + rng.normal(0, 6 * strength) for g in gain], -1)
     # The table is piecewise linear: look up at 8 bits; both frames get the same rounding.
     table = np.clip(table, 0, 255).astype(np.uint8)[None]
-    return np.asarray(cv2.LUT(_bytes(image), table), np.float32)
+    matrix = colour_matrix(rng.normal(0, 0.1 * strength), np.exp(rng.normal(0, 0.3 * strength)))
+    return np.asarray(cv2.transform(cv2.LUT(to_bytes(image), table), matrix), np.float32)
 
 
-def _bytes(image: Floats) -> NDArray[np.uint8]:
+def to_bytes(image: Floats) -> NDArray[np.uint8]:
+    """Round and clip to uint8."""
     return np.asarray(cv2.convertScaleAbs(np.maximum(image, 0)), np.uint8)
 
 
@@ -35,7 +37,7 @@ def defocus(image: Floats, sigma: float) -> Floats:
 
 
 def grain(rng: np.random.Generator, height: int, width: int) -> Floats:
-    """Return normal noise of unit variance (h, w, 3): a quarter block and its mirror images, which nobody sees."""
+    """Return normal noise of unit variance (h, w, 3): a quarter block and its mirror images."""
     block = rng.standard_normal(((height + 1) // 2, (width + 1) // 2, 3), dtype=np.float32)
     whole = cv2.copyMakeBorder(block, 0, height // 2, 0, width // 2, cv2.BORDER_REFLECT)
     return np.asarray(whole[:height, :width], np.float32)
@@ -104,5 +106,5 @@ def erase(rng: np.random.Generator, image: Floats) -> Floats:
 
 def jpeg_of_bytes(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     """Compress and restore uint8 (h, w, 3)."""
-    encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
+    encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB), np.uint8)

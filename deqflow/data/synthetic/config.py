@@ -1,6 +1,7 @@
 """What the scenes are made of: every probability and range, with its unit."""
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from deqflow.errors import ConfigError
 
@@ -81,4 +82,5 @@ class SceneConfig:
             "photometric asymmetric motion_blur defocus noise fog shade drop_shadow jpeg vignette sharpen dark"
             " soft_video eraser"
         )
-        return replace(self, **{f"{name}_probability": 0.0 for name in names.split()})
+        off: dict[str, Any] = {f"{name}_probability": 0.0 for name in names.split()}
+        return replace(self, **off)

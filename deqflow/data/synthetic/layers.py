@@ -1,20 +1,22 @@
 """Textured planar layers, drawn into both frames through known maps, so that their flow is exact.
 
-Every layer has a canvas. Frame k shows it through the homography `maps[k]` (canvas to frame); frame 1 looks it up after an
-optional smooth displacement D. A point x of frame 1 therefore lies at H1^-1(x + D(x)) on the canvas and at
-H2(H1^-1(x + D(x))) in frame 2: no map is ever inverted numerically.
+Every layer has a canvas. Frame k shows it through the homography `maps[k]` (canvas to frame); frame 1 looks it up
+after an optional smooth displacement D. A point x of frame 1 therefore lies at H1^-1(x + D(x)) on the canvas and at
+H2(H1^-1(x + D(x))) in frame 2: no displacement field is ever inverted numerically.
 """
 
+import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .motion import Homography, apply, displacement
+from .motion import Homography, apply, displacement, inverse
 from .textures import Image
 
 Floats = NDArray[np.float32]
+Points = NDArray[np.float64]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 _MOST_EXPOSURES = 7
 _EXPOSURE_SPACING = 5.0  # pixels between the samples of a blurred layer, beyond which they would show
@@ -30,7 +32,7 @@ class Layer:
         depth: distance in arbitrary units, for fog. None takes it per pixel from the map (scenes of planes).
         outline: (n, 2) polygon on the canvas that bounds the layer, or None.
         bend: amplitude in pixels and seed of the displacement of frame 1, or None.
-        shadow: offset x, y, softness (pixels) and strength of the shadow dropped on what lies behind, or None.
+        shadow: offset x, y, softness (pixels) and strength of the shadow it drops on what lies behind, or None.
     """
 
     texture: Image
@@ -41,10 +43,13 @@ class Layer:
     shadow: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
-        self._levels = [self.texture]
+        self.opaque = self.texture.shape[2] == 3
+        # OpenCV warps four channels in less than half the time of three.
+        whole = cv2.cvtColor(self.texture, cv2.COLOR_RGB2RGBA) if self.opaque else self.texture
+        self._levels = [np.asarray(whole, np.uint8)]
 
     def level(self, index: int) -> tuple[Image, Homography]:
-        """Return the texture halved `index` times and the map from full-size canvas to it."""
+        """Return the texture halved `index` times, RGBA, and the map from full-size canvas to it."""
         while len(self._levels) <= index and min(self._levels[-1].shape[:2]) > 3:
             last = self._levels[-1]
             size = ((last.shape[1] + 1) // 2, (last.shape[0] + 1) // 2)
@@ -56,7 +61,7 @@ class Layer:
     @property
     def endless(self) -> bool:
         """Whether the layer fills the frame."""
-        return self.outline is None and self.texture.shape[2] == 3
+        return self.outline is None and self.opaque
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,9 @@ class Fog:
 
 @dataclass
 class Frame:
-    """A composed frame: colours 0..255 (h, w, 3), the topmost layer's index (h, w) and, in frame 1, its flow."""
+    """A composed frame: colours (h, w, 3), the topmost layer's index (h, w) and, in frame 1, its flow."""
 
-    image: Floats
+    image: Image
     index: NDArray[np.uint8]
     flow: Floats
     valid: NDArray[np.bool_]
@@ -90,10 +95,12 @@ def _rows(homography: Homography, x: Floats, y: Floats) -> list[Floats]:
     return [h[i, 0] * x + (h[i, 1] * y + h[i, 2]) for i in range(3)]
 
 
-def _clip_near(points: NDArray[np.float64], homography: Homography, near: float) -> NDArray[np.float64]:
+def _clip_near(points: Points, homography: Homography, near: float) -> Points:
     """Project a canvas polygon, cut where its depth falls below `near`. Returns (n, 2) frame points."""
-    ends = np.concatenate([points, np.ones((len(points), 1))], 1) @ homography.T
-    kept: list[NDArray] = []
+    ends = points @ homography[:, :2].T + homography[:, 2]
+    if ends[:, 2].min() >= near:
+        return np.asarray(ends[:, :2] / ends[:, 2:])
+    kept: list[Points] = []
     for here, there in zip(ends, np.roll(ends, -1, axis=0), strict=True):
         if here[2] >= near:
             kept.append(here)
@@ -103,6 +110,11 @@ def _clip_near(points: NDArray[np.float64], homography: Homography, near: float)
         return np.zeros((0, 2))
     stacked = np.array(kept)
     return np.asarray(stacked[:, :2] / stacked[:, 2:])
+
+
+def _times(image: Image, share: Image) -> Image:
+    """Multiply colours (h, w, 3) by a share (h, w), 255 being one."""
+    return np.asarray(cv2.multiply(image, cv2.merge([share, share, share]), scale=1 / 255), np.uint8)
 
 
 class Painter:
@@ -117,68 +129,96 @@ class Painter:
         """Compose frame `which` (0 or 1)."""
         height, width = self.size
         frame = Frame(
-            np.zeros((height, width, 3), np.float32),
+            np.zeros((height, width, 3), np.uint8),
             np.zeros((height, width), np.uint8),
             np.zeros((height, width, 2), np.float32),
             np.ones((height, width), np.bool_),
         )
+        outlines = self._outlines(layers, which)
         for number, layer in enumerate(layers):
-            self._add(frame, layer, number, which)
+            if layer.outline is None or number in outlines:
+                self._add(frame, layer, number, which, outlines.get(number))
         return frame
 
-    def _add(self, frame: Frame, layer: Layer, number: int, which: int) -> None:
-        height, width = self.size
+    def _outlines(self, layers: list[Layer], which: int) -> dict[int, tuple[Image, Box]]:
+        """Draw the matte of every outlined layer, with the box of what nearer ones leave to be seen of it."""
+        hidden = np.zeros(self.size, np.uint8)
+        mattes: dict[int, tuple[Image, Box]] = {}
+        for number in reversed(range(len(layers))):
+            outline = layers[number].outline
+            polygon = (
+                np.zeros((0, 2)) if outline is None else _clip_near(outline, layers[number].maps[which], 0.02)
+            )
+            if not len(polygon):
+                continue
+            matte = np.zeros(self.size, np.uint8)
+            corners = np.round(np.clip(polygon, -30000, 30000) * 16).astype(np.int32)
+            cv2.fillPoly(matte, [corners], 255, cv2.LINE_AA, 4)
+            left, top, w, h = cv2.boundingRect(cv2.subtract(matte, hidden))
+            if w:
+                mattes[number] = matte, (left, top, left + w, top + h)
+                # Where the matte is soft, what lies behind shines through.
+                hidden = np.asarray(
+                    cv2.max(hidden, cv2.threshold(matte, 254, 255, cv2.THRESH_BINARY)[1]), np.uint8
+                )
+        return mattes
+
+    def _add(
+        self, frame: Frame, layer: Layer, number: int, which: int, outline: tuple[Image, Box] | None
+    ) -> None:
         times = self._exposures(layer, which)
         change = layer.maps[1] - layer.maps[0]
         maps = [layer.maps[which] + t * change for t in times]
-        box = self._box(layer, maps)
+        # A blurred plane is drawn whole, because its drawing is moved about afterwards.
+        box = self._box(layer, maps) if outline is None or len(maps) > 1 else outline[1]
         if box[2] - box[0] < 1 or box[3] - box[1] < 1:
             return
-        bend = self._bend(layer, which, box)
-        middle = self._expose(layer, layer.maps[which], box, bend)
-        soft = self._average(layer, maps, box, bend, middle)
         area = np.s_[box[1] : box[3], box[0] : box[2]]
+        bend = self._bend(layer, which, box)
+        matte = None if outline is None else outline[0][area]
+        middle = self._expose(layer, layer.maps[which], box, bend, matte)
+        soft = self._average(layer, maps, box, bend, middle)
         if layer.endless:
             frame.image[area] = soft if self.fog is None else self._haze(layer, which, box, soft, None)
             frame.index[area] = number
             if which == 0:
                 frame.flow[area], frame.valid[area] = self._flow(layer, box, bend)
             return
-        colours, alpha = cv2.cvtColor(soft, cv2.COLOR_RGBA2RGB), soft[..., 3] * np.float32(1 / 255)
-        solid = np.ascontiguousarray(middle[..., 3] >= 128)
+        colours, alpha = np.asarray(cv2.cvtColor(soft, cv2.COLOR_RGBA2RGB), np.uint8), soft[..., 3].copy()
+        solid = middle[..., 3] >= 128
         if self.fog is not None:
-            colours = self._haze(layer, which, box, colours, alpha[..., None])
+            colours = self._haze(layer, which, box, colours, alpha)
         if layer.shadow is not None:
             self._drop_shadow(frame, layer.shadow, box, alpha)
-        clear = 1 - alpha
-        behind = cv2.multiply(np.ascontiguousarray(frame.image[area]), cv2.merge([clear, clear, clear]))
-        frame.image[area] = cv2.add(behind, colours)
+        frame.image[area] = cv2.add(_times(frame.image[area], np.asarray(cv2.bitwise_not(alpha))), colours)
         np.copyto(frame.index[area], number, where=solid)
         if which == 0:
             flow, valid = self._flow(layer, box, bend)
-            frame.flow[area] = cv2.copyTo(flow, solid.view(np.uint8), np.ascontiguousarray(frame.flow[area]))
+            here = np.ascontiguousarray(frame.flow[area])
+            frame.flow[area] = cv2.copyTo(flow, np.ascontiguousarray(solid).view(np.uint8), here)
             np.copyto(frame.valid[area], valid, where=solid)
 
     def _average(
         self, layer: Layer, maps: list[Homography], box: Box, bend: Floats | None, middle: Image
-    ) -> Floats:
+    ) -> Image:
         """Average the layer over the instants of the exposure; `middle` is the sharp drawing."""
         if len(maps) == 1:
-            return middle.astype(np.float32)
-        soft = np.zeros(middle.shape, np.float32)
+            return middle
+        total = np.zeros(middle.shape, np.float32)
         shift = np.array([[1.0, 0, box[0]], [0, 1, box[1]], [0, 0, 1]])
-        back = np.linalg.inv(maps[len(maps) // 2])
+        back = inverse(maps[len(maps) // 2])
         size = (box[2] - box[0], box[3] - box[1])
         for number, homography in enumerate(maps):
             if number == len(maps) // 2:
                 exposure = middle
             elif layer.outline is None:
-                exposure = self._expose(layer, homography, box, bend)
+                exposure = self._expose(layer, homography, box, bend, None)
             else:  # drawing a plane in perspective is dear: move the drawing instead
-                move = np.linalg.inv(shift) @ homography @ back @ shift
-                exposure = cv2.warpPerspective(middle, move, size, borderMode=cv2.BORDER_REPLICATE)
-            cv2.accumulate(exposure, soft)
-        return np.asarray(soft * np.float32(1 / len(maps)), np.float32)
+                move = inverse(shift) @ homography @ back @ shift
+                moved = cv2.warpPerspective(middle, move, size, borderMode=cv2.BORDER_REPLICATE)
+                exposure = np.asarray(moved, np.uint8)
+            cv2.accumulate(exposure, total)
+        return np.asarray(cv2.convertScaleAbs(total, alpha=1 / len(maps)), np.uint8)
 
     def _exposures(self, layer: Layer, which: int) -> list[float]:
         """Return the instants, in frame intervals from the frame's own, that motion blur averages over."""
@@ -190,7 +230,7 @@ class Painter:
         if not layer.endless and layer.outline is None:
             h, w = layer.texture.shape[:2]
             points = apply(layer.maps[0], np.array([[0.5 * w, 0.5 * h], [0, 0], [w, 0], [0, h], [w, h]]))
-        moved = apply(layer.maps[1] @ np.linalg.inv(layer.maps[0]), points) - points
+        moved = apply(layer.maps[1] @ inverse(layer.maps[0]), points) - points
         length = float(np.quantile(np.hypot(moved[:, 0], moved[:, 1]), 0.7))
         if not np.isfinite(length) or length * self.shutter < 0.7:
             return [0.0]
@@ -218,97 +258,86 @@ class Painter:
         amplitude, seed = layer.bend
         return displacement(np.random.default_rng(seed), box[3] - box[1], box[2] - box[0], amplitude)
 
-    def _expose(self, layer: Layer, homography: Homography, box: Box, bend: Floats | None) -> Image:
+    def _expose(
+        self, layer: Layer, homography: Homography, box: Box, bend: Floats | None, matte: Image | None
+    ) -> Image:
         """Draw the layer at one instant: RGB if endless, else premultiplied RGBA."""
-        inverse = np.linalg.inv(homography)
-        if layer.outline is not None:
-            return self._expose_outlined(layer, homography, inverse, box)
-        level = self._uniform_level(inverse, box)
-        return self._look_up(layer, level, inverse, box, bend)
+        back = inverse(homography)
+        if matte is not None:
+            return self._expose_outlined(layer, back, box, matte)
+        return self._look_up(layer, self._uniform_level(back, box), back, box, bend)
 
-    def _uniform_level(self, inverse: Homography, box: Box) -> int:
+    def _uniform_level(self, back: Homography, box: Box) -> int:
         x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-        w = inverse[2] @ [x, y, 1]
-        shrink = 0.5 * np.log2(max(abs(np.linalg.det(inverse) / w**3), 1e-9))
-        return int(np.clip(np.floor(shrink + 0.6), 0, 8))
+        w = back[2, 0] * x + back[2, 1] * y + back[2, 2]
+        shrink = 0.5 * math.log2(max(abs(np.linalg.det(back) / w**3), 1e-9))
+        return min(max(math.floor(shrink + 0.6), 0), 8)
 
-    def _look_up(self, layer: Layer, level: int, inverse: Homography, box: Box, bend: Floats | None) -> Image:
+    def _look_up(self, layer: Layer, level: int, back: Homography, box: Box, bend: Floats | None) -> Image:
         image, reduce = layer.level(level)
-        border = cv2.BORDER_REFLECT if image.shape[2] == 3 else cv2.BORDER_CONSTANT
+        border = cv2.BORDER_REFLECT if layer.opaque else cv2.BORDER_CONSTANT
         size = (box[2] - box[0], box[3] - box[1])
-        to_level = reduce @ inverse
+        to_level = reduce @ back
         if bend is None:
-            shift = np.array([[1.0, 0, box[0]], [0, 1, box[1]], [0, 0, 1]])
+            to_level[:, 2] += to_level[:, 0] * box[0] + to_level[:, 1] * box[1]
             flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-            return np.asarray(
-                cv2.warpPerspective(image, to_level @ shift, size, flags=flags, borderMode=border)
-            )
-        x, y = _grid(box)
-        u, v, w = _rows(to_level, x + bend[..., 0], y + bend[..., 1])
-        return np.asarray(cv2.remap(image, u / w, v / w, cv2.INTER_LINEAR, borderMode=border))
+            drawn = cv2.warpPerspective(image, to_level, size, flags=flags, borderMode=border)
+        else:
+            x, y = _grid(box)
+            u, v, w = _rows(to_level, x + bend[..., 0], y + bend[..., 1])
+            drawn = cv2.remap(image, u / w, v / w, cv2.INTER_LINEAR, borderMode=border)
+        return np.asarray(cv2.cvtColor(drawn, cv2.COLOR_RGBA2RGB) if layer.opaque else drawn, np.uint8)
 
-    def _expose_outlined(self, layer: Layer, homography: Homography, inverse: Homography, box: Box) -> Image:
+    def _expose_outlined(self, layer: Layer, back: Homography, box: Box, matte: Image) -> Image:
         """Draw a plane in perspective: its scale varies, so texture levels are mixed per pixel."""
-        assert layer.outline is not None
-        mask = np.zeros((box[3] - box[1], box[2] - box[0]), np.uint8)
-        polygon = _clip_near(layer.outline, homography, 0.02)
-        if len(polygon):
-            polygon = np.clip(polygon - box[:2], -30000, 30000)
-            cv2.fillPoly(mask, [np.round(polygon * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-        result = np.zeros((*mask.shape, 4), np.uint8)
-        left, top, w, h = cv2.boundingRect(mask)
-        if not w:
-            return result
-        mask = mask[top : top + h, left : left + w]
-        left, top = left + box[0], top + box[1]
-        depth = _rows(inverse, *_grid((left, top, left + w, top + h)))[2]
+        depth = _rows(back, *_grid(box))[2]
         # Half the base-2 logarithm of the Jacobian's determinant: canvas pixels per frame pixel.
-        shrink = np.float32(0.5 * np.log2(abs(np.linalg.det(inverse))) + 0.4) - 1.5 * np.log2(
-            np.maximum(depth, 1e-7)
-        )
-        shrink = np.clip(np.broadcast_to(shrink, mask.shape), 0, 7)
-        seen = shrink[mask > 0]
-        lowest, highest = int(seen.min()), int(np.ceil(seen.max()))
-        mixed = np.zeros((h, w, 3), np.float32)
-        for level in range(lowest, highest + 1):
-            weight = 1 - np.minimum(np.abs(shrink - np.float32(level)), 1)
-            used = (weight > 0) & (mask > 0)
-            rows, columns = np.flatnonzero(used.any(1)), np.flatnonzero(used.any(0))
-            if not len(rows):
+        constant = np.float32(0.5 * math.log2(abs(np.linalg.det(back))) + 0.4)
+        shrink = np.clip(constant - 1.5 * np.log2(np.maximum(depth, 1e-7)), 0, 7)
+        shrink = np.broadcast_to(np.rint(255 * shrink), matte.shape)
+        inside = shrink[matte > 0] / 255
+        if not len(inside):
+            return np.zeros((*matte.shape, 4), np.uint8)
+        mixed = np.zeros((*matte.shape, 3), np.uint8)
+        for level in range(int(inside.min()), math.ceil(inside.max()) + 1):
+            # A triangle about the level. Neighbours' shares add up to exactly 255, because `shrink` is rounded.
+            share = np.maximum(255 - np.abs(shrink - 255 * level), 0).astype(np.uint8)
+            left, top, w, h = cv2.boundingRect(cv2.min(share, matte))
+            if not w:
                 continue
-            part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            at = (left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1)
-            sampled = self._look_up(layer, level, inverse, at, None).astype(np.float32)
-            share = np.ascontiguousarray(weight[part])
-            mixed[part] += cv2.multiply(sampled, cv2.merge([share, share, share]))
-        opaque = mask.astype(np.float32) * np.float32(1 / 255)
-        mixed = cv2.multiply(mixed, cv2.merge([opaque, opaque, opaque]))
-        inner = np.s_[top - box[1] : top - box[1] + h, left - box[0] : left - box[0] + w]
-        result[inner] = np.dstack([cv2.convertScaleAbs(mixed), mask])
-        return result
+            part = np.s_[top : top + h, left : left + w]
+            at = (box[0] + left, box[1] + top, box[0] + left + w, box[1] + top + h)
+            sampled = self._look_up(layer, level, back, at, None)
+            mixed[part] = cv2.add(mixed[part], _times(sampled, np.ascontiguousarray(share[part])))
+        return np.asarray(cv2.merge([*cv2.split(_times(mixed, matte)), matte]), np.uint8)
 
     def _flow(self, layer: Layer, box: Box, bend: Floats | None) -> tuple[Floats, NDArray[np.bool_]]:
         x, y = _grid(box)
         from_x, from_y = (x, y) if bend is None else (x + bend[..., 0], y + bend[..., 1])
-        change = layer.maps[1] @ np.linalg.inv(layer.maps[0])
+        change = layer.maps[1] @ inverse(layer.maps[0])
+        if np.abs(change[2, :2]).max() < 1e-12:  # affine: no division
+            u, v, w = _rows(change / change[2, 2], from_x, from_y)
+            return np.asarray(cv2.merge([u - x, v - y]), np.float32), np.ones(u.shape, np.bool_)
         u, v, w = _rows(change, from_x, from_y)
-        valid = np.broadcast_to(w > 0.02, np.broadcast_shapes(u.shape, w.shape))
-        w = np.maximum(w, 0.02)
-        return cv2.merge([np.asarray(u / w - x), np.asarray(v / w - y)]), valid
+        valid = np.broadcast_to(w > 0.02, u.shape)
+        w = 1 / np.maximum(w, 0.02)
+        return np.asarray(cv2.merge([u * w - x, v * w - y]), np.float32), valid
 
-    def _haze(self, layer: Layer, which: int, box: Box, colours: Floats, alpha: Floats | None) -> Floats:
+    def _haze(self, layer: Layer, which: int, box: Box, colours: Image, alpha: Image | None) -> Image:
         assert self.fog is not None
+        if alpha is None:
+            alpha = np.full(colours.shape[:2], 255, np.uint8)
+        air = cv2.merge([cv2.convertScaleAbs(alpha, alpha=float(c) / 255) for c in self.fog.colour])
         if layer.depth is not None:
-            weight: float | Floats = float(1 - np.exp(-self.fog.density * layer.depth))
-        else:
-            w = _rows(np.linalg.inv(layer.maps[which]), *_grid(box))[2]
-            depth = 1 / np.maximum(np.broadcast_to(w, colours.shape[:2]), 1e-3)
-            weight = (1 - np.exp(-self.fog.density * depth))[..., None].astype(np.float32)
-        air = self.fog.colour * weight
-        return np.asarray(colours * (1 - weight) + (air if alpha is None else air * alpha), np.float32)
+            weight = float(1 - np.exp(-self.fog.density * layer.depth))
+            return np.asarray(cv2.addWeighted(colours, 1 - weight, air, weight, 0), np.uint8)
+        w = _rows(inverse(layer.maps[which]), *_grid(box))[2]
+        clear = np.zeros(colours.shape[:2], np.float32)
+        clear[:] = np.exp(-self.fog.density / np.maximum(w, 1e-3))
+        return np.asarray(cv2.blendLinear(colours, air, clear, 1 - clear), np.uint8)
 
     def _drop_shadow(
-        self, frame: Frame, shadow: tuple[float, float, float, float], box: Box, alpha: Floats
+        self, frame: Frame, shadow: tuple[float, float, float, float], box: Box, alpha: Image
     ) -> None:
         dx, dy, softness, strength = shadow
         height, width = self.size
@@ -318,9 +347,11 @@ class Painter:
         if right <= left or bottom <= top:
             return
         move = np.array([[1.0, 0, box[0] + int(dx) - left], [0, 1, box[1] + int(dy) - top]])
-        shade = cv2.warpAffine(alpha, move, (right - left, bottom - top))
-        shade = 1 - strength * cv2.blur(cv2.blur(shade, (pad, pad)), (pad, pad))
-        frame.image[top:bottom, left:right] *= shade[..., None]
+        cast = cv2.warpAffine(alpha, move, (right - left, bottom - top))
+        shade = cv2.blur(cv2.blur(cast, (pad, pad)), (pad, pad))
+        light = np.asarray(cv2.convertScaleAbs(shade, alpha=strength), np.uint8)
+        part = frame.image[top:bottom, left:right]
+        frame.image[top:bottom, left:right] = _times(part, np.asarray(cv2.bitwise_not(light), np.uint8))
 
 
 def occluded(first: Frame, second: Frame) -> NDArray[np.bool_]:

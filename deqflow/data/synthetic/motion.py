@@ -17,6 +17,11 @@ def scaling(x: float, y: float) -> Homography:
     return np.diag([x, y, 1.0])
 
 
+def inverse(homography: Homography) -> Homography:
+    """Map the other way."""
+    return np.asarray(np.linalg.inv(homography), np.float64)
+
+
 def similarity(degrees: float, log_scale: float, centre: tuple[float, float]) -> Homography:
     """Turn and zoom about `centre`."""
     angle, scale = np.deg2rad(degrees), np.exp(log_scale)
@@ -32,9 +37,10 @@ def wander(
     zoom: float,
     reach: float,
 ) -> Homography:
-    """Draw a motion about `centre`: a translation of length `shift` and normal turn, zoom, shear and perspective.
+    """Draw a motion about `centre`: a translation and normal turn, zoom, shear and perspective.
 
-    `degrees` and `zoom` are standard deviations; `reach` (pixels) is the distance over which the perspective acts.
+    `shift` is the length of the translation, `degrees` and `zoom` are standard deviations, `reach` (pixels) is the
+    distance over which the perspective acts.
     """
     heading = rng.uniform(0, 2 * np.pi)
     squash = rng.uniform(0.5, 1)  # motion is more often sideways than up or down
@@ -49,7 +55,7 @@ def wander(
     return np.asarray(move @ similarity(rng.normal(0, degrees), rng.normal(0, zoom), centre) @ warp)
 
 
-def apply(homography: Homography, points: NDArray) -> NDArray[np.float64]:
+def apply(homography: Homography, points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Map points (n, 2)."""
     mapped = points @ homography[:, :2].T + homography[:, 2]
     return np.asarray(mapped[:, :2] / mapped[:, 2:])

@@ -13,18 +13,20 @@ from numpy.typing import NDArray
 
 from .config import SceneConfig
 from .layers import Layer
-from .motion import Homography, translation
+from .motion import Homography, inverse, translation
 from .textures import Image, Surfaces, colour, smooth_noise
 
+Vector = NDArray[np.float64]
 _FAR = 150.0  # metres
 
 
 def _rotation(pitch: float, yaw: float, roll: float) -> NDArray[np.float64]:
     """Return world-to-camera rotation for angles in degrees."""
-    return np.asarray(cv2.Rodrigues(np.deg2rad([[0.0], [0], [roll]]))[0]) @ np.asarray(
-        cv2.Rodrigues(np.deg2rad([[pitch], [0.0], [0]]))[0]
-        @ cv2.Rodrigues(np.deg2rad([[0.0], [yaw], [0]]))[0]
+    about_x, about_y, about_z = (
+        np.asarray(cv2.Rodrigues(np.deg2rad(np.array(axis)))[0], np.float64)
+        for axis in ([pitch, 0.0, 0.0], [0.0, yaw, 0.0], [0.0, 0.0, roll])
     )
+    return about_z @ about_x @ about_y
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Camera:
     step: NDArray[np.float64]  # metres from the first centre to the second
 
     def see(
-        self, origin: NDArray, a: NDArray, b: NDArray, moved: NDArray | None = None
+        self, origin: Vector, a: Vector, b: Vector, moved: Vector | None = None
     ) -> tuple[Homography, Homography]:
         """Return the maps of a plane's canvas to both frames; the plane itself may move by `moved` metres."""
         after = origin - self.step + (0 if moved is None else moved)
@@ -47,7 +49,7 @@ class Camera:
     def see_backdrop(self, place: Homography) -> tuple[Homography, Homography]:
         """Return the maps of something infinitely far whose canvas lies in frame 1 by `place`."""
         turn = self.rotations[1] @ self.rotations[0].T
-        return place, self.intrinsics @ turn @ np.linalg.inv(self.intrinsics) @ place
+        return place, self.intrinsics @ turn @ inverse(self.intrinsics) @ place
 
 
 def _camera(rng: np.random.Generator, config: SceneConfig, height: int, width: int) -> tuple[Camera, str]:
@@ -72,19 +74,20 @@ def _camera(rng: np.random.Generator, config: SceneConfig, height: int, width: i
 def _road(rng: np.random.Generator, side: int, per_metre: float) -> Image:
     """Paint asphalt with lane markings along v, mirrored without a seam."""
     grain = 4 * smooth_noise(rng, side, side, side // 3) + 8 * smooth_noise(rng, side, side, 6)
-    patch = rng.uniform(0, 8) * smooth_noise(rng, side, side, 24)
-    image = np.repeat((rng.uniform(50, 150) + grain + patch)[..., None], 3, 2) + rng.normal(0, 4, 3)
+    grey = rng.uniform(50, 150) + grain + rng.uniform(0, 8) * smooth_noise(rng, side, side, 24)
     paint = rng.uniform(170, 245)
     half = max(1, int(0.08 * per_metre))
     for lane in np.cumsum(rng.uniform(2.5, 4.5, 6)) - 4:
         at = int(lane * per_metre)
-        if 0 <= at < side:
-            image[:, max(0, at - half) : at + half] = paint
-            if rng.random() < 0.6:  # dashed
-                dash = int(rng.uniform(1.5, 4) * per_metre)
-                for start in range(0, side, 2 * dash):
-                    image[start : start + dash, max(0, at - half) : at + half] = image[0, -1]
-    return np.clip(image, 0, 255).astype(np.uint8)
+        dashed = rng.random() < 0.6
+        dash = int(rng.uniform(1.5, 4) * per_metre)
+        if not 0 <= at < side:
+            continue
+        for start in range(0, side, 2 * dash):
+            grey[start : start + (dash if dashed else 2 * dash), max(0, at - half) : at + half] = paint
+    tint = rng.normal(0, 4, 3)
+    channels = [cv2.convertScaleAbs(np.maximum(grey + np.float32(t), 0)) for t in tint]
+    return np.asarray(cv2.merge(channels), np.uint8)
 
 
 def _facade(rng: np.random.Generator, surfaces: Surfaces) -> Image:
@@ -95,10 +98,11 @@ def _facade(rng: np.random.Generator, surfaces: Surfaces) -> Image:
         glass = colour(rng) * 0.5
         pitch = int(rng.integers(20, 64))
         w, h = int(pitch * rng.uniform(0.3, 0.7)), int(pitch * rng.uniform(0.4, 0.75))
-        for top in range(pitch // 4, side - h, pitch):
-            for left in range(pitch // 4, side - w, pitch):
-                shade = np.clip(glass * rng.uniform(0.6, 1.5), 0, 255)
-                image[top : top + h, left : left + w] = shade.astype(np.uint8)
+        cell, within = np.divmod(np.arange(side), pitch)
+        rows, columns = np.flatnonzero(within < h), np.flatnonzero(within < w)
+        shade = rng.uniform(0.6, 1.5, (side // pitch + 1, side // pitch + 1))
+        panes = shade[cell[rows]][:, cell[columns]][..., None] * glass
+        image[np.ix_(rows, columns)] = np.minimum(panes, 255).astype(np.uint8)
     return image
 
 
@@ -142,7 +146,7 @@ def _buildings(
     """Add boxes on both sides, or none, far ones first: the face along the street and the one across it."""
     if rng.random() < 0.25:
         return set()
-    boxes = []
+    boxes: list[tuple[float, float, int, float, float]] = []
     for side in (-1, 1):
         if rng.random() < 0.15:
             continue

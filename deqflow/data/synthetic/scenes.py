@@ -16,6 +16,7 @@ from . import appearance
 from .config import SceneConfig
 from .layered import layered_scene
 from .layers import Fog, Layer, Painter, occluded
+from .motion import inverse
 from .planes import planes_scene
 from .textures import Surfaces, TextureCache, Textures, colour
 
@@ -24,18 +25,29 @@ Floats = NDArray[np.float32]
 
 @dataclass
 class Recipe:
-    """How a pair was made: its kind, what it contains and went through, and seconds spent per part."""
+    """How a pair was made.
+
+    Attributes:
+        kind: layered, tiny, rush, still or planes.
+        effects: what it contains and went through.
+        seconds: processor time by part.
+        objects: how many things lie before the background (and the ground and the buildings).
+        surfaces: uint8 (2, H, W), number of the surface seen in each frame, larger is nearer. Their edges are
+            the edges of the flow.
+    """
 
     kind: str
     effects: set[str] = field(default_factory=set)
     seconds: dict[str, float] = field(default_factory=dict)
+    objects: int = 0
+    surfaces: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((2, 0, 0), np.uint8))
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Add the time of the block to `seconds[name]`."""
-        start = time.perf_counter()
+        start = time.process_time()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - start
 
 
 class SyntheticScenes(Dataset[Sample]):
@@ -85,12 +97,15 @@ class SyntheticScenes(Dataset[Sample]):
             else:
                 layers, contents = layered_scene(content, config, self._surfaces, *size, recipe.kind)
         recipe.effects |= contents - {recipe.kind}
+        recipe.objects = sum(layer.outline is None for layer in layers) - 1
         painter = self._painter(look, recipe)
         with recipe.timed("paint, motion blur" if painter.shutter else "paint"):
             first, second = painter.paint(layers, 0), painter.paint(layers, 1)
         with recipe.timed("occlusion"):
             occlusion = occluded(first, second)
-        frames = self._finish(look, recipe, layers, first.image, second.image)
+        recipe.surfaces = np.stack([first.index, second.index])
+        images = [frame.image.astype(np.float32) for frame in (first, second)]
+        frames = self._finish(look, recipe, layers, images)
         sample = Sample(
             frames[0], frames[1], first.flow, first.valid, occlusion, f"synthetic {self.seed}/{index}"
         )
@@ -121,11 +136,11 @@ class SyntheticScenes(Dataset[Sample]):
         return Painter(self.height, self.width, shutter=float(shutter), fog=fog)
 
     def _finish(
-        self, rng: np.random.Generator, recipe: Recipe, layers: list[Layer], first: Floats, second: Floats
+        self, rng: np.random.Generator, recipe: Recipe, layers: list[Layer], pair: list[Floats]
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        pair = self._light(rng, recipe, layers, [first, second])
+        pair = self._light(rng, recipe, layers, pair)
         pair = self._camera(rng, recipe, pair)
-        frames = [np.clip(image + 0.5, 0, 255).astype(np.uint8) for image in pair]
+        frames = [appearance.to_bytes(image) for image in pair]
         if self._happens(rng, recipe, "jpeg"):
             with recipe.timed("jpeg"):
                 quality = int(rng.integers(25, 95))
@@ -138,8 +153,9 @@ class SyntheticScenes(Dataset[Sample]):
         """Apply what happens before the lens."""
         if self._happens(rng, recipe, "shade"):
             with recipe.timed("shade"):
-                ground = layers[0].maps[1] @ np.linalg.inv(layers[0].maps[0])
-                pair = list(appearance.shade(rng, *pair, ground if rng.random() < 0.5 else None))
+                ground = layers[0].maps[1] @ inverse(layers[0].maps[0])
+                motion = ground if rng.random() < 0.5 else None
+                pair = list(appearance.shade(rng, pair[0], pair[1], motion))
         if self._happens(rng, recipe, "dark"):
             gain = np.float32(rng.uniform(0.12, 0.5))
             pair = [image * gain for image in pair]

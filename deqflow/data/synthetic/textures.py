@@ -1,6 +1,7 @@
 """Where surfaces get their looks: photographs, cut-outs and patterns computed on the spot."""
 
 import csv
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,10 +22,10 @@ def _decode(path: Path) -> NDArray[np.uint8]:
     if image is None:
         raise DataError(f"{path} is not an image that OpenCV can read")
     if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
+        image = cv2.convertScaleAbs(image, alpha=1 / 257)
     if image.ndim == 2:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-    return image
+    return np.asarray(image, np.uint8)
 
 
 def _fit(image: Image, side: int) -> Image:
@@ -53,9 +54,9 @@ class Textures:
     def from_folder(cls, root: str | Path, permissive_only: bool = True) -> "Textures":
         """List the images below `root`.
 
-        With a `manifest.tsv` (columns path, permissive) its entries are taken, those under `objects/` as cut-outs;
-        `permissive_only` keeps those marked "yes". Without one, every image below the folder is taken; those with
-        transparent parts are cut-outs.
+        With a `manifest.tsv` (columns path, permissive) its entries are taken, those under `objects/` as
+        cut-outs; `permissive_only` keeps those marked "yes". Without one, every image below the folder is taken;
+        those with transparent parts are cut-outs.
 
         Raises:
             DataError: no such folder, a manifest without the columns, or no image in it.
@@ -82,16 +83,29 @@ class Textures:
         return cls(tuple(photos), tuple(objects))
 
 
+Pyramid = tuple[Image, ...]
+"""An image, and the same halved again and again."""
+
+
+def _pyramid(image: Image) -> Pyramid:
+    levels = [image]
+    while min(levels[-1].shape[:2]) >= 16:
+        height, width = levels[-1].shape[:2]
+        half = cv2.resize(levels[-1], (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+        levels.append(np.asarray(half, np.uint8))
+    return tuple(levels)
+
+
 @dataclass
 class TextureCache:
     """Decoded images at reduced size, the least recently used dropped beyond `capacity` bytes."""
 
     side: int
     capacity: int = 640 << 20
-    _held: OrderedDict[Path, Image] = field(default_factory=OrderedDict)
+    _held: OrderedDict[Path, Pyramid] = field(default_factory=OrderedDict)
     _bytes: int = 0
 
-    def photo(self, path: Path) -> Image:
+    def photo(self, path: Path) -> Pyramid:
         """Return RGB (h, w, 3)."""
 
         def load() -> Image:
@@ -100,31 +114,32 @@ class TextureCache:
 
         return self._get(path, load)
 
-    def cut_out(self, path: Path) -> Image:
+    def cut_out(self, path: Path) -> Pyramid:
         """Return RGBA (h, w, 4), colours premultiplied."""
 
         def load() -> Image:
             image = _decode(path)
             if image.shape[2] == 3:
-                image = cv2.cvtColor(image, cv2.COLOR_BGR2BGRA)
-            image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
-            alpha = image[..., 3]
-            box = cv2.boundingRect((alpha > 16).astype(np.uint8))
-            image = image[box[1] : box[1] + box[3], box[0] : box[0] + box[2]] if box[2] * box[3] else image
-            return _fit(premultiply(image[..., :3], image[..., 3]), 320)
+                image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2BGRA), np.uint8)
+            image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA), np.uint8)
+            left, top, w, h = cv2.boundingRect((image[..., 3] > 16).astype(np.uint8))
+            image = image[top : top + h, left : left + w] if w * h else image
+            # Glass and smoke would need two flows per pixel: what is half there is either there or not.
+            alpha = np.clip((image[..., 3].astype(np.int16) - 128) * 4 + 128, 0, 255).astype(np.uint8)
+            return _fit(premultiply(np.ascontiguousarray(image[..., :3]), alpha), 320)
 
         return self._get(path, load)
 
-    def _get(self, path: Path, load: Callable[[], Image]) -> Image:
+    def _get(self, path: Path, load: Callable[[], Image]) -> Pyramid:
         if path in self._held:
             self._held.move_to_end(path)
             return self._held[path]
-        image = load()
-        self._held[path] = image
-        self._bytes += image.nbytes
+        levels = _pyramid(load())
+        self._held[path] = levels
+        self._bytes += sum(level.nbytes for level in levels)
         while self._bytes > self.capacity and len(self._held) > 1:
-            self._bytes -= self._held.popitem(last=False)[1].nbytes
-        return image
+            self._bytes -= sum(level.nbytes for level in self._held.popitem(last=False)[1])
+        return levels
 
 
 def premultiply(colour: Image, alpha: Image) -> Image:
@@ -133,21 +148,22 @@ def premultiply(colour: Image, alpha: Image) -> Image:
     return np.dstack([cv2.multiply(colour, opaque, scale=1 / 255), alpha])
 
 
+def colour_matrix(angle: float, saturation: float) -> NDArray[np.float64]:
+    """Return the matrix (3, 3) that turns hue by `angle` radians and multiplies saturation; grey stays grey."""
+    grey = np.full((3, 3), 1 / 3)
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    turn = np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * cross
+    return np.asarray(grey + saturation * turn)
+
+
 def recolour(rng: np.random.Generator, image: Image, strength: float = 1.0) -> Image:
     """Turn hue, saturation and gain of RGB or premultiplied RGBA by a random colour matrix."""
-    angle = rng.normal(0, 0.35) * strength
-    saturation = np.exp(rng.normal(0, 0.3) * strength)
-    gain = np.exp(rng.normal(0, 0.2) * strength)
-    axis = np.full((3, 3), 1 / 3)
-    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
-    turn = axis + np.cos(angle) * (np.eye(3) - axis) + np.sin(angle) * cross
-    matrix = gain * (axis + saturation * (turn - axis))
+    matrix = colour_matrix(rng.normal(0, 0.35) * strength, np.exp(rng.normal(0, 0.3) * strength))
+    matrix *= np.exp(rng.normal(0, 0.2) * strength)
     if image.shape[2] == 4:
-        grown = np.eye(4)
-        grown[:3, :3] = matrix
-        result = cv2.transform(image, grown)
-        result[..., :3] = np.minimum(result[..., :3], result[..., 3:])
-        return np.asarray(result, np.uint8)
+        alpha = image[..., 3]
+        changed = cv2.transform(cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), matrix)
+        return np.asarray(cv2.merge([*cv2.split(cv2.min(changed, cv2.merge([alpha] * 3))), alpha]), np.uint8)
     return np.asarray(cv2.transform(image, matrix), np.uint8)
 
 
@@ -157,10 +173,11 @@ def colour(rng: np.random.Generator) -> NDArray[np.float32]:
     return np.clip(grey + rng.normal(0, rng.uniform(2, 55), 3), 4, 250).astype(np.float32)
 
 
-def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int, channels: int = 1) -> NDArray:
-    """Return float32 noise (h, w[, channels]) of unit variance at its nodes, smooth between `cells` per side."""
-    nodes = rng.standard_normal((cells + 1, cells + 1, channels), dtype=np.float32)
-    return np.asarray(cv2.resize(nodes, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
+def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> NDArray[np.float32]:
+    """Return noise (h, w) of unit variance at its nodes, smooth between `cells` per side."""
+    nodes = rng.standard_normal((cells + 1, cells + 1), dtype=np.float32)
+    how = cv2.INTER_CUBIC if cells < 20 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(nodes, (width, height), interpolation=how), np.float32)
 
 
 def pattern(rng: np.random.Generator, height: int, width: int) -> Image:
@@ -205,6 +222,15 @@ def pattern(rng: np.random.Generator, height: int, width: int) -> Image:
     return np.asarray(cv2.merge(planes), np.uint8)
 
 
+def _nearest_level(shrink: float, count: int) -> int:
+    """Choose the level of a pyramid that bilinear sampling at `shrink` pixels per pixel neither blurs nor aliases."""
+    return min(max(math.floor(math.log2(shrink) + 0.5), 0), count - 1)
+
+
+def _resized(image: Image, width: int, height: int) -> Image:
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
 @dataclass
 class Surfaces:
     """Draws surfaces for one scene from files, patterns and their mixtures."""
@@ -219,36 +245,42 @@ class Surfaces:
         if not self.textures.photos or rng.random() < self.procedural * (0.4 if whole else 1):
             image = pattern(rng, height, width)
         else:
-            photo = self.cache.photo(self.textures.photos[rng.integers(len(self.textures.photos))])
-            rows, columns = photo.shape[:2]
+            levels = self.cache.photo(self.textures.photos[rng.integers(len(self.textures.photos))])
+            rows, columns = levels[0].shape[:2]
             most = min(columns / width, rows / height)
             least = min(0.55 * most if whole else 0.25 * most, 1.0)
             scale = rng.uniform(least, most) if least < most else most
-            h, w = min(rows, max(2, int(height * scale))), min(columns, max(2, int(width * scale)))
+            photo = levels[_nearest_level(scale, len(levels))]
+            share = photo.shape[0] / rows
+            rows, columns = photo.shape[:2]
+            h, w = (
+                min(most, max(2, int(side * scale * share)))
+                for side, most in ((height, rows), (width, columns))
+            )
             top, left = rng.integers(rows - h + 1), rng.integers(columns - w + 1)
-            how = cv2.INTER_AREA if scale > 1 else cv2.INTER_CUBIC
-            image = cv2.resize(photo[top : top + h, left : left + w], (width, height), interpolation=how)
+            image = _resized(photo[top : top + h, left : left + w], width, height)
             if rng.random() < 0.5:
                 image = image[:, ::-1]
             image = recolour(rng, np.ascontiguousarray(image))
         if rng.random() < self.low_contrast:
             keep = rng.uniform(0.08, 0.5)
-            image = cv2.convertScaleAbs(image, alpha=keep, beta=float(rng.uniform(0, 255 * (1 - keep))))
-        return np.asarray(image, np.uint8)
+            lift = float(rng.uniform(0, 255 * (1 - keep)))
+            image = np.asarray(cv2.convertScaleAbs(image, alpha=keep, beta=lift), np.uint8)
+        return image
 
     def cut_out(self, rng: np.random.Generator, side: int) -> Image | None:
         """Return a premultiplied RGBA cut-out with long side `side`, or None without files of objects."""
         if not self.textures.objects:
             return None
-        image = self.cache.cut_out(self.textures.objects[rng.integers(len(self.textures.objects))])
+        levels = self.cache.cut_out(self.textures.objects[rng.integers(len(self.textures.objects))])
+        image = levels[0]
         scale = side / max(image.shape[:2])
         stretch = np.exp(rng.normal(0, 0.12))
         size = (
             max(3, round(image.shape[1] * scale * stretch)),
             max(3, round(image.shape[0] * scale / stretch)),
         )
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        image = cv2.resize(image, size, interpolation=how)
+        image = _resized(levels[_nearest_level(1 / scale, len(levels))], *size)
         if scale > 1.6:  # a matte magnified that much is mush: harden it again
             alpha = np.clip((image[..., 3].astype(np.float32) - 128) * scale + 128, 0, 255).astype(np.uint8)
             image = premultiply(image[..., :3], alpha)
