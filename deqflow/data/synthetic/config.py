@@ -79,8 +79,8 @@ class SceneConfig:
     def without_appearance(self) -> "SceneConfig":
         """Return the same scenes with every appearance effect off."""
         names = (
-            "photometric asymmetric motion_blur defocus noise fog shade drop_shadow jpeg vignette sharpen dark"
-            " soft_video eraser"
+            "photometric asymmetric motion_blur defocus noise fog shade drop_shadow"
+            " jpeg vignette sharpen dark soft_video eraser"
         )
         off: dict[str, Any] = {f"{name}_probability": 0.0 for name in names.split()}
         return replace(self, **off)

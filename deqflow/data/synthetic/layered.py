@@ -12,7 +12,7 @@ from .textures import Surfaces, premultiply
 def layered_scene(
     rng: np.random.Generator, config: SceneConfig, surfaces: Surfaces, height: int, width: int, kind: str
 ) -> tuple[list[Layer], set[str]]:
-    """Draw a scene of `kind` layered, tiny, rush or still. Returns layers back to front and what it contains."""
+    """Draw a scene of `kind` layered, tiny, rush or still. Returns layers back to front and contents."""
     unit = width / 320
     centre = (width / 2 + rng.normal(0, width / 6), height / 2 + rng.normal(0, height / 6))
     shift = long_tailed(rng, *config.camera_motion, config.max_motion) * unit

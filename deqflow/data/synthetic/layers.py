@@ -1,8 +1,8 @@
 """Textured planar layers, drawn into both frames through known maps, so that their flow is exact.
 
-Every layer has a canvas. Frame k shows it through the homography `maps[k]` (canvas to frame); frame 1 looks it up
-after an optional smooth displacement D. A point x of frame 1 therefore lies at H1^-1(x + D(x)) on the canvas and at
-H2(H1^-1(x + D(x))) in frame 2: no displacement field is ever inverted numerically.
+Every layer has a canvas. Frame k shows it through the homography `maps[k]` (canvas to frame); frame 1 looks
+it up after an optional smooth displacement D. A point x of frame 1 therefore lies at H1^-1(x + D(x)) on the
+canvas and at H2(H1^-1(x + D(x))) in frame 2: no displacement field is ever inverted numerically.
 """
 
 import math
@@ -32,7 +32,7 @@ class Layer:
         depth: distance in arbitrary units, for fog. None takes it per pixel from the map (scenes of planes).
         outline: (n, 2) polygon on the canvas that bounds the layer, or None.
         bend: amplitude in pixels and seed of the displacement of frame 1, or None.
-        shadow: offset x, y, softness (pixels) and strength of the shadow it drops on what lies behind, or None.
+        shadow: offset x, y, softness (pixels) and strength of the shadow it drops behind it, or None.
     """
 
     texture: Image
@@ -300,7 +300,7 @@ class Painter:
             return np.zeros((*matte.shape, 4), np.uint8)
         mixed = np.zeros((*matte.shape, 3), np.uint8)
         for level in range(int(inside.min()), math.ceil(inside.max()) + 1):
-            # A triangle about the level. Neighbours' shares add up to exactly 255, because `shrink` is rounded.
+            # A triangle about the level. Neighbours' shares add up to 255, because `shrink` is rounded.
             share = np.maximum(255 - np.abs(shrink - 255 * level), 0).astype(np.uint8)
             left, top, w, h = cv2.boundingRect(cv2.min(share, matte))
             if not w:
@@ -316,12 +316,12 @@ class Painter:
         from_x, from_y = (x, y) if bend is None else (x + bend[..., 0], y + bend[..., 1])
         change = layer.maps[1] @ inverse(layer.maps[0])
         if np.abs(change[2, :2]).max() < 1e-12:  # affine: no division
-            u, v, w = _rows(change / change[2, 2], from_x, from_y)
+            u, v, _ = _rows(change / change[2, 2], from_x, from_y)
             return np.asarray(cv2.merge([u - x, v - y]), np.float32), np.ones(u.shape, np.bool_)
         u, v, w = _rows(change, from_x, from_y)
         valid = np.broadcast_to(w > 0.02, u.shape)
-        w = 1 / np.maximum(w, 0.02)
-        return np.asarray(cv2.merge([u * w - x, v * w - y]), np.float32), valid
+        scale = 1 / np.maximum(w, np.float32(0.02))
+        return np.asarray(cv2.merge([u * scale - x, v * scale - y]), np.float32), valid
 
     def _haze(self, layer: Layer, which: int, box: Box, colours: Image, alpha: Image | None) -> Image:
         assert self.fog is not None

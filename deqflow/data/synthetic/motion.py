@@ -39,8 +39,8 @@ def wander(
 ) -> Homography:
     """Draw a motion about `centre`: a translation and normal turn, zoom, shear and perspective.
 
-    `shift` is the length of the translation, `degrees` and `zoom` are standard deviations, `reach` (pixels) is the
-    distance over which the perspective acts.
+    `shift` is the length of the translation, `degrees` and `zoom` are standard deviations, `reach` (pixels)
+    is the distance over which the perspective acts.
     """
     heading = rng.uniform(0, 2 * np.pi)
     squash = rng.uniform(0.5, 1)  # motion is more often sideways than up or down

@@ -1,7 +1,7 @@
-"""Scenes of planes in depth seen by a moving pinhole camera: ground, buildings, walls, things that stand about.
+"""Scenes of planes in depth seen by a moving pinhole camera: ground, buildings, things that stand about.
 
-World coordinates are metres in the frame of a level camera 1: x right, y down, z ahead. A canvas point (u, v) lies at
-origin + u a + v b, so that camera k sees it through K R_k [a b origin - c_k]: the third row is its depth in metres.
+World coordinates are metres in the frame of a level camera 1: x right, y down, z ahead. A canvas point (u, v)
+lies at origin + u a + v b, so that camera k sees it through K R_k [a b origin - c_k]: the third row is its depth.
 Everything is painted far to near; things stand between the buildings' faces, so that this order is right.
 """
 

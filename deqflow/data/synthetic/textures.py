@@ -55,8 +55,8 @@ class Textures:
         """List the images below `root`.
 
         With a `manifest.tsv` (columns path, permissive) its entries are taken, those under `objects/` as
-        cut-outs; `permissive_only` keeps those marked "yes". Without one, every image below the folder is taken;
-        those with transparent parts are cut-outs.
+        cut-outs; `permissive_only` keeps those marked "yes". Without one, every image below the folder is
+        taken; those with transparent parts are cut-outs.
 
         Raises:
             DataError: no such folder, a manifest without the columns, or no image in it.
@@ -149,7 +149,7 @@ def premultiply(colour: Image, alpha: Image) -> Image:
 
 
 def colour_matrix(angle: float, saturation: float) -> NDArray[np.float64]:
-    """Return the matrix (3, 3) that turns hue by `angle` radians and multiplies saturation; grey stays grey."""
+    """Return the matrix (3, 3) that turns hue by `angle` radians and scales saturation; grey stays grey."""
     grey = np.full((3, 3), 1 / 3)
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
     turn = np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * cross
@@ -223,7 +223,7 @@ def pattern(rng: np.random.Generator, height: int, width: int) -> Image:
 
 
 def _nearest_level(shrink: float, count: int) -> int:
-    """Choose the level of a pyramid that bilinear sampling at `shrink` pixels per pixel neither blurs nor aliases."""
+    """Choose the level that bilinear sampling at `shrink` pixels per pixel neither blurs nor aliases."""
     return min(max(math.floor(math.log2(shrink) + 0.5), 0), count - 1)
 
 
