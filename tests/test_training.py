@@ -171,7 +171,7 @@ def test_a_state_that_cannot_be_read_is_named_and_kept(tmp_path, capsys):
 def test_training_starts_from_given_weights(tmp_path):
     run(small(tmp_path / "first", steps=1))
     start = tmp_path / "first" / "deqflow-s.safetensors"
-    run(small(tmp_path / "second", steps=1, init=start, learning_rate=0.0, weight_decay=0.0))
+    run(small(tmp_path / "second", steps=1, init=str(start), learning_rate=0.0, weight_decay=0.0))
     for name, value in load_file(tmp_path / "second" / "deqflow-s.safetensors").items():
         torch.testing.assert_close(value, load_file(start)[name])
 
@@ -231,9 +231,9 @@ def test_two_processes_share_the_gradient_of_one(repository, tmp_path):
     process = launch(repository, options, processes=2)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    # Adam's first moment after one step is a tenth of the (clipped) gradient. The weights themselves would not
-    # do: Adam makes full steps of gradients that are nothing but rounding.
-    one, two = (weights(tmp_path / name)[1]["optimizer"]["state"] for name in ("one", "two"))
+    # Adam's first moment after one step is a tenth of the (clipped) gradient. The weights would not do:
+    # Adam makes full steps of gradients that are nothing but rounding.
+    one, two = (weights(tmp_path / part)[1]["optimizer"]["state"] for part in ("one", "two"))
     gradients = [torch.cat([state[k]["exp_avg"].flatten() for k in sorted(state)]) for state in (one, two)]
     assert gradients[0].norm() > 0.01
     assert (gradients[0] - gradients[1]).norm() < 1e-3 * gradients[0].norm()

@@ -24,7 +24,7 @@ from deqflow.training.data import Batch, StepSampler, loader, scenes
 from deqflow.training.losses import CorrectionObjective
 from deqflow.training.options import TrainOptions
 from deqflow.training.state import restore_state, save_state
-from deqflow.zoo import create, load_weights, save_weights
+from deqflow.zoo import PRESETS, create, load_weights, save_weights, shipped_weights
 
 
 def run(options: TrainOptions) -> None:
@@ -83,7 +83,8 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.model = create(options.model)
         if options.init is not None:
-            load_weights(self.model, options.init)
+            shipped = options.init in PRESETS
+            load_weights(self.model, shipped_weights(options.init) if shipped else Path(options.init))
         self.model.precision = resolve_precision(options.precision, device)
         self.model.to(device).train()
         self.average = AveragedModel(self.model, multi_avg_fn=averaging(options.ema))

@@ -17,7 +17,8 @@ class TrainOptions:
         textures: folder of photos and cut-outs for the scenes; None draws procedural textures only.
         permissive_only: of a folder with a licence manifest, use only what it calls permissive.
         output: folder for the run: state, weights, TensorBoard scalars. A state found there is resumed.
-        init: weights to start from, a safetensors file; None starts from random ones.
+        init: weights to start from: a preset whose weights ship with the package, or a safetensors file; None
+            starts from random ones.
         steps: optimiser steps of the whole schedule.
         batch: pairs per step, over all processes.
         height: of a frame, a multiple of 8.
@@ -47,7 +48,7 @@ class TrainOptions:
     textures: Path | None = None
     permissive_only: bool = True
     output: Path = Path("runs/deqflow-s")
-    init: Path | None = None
+    init: str | None = None
     steps: int = 20_000
     batch: int = 4
     height: int = 256
