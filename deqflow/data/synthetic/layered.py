@@ -31,7 +31,7 @@ def layered_scene(
     )
     if kind == "still":
         camera = np.eye(3)
-    contents = {kind}
+    contents = {kind, "still camera" if np.array_equal(camera, np.eye(3)) else "moving camera"}
     layers = [
         _background(rng, config, surfaces, camera, height, width, contents, calm if kind != "still" else 0.0)
     ]

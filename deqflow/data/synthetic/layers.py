@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .motion import Homography, apply, displacement, inverse
+from .stopwatch import Stopwatch
 from .textures import Image
 
 Floats = NDArray[np.float32]
@@ -120,8 +121,17 @@ def _times(image: Image, share: Image) -> Image:
 class Painter:
     """Draws a list of layers, back to front, into one frame."""
 
-    def __init__(self, height: int, width: int, *, shutter: float = 0.0, fog: Fog | None = None) -> None:
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        *,
+        shutter: float = 0.0,
+        fog: Fog | None = None,
+        watch: Stopwatch | None = None,
+    ) -> None:
         self.size = (height, width)
+        self.watch = Stopwatch() if watch is None else watch
         self.shutter = shutter
         self.fog = fog
 
@@ -177,19 +187,22 @@ class Painter:
         bend = self._bend(layer, which, box)
         matte = None if outline is None else outline[0][area]
         middle = self._expose(layer, layer.maps[which], box, bend, matte)
-        soft = self._average(layer, maps, box, bend, middle)
+        soft = middle
+        if len(maps) > 1:
+            with self.watch.timed("motion blur"):
+                soft = self._average(layer, maps, box, bend, middle)
         if layer.endless:
-            frame.image[area] = soft if self.fog is None else self._haze(layer, which, box, soft, None)
+            frame.image[area] = self._haze(layer, which, box, soft, None)
             frame.index[area] = number
             if which == 0:
                 frame.flow[area], frame.valid[area] = self._flow(layer, box, bend)
             return
         colours, alpha = np.asarray(cv2.cvtColor(soft, cv2.COLOR_RGBA2RGB), np.uint8), soft[..., 3].copy()
         solid = middle[..., 3] >= 128
-        if self.fog is not None:
-            colours = self._haze(layer, which, box, colours, alpha)
+        colours = self._haze(layer, which, box, colours, alpha)
         if layer.shadow is not None:
-            self._drop_shadow(frame, layer.shadow, box, alpha)
+            with self.watch.timed("drop shadow"):
+                self._drop_shadow(frame, layer.shadow, box, alpha)
         frame.image[area] = cv2.add(_times(frame.image[area], np.asarray(cv2.bitwise_not(alpha))), colours)
         np.copyto(frame.index[area], number, where=solid)
         if which == 0:
@@ -202,8 +215,6 @@ class Painter:
         self, layer: Layer, maps: list[Homography], box: Box, bend: Floats | None, middle: Image
     ) -> Image:
         """Average the layer over the instants of the exposure; `middle` is the sharp drawing."""
-        if len(maps) == 1:
-            return middle
         total = np.zeros(middle.shape, np.float32)
         shift = np.array([[1.0, 0, box[0]], [0, 1, box[1]], [0, 0, 1]])
         back = inverse(maps[len(maps) // 2])
@@ -324,16 +335,23 @@ class Painter:
         return np.asarray(cv2.merge([u * scale - x, v * scale - y]), np.float32), valid
 
     def _haze(self, layer: Layer, which: int, box: Box, colours: Image, alpha: Image | None) -> Image:
-        assert self.fog is not None
+        if self.fog is None:
+            return colours
+        with self.watch.timed("fog"):
+            return self._through(self.fog, layer, which, box, colours, alpha)
+
+    def _through(
+        self, fog: Fog, layer: Layer, which: int, box: Box, colours: Image, alpha: Image | None
+    ) -> Image:
         if alpha is None:
             alpha = np.full(colours.shape[:2], 255, np.uint8)
-        air = cv2.merge([cv2.convertScaleAbs(alpha, alpha=float(c) / 255) for c in self.fog.colour])
+        air = cv2.merge([cv2.convertScaleAbs(alpha, alpha=float(c) / 255) for c in fog.colour])
         if layer.depth is not None:
-            weight = float(1 - np.exp(-self.fog.density * layer.depth))
+            weight = float(1 - np.exp(-fog.density * layer.depth))
             return np.asarray(cv2.addWeighted(colours, 1 - weight, air, weight, 0), np.uint8)
         w = _rows(inverse(layer.maps[which]), *_grid(box))[2]
         clear = np.zeros(colours.shape[:2], np.float32)
-        clear[:] = np.exp(-self.fog.density / np.maximum(w, 1e-3))
+        clear[:] = np.exp(-fog.density / np.maximum(w, 1e-3))
         return np.asarray(cv2.blendLinear(colours, air, clear, 1 - clear), np.uint8)
 
     def _drop_shadow(

@@ -1,7 +1,7 @@
 """Scenes of planes in depth seen by a moving pinhole camera: ground, buildings, things that stand about.
 
 World coordinates are metres in the frame of a level camera 1: x right, y down, z ahead. A canvas point (u, v)
-lies at origin + u a + v b, so that camera k sees it through K R_k [a b origin - c_k]: the third row is its depth.
+lies at origin + u a + v b, and camera k sees it through K R_k [a b origin - c_k]: the third row is its depth.
 Everything is painted far to near; things stand between the buildings' faces, so that this order is right.
 """
 
@@ -111,7 +111,7 @@ def planes_scene(
 ) -> tuple[list[Layer], set[str]]:
     """Draw such a scene. Returns its layers back to front and what it contains."""
     camera, kind = _camera(rng, config, height, width)
-    contents = {"planes", kind}
+    contents = {"planes", kind, "moving camera"}
     eye = rng.uniform(1.2, 2.2)
     sky = surfaces.opaque(rng, int(height * 1.4), int(width * 1.4), whole=True)
     layers = [Layer(sky, camera.see_backdrop(translation(-0.2 * width, -0.2 * height)), depth=300.0)]

@@ -1,8 +1,5 @@
 """The data set: endless pairs of frames with exact flow, each determined by (seed, index) alone."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +15,7 @@ from .layered import layered_scene
 from .layers import Fog, Layer, Painter, occluded
 from .motion import inverse
 from .planes import planes_scene
+from .stopwatch import Stopwatch
 from .textures import Surfaces, TextureCache, Textures, colour
 
 Floats = NDArray[np.float32]
@@ -30,7 +28,7 @@ class Recipe:
     Attributes:
         kind: layered, tiny, rush, still or planes.
         effects: what it contains and went through.
-        seconds: processor time by part.
+        watch: processor time by part.
         objects: how many things lie before the background (and the ground and the buildings).
         surfaces: uint8 (2, H, W), number of the surface seen in each frame, larger is nearer. Their edges are
             the edges of the flow.
@@ -38,16 +36,9 @@ class Recipe:
 
     kind: str
     effects: set[str] = field(default_factory=set)
-    seconds: dict[str, float] = field(default_factory=dict)
+    watch: Stopwatch = field(default_factory=Stopwatch)
     objects: int = 0
     surfaces: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((2, 0, 0), np.uint8))
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Add the time of the block to `seconds[name]`."""
-        start = time.process_time()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - start
 
 
 class SyntheticScenes(Dataset[Sample]):
@@ -91,7 +82,7 @@ class SyntheticScenes(Dataset[Sample]):
         config = self.config
         recipe = Recipe(self._kind(content))
         size = (self.height, self.width)
-        with recipe.timed("scene"):
+        with recipe.watch.timed("scene"):
             if recipe.kind == "planes":
                 layers, contents = planes_scene(content, config, self._surfaces, *size)
             else:
@@ -99,9 +90,9 @@ class SyntheticScenes(Dataset[Sample]):
         recipe.effects |= contents - {recipe.kind}
         recipe.objects = sum(layer.outline is None for layer in layers) - 1
         painter = self._painter(look, recipe)
-        with recipe.timed("paint, motion blur" if painter.shutter else "paint"):
+        with recipe.watch.timed("paint"):
             first, second = painter.paint(layers, 0), painter.paint(layers, 1)
-        with recipe.timed("occlusion"):
+        with recipe.watch.timed("occlusion"):
             occlusion = occluded(first, second)
         recipe.surfaces = np.stack([first.index, second.index])
         images = [frame.image.astype(np.float32) for frame in (first, second)]
@@ -133,7 +124,7 @@ class SyntheticScenes(Dataset[Sample]):
             density = rng.uniform(0.01, 0.08) if recipe.kind == "planes" else rng.uniform(0.2, 2.0)
             tint = (0.5 * colour(rng) + 0.5 * rng.uniform(90, 230)).astype(np.float32)
             fog = Fog(tint, float(density))
-        return Painter(self.height, self.width, shutter=float(shutter), fog=fog)
+        return Painter(self.height, self.width, shutter=float(shutter), fog=fog, watch=recipe.watch)
 
     def _finish(
         self, rng: np.random.Generator, recipe: Recipe, layers: list[Layer], pair: list[Floats]
@@ -142,7 +133,7 @@ class SyntheticScenes(Dataset[Sample]):
         pair = self._camera(rng, recipe, pair)
         frames = [appearance.to_bytes(image) for image in pair]
         if self._happens(rng, recipe, "jpeg"):
-            with recipe.timed("jpeg"):
+            with recipe.watch.timed("jpeg"):
                 quality = int(rng.integers(25, 95))
                 frames = [appearance.jpeg_of_bytes(image, quality) for image in frames]
         return frames[0], frames[1]
@@ -152,7 +143,7 @@ class SyntheticScenes(Dataset[Sample]):
     ) -> list[Floats]:
         """Apply what happens before the lens."""
         if self._happens(rng, recipe, "shade"):
-            with recipe.timed("shade"):
+            with recipe.watch.timed("shade"):
                 ground = layers[0].maps[1] @ inverse(layers[0].maps[0])
                 motion = ground if rng.random() < 0.5 else None
                 pair = list(appearance.shade(rng, pair[0], pair[1], motion))
@@ -165,34 +156,35 @@ class SyntheticScenes(Dataset[Sample]):
         """Apply lens, sensor and processing."""
         unit = self.width / 320
         if self._happens(rng, recipe, "defocus"):
-            with recipe.timed("defocus"):
+            with recipe.watch.timed("defocus"):
                 sigma = float(rng.uniform(0.5, 2.5) * unit)
                 same = rng.random() < 0.7
                 sigmas = (sigma, sigma if same else float(rng.uniform(0.4, 1.5) * unit))
                 pair = [appearance.defocus(image, s) for image, s in zip(pair, sigmas, strict=True)]
         if self._happens(rng, recipe, "soft_video"):
-            with recipe.timed("soft video"):
+            with recipe.watch.timed("soft video"):
                 factor = float(rng.uniform(1.2, 2.5))
                 pair = [appearance.soft_video(image, factor) for image in pair]
         if self._happens(rng, recipe, "vignette"):
-            with recipe.timed("vignette"):
+            with recipe.watch.timed("vignette"):
                 strength = float(rng.uniform(0.2, 0.8))
                 pair = [appearance.vignette(image, strength) for image in pair]
         if self._happens(rng, recipe, "photometric"):
-            with recipe.timed("photometric"):
+            with recipe.watch.timed("photometric"):
                 state = int(rng.integers(2**31))
                 pair = [appearance.photometric(np.random.default_rng(state), image, 1.0) for image in pair]
         if self._happens(rng, recipe, "asymmetric"):
-            with recipe.timed("asymmetric"):
+            with recipe.watch.timed("asymmetric"):
                 pair[1] = appearance.photometric(rng, pair[1], float(rng.uniform(0.1, 0.8)))
         if self._happens(rng, recipe, "sharpen"):
-            with recipe.timed("sharpen"):
+            with recipe.watch.timed("sharpen"):
                 amount = float(rng.uniform(0.3, 1.5))
                 pair = [appearance.sharpen(image, amount) for image in pair]
         if self._happens(rng, recipe, "noise"):
-            with recipe.timed("noise"):
+            with recipe.watch.timed("noise"):
                 read, shot = float(rng.exponential(3.0)), float(rng.exponential(0.12))
                 pair = [appearance.noise(rng, image, read, shot) for image in pair]
         if self._happens(rng, recipe, "eraser"):
-            pair[1] = appearance.erase(rng, pair[1])
+            with recipe.watch.timed("eraser"):
+                pair[1] = appearance.erase(rng, pair[1])
         return pair

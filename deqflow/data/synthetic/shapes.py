@@ -29,17 +29,17 @@ def _outline(rng: np.random.Generator, side: int, smooth: bool) -> NDArray[np.fl
     return side / 2 + np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1) * reach
 
 
-def solid(rng: np.random.Generator, side: int) -> Mask:
-    """Draw a polygon or a smooth blob."""
+def solid(rng: np.random.Generator, side: int, smooth: bool) -> Mask:
+    """Draw a smooth blob or a polygon."""
     mask = np.zeros((side, side), np.uint8)
-    points = _outline(rng, side, smooth=rng.random() < 0.6)
+    points = _outline(rng, side, smooth)
     cv2.fillPoly(mask, [_fixed(points)], 255, cv2.LINE_AA, _SHIFT)
     return mask
 
 
 def holed(rng: np.random.Generator, side: int) -> Mask:
     """Draw a ring, or a solid shape with holes through it."""
-    mask = solid(rng, side)
+    mask = solid(rng, side, rng.random() < 0.6)
     if rng.random() < 0.4:
         mask[:] = 0
         thickness = max(2, int(side * rng.uniform(0.05, 0.2)))
@@ -91,6 +91,8 @@ def thin(rng: np.random.Generator, side: int) -> Mask:
 
 
 def draw(rng: np.random.Generator, side: int) -> tuple[str, Mask]:
-    """Draw one of all of these; returns what it is (solid, holed, thin) and a matte (side, side)."""
-    kind = str(rng.choice(["solid", "holed", "thin"], p=[0.5, 0.2, 0.3]))
-    return kind, {"solid": solid, "holed": holed, "thin": thin}[kind](rng, side)
+    """Draw one of all of these; returns what it is and a matte (side, side)."""
+    kind = str(rng.choice(["polygon", "blob", "holes", "thin"], p=[0.22, 0.28, 0.22, 0.28]))
+    if kind in ("polygon", "blob"):
+        return kind, solid(rng, side, kind == "blob")
+    return kind, (holed if kind == "holes" else thin)(rng, side)
