@@ -1,5 +1,6 @@
 """The training loop, from the first step or from where the last run stopped."""
 
+import json
 import os
 import signal
 import time
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from deqflow.devices import keep_freed_memory, pin_process, resolve_device, resolve_precision
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
-from deqflow.training.data import Batch, StepSampler, loader, scenes
+from deqflow.training.data import Batch, StepSampler, loader, scenes, split_textures
 from deqflow.training.losses import CorrectionObjective
 from deqflow.training.options import TrainOptions
 from deqflow.training.state import restore_state, save_state
@@ -246,12 +247,23 @@ class Trainer:
             seconds=self.seconds,
             options=asdict(self.options),
         )
-        notes = {
-            "steps": str(self.step),
-            "pairs": str(self.step * self.options.batch),
-            "hours": f"{self.seconds / 3600:.2f}",
+        save_weights(self.averaged, self.weights_path, metadata=self._provenance())
+
+    def _provenance(self) -> dict[str, str]:
+        """How the weights came about, without the paths of this machine."""
+        options = asdict(self.options)
+        recipe = {
+            name: value for name, value in options.items() if name not in ("textures", "output", "init")
         }
-        save_weights(self.averaged, self.weights_path, metadata={"averaged": "ema", **notes})
+        textures = split_textures(self.options, held_out=False)
+        licence = "permissive licences only" if self.options.permissive_only else "all licences"
+        return {
+            "weights": "exponential moving average",
+            "data": f"synthetic scenes: {len(textures.photos)} photos, {len(textures.objects)} cut-outs, {licence}",
+            "steps": str(self.step),
+            "hours": f"{self.seconds / 3600:.2f}",
+            "recipe": json.dumps(recipe),
+        }
 
     @property
     def averaged(self) -> DEQFlow:
