@@ -259,7 +259,8 @@ class Trainer:
         licence = "permissive licences only" if self.options.permissive_only else "all licences"
         return {
             "weights": "exponential moving average",
-            "data": f"synthetic scenes: {len(textures.photos)} photos, {len(textures.objects)} cut-outs, {licence}",
+            "data": "synthetic scenes",
+            "textures": f"{len(textures.photos)} photos, {len(textures.objects)} cut-outs, {licence}",
             "steps": str(self.step),
             "hours": f"{self.seconds / 3600:.2f}",
             "recipe": json.dumps(recipe),
