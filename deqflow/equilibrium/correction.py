@@ -18,10 +18,12 @@ class Path(Generic[S]):
     """Points of a solve that losses are taken on.
 
     Attributes:
-        states: with a graph each, in the order of the path.
+        points: found by the solver, without a graph, in the order of the path.
+        states: the same after their gradient steps, with a graph each.
         residual: (B, K) how far the last evaluation before the last gradient moved each sample.
     """
 
+    points: list[S]
     states: list[S]
     residual: Tensor
 
@@ -47,12 +49,14 @@ class Segments:
     def follow(self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule) -> Path[S]:
         """See ``Correction.follow``; raises ValueError with fewer steps than segments."""
         _check(self.count, stop.steps)
+        points: list[S] = []
         corrected: list[S] = []
         for _ in range(self.count):
             found = solve(step, state, solver, replace(stop, steps=stop.steps // self.count, tolerance=0.0))
+            points.append(found.state)
             corrected.append(gradient.attach(step, found.state))
             state = rebuild(state, [part.detach() for part in corrected[-1]])
-        return Path(corrected, found.residual)
+        return Path(points, corrected, found.residual)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,7 @@ class Recorded:
         together = rebuild(state, [torch.cat(parts) for parts in zip(*solution.recorded, strict=True)])
         attached = gradient.attach(repeated, together)
         chunks = zip(*(part.chunk(self.count) for part in attached), strict=True)
-        return Path([rebuild(state, parts) for parts in chunks], solution.residual)
+        return Path(solution.recorded, [rebuild(state, parts) for parts in chunks], solution.residual)
 
 
 def _check(count: int, steps: int) -> None:

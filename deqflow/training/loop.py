@@ -89,7 +89,12 @@ class Trainer:
         self.model.precision = resolve_precision(options.precision, device)
         self.model.to(device).train()
         self.average = AveragedModel(self.model, multi_avg_fn=averaging(options.ema))
-        objective = CorrectionObjective(self.model, corrections=options.corrections, gamma=options.gamma)
+        objective = CorrectionObjective(
+            self.model,
+            corrections=options.corrections,
+            gamma=options.gamma,
+            stillness=options.stillness,
+        )
         self.objective: nn.Module = objective
         if processes > 1:
             self.objective = DistributedDataParallel(objective)

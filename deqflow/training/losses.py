@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from deqflow.devices import autocast
-from deqflow.equilibrium import OneStep, Recorded
-from deqflow.estimator import STRIDE, DEQFlow
+from deqflow.equilibrium import OneStep, Path, Recorded
+from deqflow.estimator import STRIDE, DEQFlow, FlowState
 from deqflow.network.upsampling import extract_cells
 
 MAX_FLOW = 400.0
@@ -33,6 +33,15 @@ def correction_loss(predictions: Sequence[Tensor], flow: Tensor, valid: Tensor, 
     return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
 
 
+def stillness_loss(path: Path[FlowState]) -> Tensor:
+    """Mean movement of the flow in the gradient steps of the last point, full-resolution pixels.
+
+    Where an error cannot be told from the frames, the losses of the path pull to all sides and the flow
+    wanders without end; this small constant pull lets it come to rest there.
+    """
+    return STRIDE * (path.states[-1].flow - path.points[-1].flow).norm(dim=1).mean()
+
+
 @dataclass(frozen=True)
 class StepMetrics:
     """Of one training step: end-point error in pixels and the residual in pixels per solver step."""
@@ -44,11 +53,11 @@ class StepMetrics:
 class CorrectionObjective(nn.Module):
     """Loss of a batch of pairs, as a module so that DistributedDataParallel can wrap it."""
 
-    def __init__(self, model: DEQFlow, *, corrections: int, gamma: float) -> None:
+    def __init__(self, model: DEQFlow, *, corrections: int, gamma: float, stillness: float) -> None:
         super().__init__()
         self.model = model
         self.correction = Recorded(count=corrections)
-        self.gamma = gamma
+        self.gamma, self.stillness = gamma, stillness
 
     def forward(
         self, image1: Tensor, image2: Tensor, flow: Tensor, valid: Tensor, chosen: Tensor, steps: int
@@ -76,7 +85,7 @@ class CorrectionObjective(nn.Module):
                 self.model.upsample.cells(state.hidden, state.flow, chosen) for state in path.states
             ]
         target, known = extract_cells(flow, STRIDE, chosen), extract_cells(valid, STRIDE, chosen)
-        loss = correction_loss(predictions, target, known, self.gamma)
+        loss = correction_loss(predictions, target, known, self.gamma) + self.stillness * stillness_loss(path)
         error = (predictions[-1].detach() - target).norm(dim=1, keepdim=True)
         epe = torch.where(known > 0, error, 0.0).sum() / known.sum().clamp_min(1)
         return loss, StepMetrics(epe, path.residual[:, 0].mean())

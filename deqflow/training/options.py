@@ -32,6 +32,7 @@ class TrainOptions:
             learning to be right at one count only.
         corrections: losses along the solver's path.
         gamma: weight of a loss relative to the next one on the path.
+        stillness: weight of the flow's movement at the end of the path.
         cells: of the 64 full-resolution pixels per coarse one, how many the loss looks at.
         seed: of everything random.
         max_minutes: stop (and save) after this long; 0 means never.
@@ -58,9 +59,10 @@ class TrainOptions:
     weight_decay: float = 1e-4
     clip: float = 1.0
     ema: float = 0.998
-    solver_steps: tuple[int, int] = (8, 16)
+    solver_steps: tuple[int, int] = (8, 20)
     corrections: int = 3
     gamma: float = 0.8
+    stillness: float = 0.1
     cells: int = 16
     seed: int = 0
     max_minutes: float = 0.0
@@ -88,6 +90,6 @@ class TrainOptions:
             )
         if self.cells > 64:
             raise ConfigError(f"cells must be at most 64, not {self.cells}")
-        for name in ("ema", "warmup", "gamma"):
+        for name in ("ema", "warmup", "gamma", "stillness"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
