@@ -4,6 +4,7 @@ import ctypes
 import os
 import sys
 
+import cv2
 import torch
 
 from deqflow.errors import ConfigError
@@ -81,3 +82,4 @@ def pin_process(rank: int, processes: int) -> None:
     mine = cores[rank * share : (rank + 1) * share] or cores
     os.sched_setaffinity(0, mine)
     torch.set_num_threads(len(mine))
+    cv2.setNumThreads(len(mine))  # renders the scenes; its pool would otherwise count all cores
