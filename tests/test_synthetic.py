@@ -1,0 +1,176 @@
+"""Synthetic scenes: exact flow, honest occlusion, the same pair for the same seed and index."""
+
+import cv2
+import numpy as np
+import pytest
+
+from deqflow.cli import main
+from deqflow.data.synthetic import SceneConfig, SyntheticScenes, Textures
+from deqflow.data.synthetic.report import warp_back
+from deqflow.errors import ConfigError, DataError
+from deqflow.io import write_image
+
+HEIGHT, WIDTH = 192, 256
+
+
+@pytest.fixture(scope="module")
+def textures(shared_textures):
+    return Textures.from_folder(shared_textures)
+
+
+@pytest.fixture(scope="module")
+def scenes(textures):
+    return SyntheticScenes(textures, HEIGHT, WIDTH, seed=3)
+
+
+def assert_same(one, other):
+    for name in ("frame1", "frame2", "flow", "valid", "occlusion"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_a_pair_is_a_function_of_seed_and_index(textures, scenes):
+    again = SyntheticScenes(textures, HEIGHT, WIDTH, seed=3)
+    for index in (5, 2, 9):
+        assert_same(again[index], scenes[index])
+    other = SyntheticScenes(textures, HEIGHT, WIDTH, seed=4)
+    assert not np.array_equal(other[5].frame1, scenes[5].frame1)
+    assert not np.array_equal(scenes[6].frame1, scenes[5].frame1)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 200), (33, 47)])
+def test_shapes_and_kinds_of_numbers(size):
+    sample = SyntheticScenes(Textures(), *size, seed=0)[1]
+    for frame in (sample.frame1, sample.frame2):
+        assert frame.shape == (*size, 3) and frame.dtype == np.uint8
+    assert sample.flow.shape == (*size, 2) and sample.flow.dtype == np.float32
+    assert sample.valid.shape == sample.occlusion.shape == size
+    assert sample.valid.dtype == sample.occlusion.dtype == bool
+    assert np.isfinite(sample.flow[sample.valid]).all()
+
+
+def away_from_edges(surfaces):
+    """Pixels two or more from the edge of a surface."""
+    kernel = np.ones((5, 5), np.uint8)
+    return cv2.dilate(surfaces, kernel) == cv2.erode(surfaces, kernel)
+
+
+def visible_interior(sample, recipe):
+    """Pixels that are seen in both frames and away from edges in both."""
+    interior = [away_from_edges(surfaces) for surfaces in recipe.surfaces]
+    y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
+    target = np.stack([x, y], axis=-1) + np.nan_to_num(sample.flow)
+    inside = (target >= 0).all(-1) & (target[..., 0] <= WIDTH - 1) & (target[..., 1] <= HEIGHT - 1)
+    # The point must be away from edges in frame 2 as well: bilinear sampling mixes over them there.
+    there = cv2.remap(interior[1].astype(np.float32), target[..., 0], target[..., 1], cv2.INTER_LINEAR)
+    return sample.valid & ~sample.occlusion & inside & interior[0] & (there > 0.999)
+
+
+def test_frame_2_warped_by_the_flow_is_frame_1_where_visible(textures):
+    plain = SyntheticScenes(textures, HEIGHT, WIDTH, seed=11, config=SceneConfig().without_appearance())
+    total, count, kinds = 0.0, 0, set()
+    for index in range(40):
+        sample, recipe = plain.render(index)
+        chosen = visible_interior(sample, recipe)
+        if chosen.sum() < 500:
+            continue
+        gap = np.abs(warp_back(sample).astype(float) - sample.frame1).mean(axis=2)[chosen]
+        total, count = total + gap.sum(), count + gap.size
+        kinds.add(recipe.kind)
+        # Bilinear sampling of fine texture at half pixels is never exact; a wrong flow is off by tens.
+        assert gap.mean() < 5, (index, recipe.kind)
+    assert {"layered", "planes"} <= kinds
+    assert total / count < 2
+
+
+def test_occluded_points_are_covered_or_outside(textures):
+    plain = SyntheticScenes(textures, HEIGHT, WIDTH, seed=12, config=SceneConfig().without_appearance())
+    outside_seen = covered_seen = 0
+    for index in range(12):
+        sample, recipe = plain.render(index)
+        y, x = np.mgrid[:HEIGHT, :WIDTH]
+        column, row = (np.rint(a + sample.flow[..., i]) for i, a in enumerate((x, y)))
+        inside = (column >= 0) & (column < WIDTH) & (row >= 0) & (row < HEIGHT) & sample.valid
+        far_outside = sample.valid & ((column < -1) | (column > WIDTH) | (row < -1) | (row > HEIGHT))
+        assert sample.occlusion[far_outside].all()
+        there = row[inside].astype(int), column[inside].astype(int)
+        other = recipe.surfaces[1][there] != recipe.surfaces[0][inside]
+        nearer = np.zeros_like(inside)
+        nearer[inside] = other & away_from_edges(recipe.surfaces[1])[there]
+        assert sample.occlusion[nearer].all()
+        outside_seen += int(far_outside.sum())
+        covered_seen += int(nearer.sum())
+    assert outside_seen > 1000 and covered_seen > 1000
+
+
+def test_without_appearance_the_scene_stays(textures):
+    plain = SyntheticScenes(textures, HEIGHT, WIDTH, seed=3, config=SceneConfig().without_appearance())
+    still = SceneConfig(motion_blur_probability=0.0)
+    styled = SyntheticScenes(textures, HEIGHT, WIDTH, seed=3, config=still)
+    for index in range(4):
+        np.testing.assert_allclose(plain[index].flow, styled[index].flow, atol=1e-4)
+
+
+class TestTextures:
+    def picture(self, path, *, alpha=False, size=80):
+        rgb = np.random.default_rng(0).integers(0, 256, (size, size, 4 if alpha else 3), dtype=np.uint8)
+        if alpha:
+            rgb[: size // 2, :, 3] = 0
+            cv2.imwrite(str(path), rgb)
+        else:
+            write_image(path, rgb)
+
+    def test_a_plain_folder_is_sorted_into_photos_and_cut_outs(self, tmp_path):
+        (tmp_path / "deep").mkdir()
+        self.picture(tmp_path / "deep" / "a.png")
+        self.picture(tmp_path / "b.png", alpha=True)
+        found = Textures.from_folder(tmp_path)
+        assert [path.name for path in found.photos] == ["a.png"]
+        assert [path.name for path in found.objects] == ["b.png"]
+        assert SyntheticScenes(found, 64, 64, seed=0)[0].frame1.std() > 0
+
+    def test_a_manifest_chooses(self, tmp_path):
+        for name in ("a.png", "b.png"):
+            self.picture(tmp_path / name)
+        (tmp_path / "manifest.tsv").write_text("path\tpermissive\na.png\tyes\nb.png\tno\n")
+        assert [path.name for path in Textures.from_folder(tmp_path).photos] == ["a.png"]
+        assert len(Textures.from_folder(tmp_path, permissive_only=False).photos) == 2
+
+    def test_wrong_folders_are_named(self, tmp_path):
+        with pytest.raises(DataError, match="nowhere"):
+            Textures.from_folder(tmp_path / "nowhere")
+        with pytest.raises(DataError, match="no image"):
+            Textures.from_folder(tmp_path)
+        (tmp_path / "manifest.tsv").write_text("name\nx\n")
+        with pytest.raises(DataError, match=r"manifest\.tsv"):
+            Textures.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"jpeg_probability": 1.5}, "jpeg_probability"),
+        ({"objects": (5, 2)}, "objects"),
+        ({"planes_probability": 0.9, "rush_probability": 0.9}, "kinds of scene"),
+        ({"rotation": -1.0}, "rotation"),
+    ],
+)
+def test_impossible_configurations_are_named(changes, named):
+    with pytest.raises(ConfigError, match=named):
+        SceneConfig(**changes)
+
+
+def test_frames_below_32_pixels_are_refused():
+    with pytest.raises(ConfigError, match="32x32"):
+        SyntheticScenes(Textures(), 31, 64, seed=0)
+
+
+def test_the_report_prints_statistics_and_writes_a_sheet(tmp_path, capsys):
+    sheet = tmp_path / "sheet.png"
+    words = ["scenes", "--samples", "9", "--height", "64", "--width", "80", "--output", str(sheet)]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    for word in ("median |flow|", "pixels beyond 100 px", "pixels occluded", "effects", "ms per pair"):
+        assert word in printed
+    assert cv2.imread(str(sheet)).shape[1] == 5 * 48
+    assert main(words) == 2  # not overwritten unasked
+    assert main([*words, "--overwrite"]) == 0
