@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from deqflow.cli import main
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from deqflow.cli import main
 from deqflow.evaluation import speed
 from deqflow.io.images import write_image
 from deqflow.io.video import VideoWriter
