@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from deqflow.cli import main
 from deqflow.errors import CheckpointError, ConfigError
-from deqflow.training.data import StepSampler, scenes, split_textures
+from deqflow.training.data import StepSampler, list_textures, scenes, split_textures
 from deqflow.training.loop import Trainer, one_cycle, run
 from deqflow.training.losses import correction_loss
 from deqflow.training.options import TrainOptions
@@ -103,8 +103,9 @@ def test_processes_share_out_every_sample_once(processes):
 
 def test_held_out_scenes_share_no_texture_with_training(shared_textures, tmp_path):
     options = small(tmp_path, textures=shared_textures)
-    assert scenes(options, held_out=False).seed != scenes(options, held_out=True).seed
-    trained, held_out = (split_textures(options, held_out=flag) for flag in (False, True))
+    textures = list_textures(options)
+    assert scenes(options, textures, held_out=False).seed != scenes(options, textures, held_out=True).seed
+    trained, held_out = (split_textures(textures, held_out=flag) for flag in (False, True))
     for kind in ("photos", "objects"):
         mine, other = (set(getattr(part, kind)) for part in (trained, held_out))
         assert mine and other and not mine & other

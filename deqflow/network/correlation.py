@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deqflow.geometry import coordinate_grid
+
 
 class _WindowRows(torch.autograd.Function):
     """Copies runs of ``length`` consecutive values out of a flat tensor.
@@ -79,8 +81,8 @@ class CorrelationPyramid:
             ``l (2r+1)^2 + (dx+r) (2r+1) + (dy+r)``, the published order.
         """
         batch, positions, taps = flow.shape[0], self.height * self.width, self.taps
-        x = (flow[:, 0] + torch.arange(self.width, device=flow.device)).flatten()
-        y = (flow[:, 1] + torch.arange(self.height, device=flow.device)[:, None]).flatten()
+        centre = flow + coordinate_grid(self.height, self.width, device=flow.device)
+        x, y = centre[:, 0].flatten(), centre[:, 1].flatten()
         samples = torch.arange(batch, device=flow.device) if active is None else active
         origin = (
             samples[:, None] * positions + torch.arange(positions, device=flow.device)

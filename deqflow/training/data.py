@@ -68,11 +68,15 @@ class StepSampler(Sampler[list[int]]):
         return self.last - self.first
 
 
-def split_textures(options: TrainOptions, *, held_out: bool) -> Textures:
-    """The photos and cut-outs to train on, or those kept back; a list of one serves both."""
+def list_textures(options: TrainOptions) -> Textures:
+    """All photos and cut-outs that the options allow."""
     if options.textures is None:
         return Textures()
-    textures = Textures.from_folder(options.textures, options.permissive_only)
+    return Textures.from_folder(options.textures, options.permissive_only)
+
+
+def split_textures(textures: Textures, *, held_out: bool) -> Textures:
+    """The photos and cut-outs to train on, or those kept back; a list of one serves both."""
 
     def part(files: tuple[Path, ...]) -> tuple[Path, ...]:
         return tuple(f for i, f in enumerate(files) if (i % HELD_OUT_EVERY == 0) == held_out) or files
@@ -80,12 +84,11 @@ def split_textures(options: TrainOptions, *, held_out: bool) -> Textures:
     return replace(textures, photos=part(textures.photos), objects=part(textures.objects))
 
 
-def scenes(options: TrainOptions, *, held_out: bool) -> SyntheticScenes:
+def scenes(options: TrainOptions, textures: Textures, *, held_out: bool) -> SyntheticScenes:
     """The endless training scenes, or the held-out ones: another seed and textures never trained on."""
     seed = options.seed + (HELD_OUT_SEED if held_out else 0)
-    return SyntheticScenes(
-        split_textures(options, held_out=held_out), options.height, options.width, seed=seed
-    )
+    part = split_textures(textures, held_out=held_out)
+    return SyntheticScenes(part, options.height, options.width, seed=seed)
 
 
 def loader(data: Dataset[Sample], sampler: Sampler[list[int]], options: TrainOptions) -> DataLoader[Any]:

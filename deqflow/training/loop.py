@@ -21,7 +21,7 @@ from tqdm import tqdm
 from deqflow.devices import keep_freed_memory, pin_process, resolve_device, resolve_precision
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
-from deqflow.training.data import Batch, StepSampler, loader, scenes, split_textures
+from deqflow.training.data import Batch, StepSampler, list_textures, loader, scenes, split_textures
 from deqflow.training.losses import CorrectionObjective
 from deqflow.training.options import TrainOptions
 from deqflow.training.state import restore_state, save_state
@@ -102,7 +102,9 @@ class Trainer:
             self.model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
         self.schedule = LambdaLR(self.optimizer, lambda step: one_cycle(step, options.steps, options.warmup))
-        self.data, self.held_out = scenes(options, held_out=False), scenes(options, held_out=True)
+        self.textures = list_textures(options)
+        self.data = scenes(options, self.textures, held_out=False)
+        self.held_out = scenes(options, self.textures, held_out=True)
         self.step, self.seconds = 0, 0.0
         self.state_path = options.output / "state.pt"
         if self.state_path.exists():
@@ -214,7 +216,6 @@ class Trainer:
         model = self.averaged.eval()
         counts = sorted({options.solver_steps[1], 2 * options.solver_steps[1]})
         sums = [0.0] * (len(counts) + 1)
-        share = max(1, options.batch // self.processes)
         sampler = StepSampler(
             0,
             -(-options.validation_pairs // options.batch),
@@ -228,7 +229,7 @@ class Trainer:
                 estimate = model(batch.image1, batch.image2, steps=count, tolerance=0.0)
                 error = (estimate.flow - batch.flow).norm(dim=1, keepdim=True) * batch.valid
                 sums[index] += float((error.sum((1, 2, 3)) / batch.valid.sum((1, 2, 3)).clamp_min(1)).sum())
-            sums[-1] += share
+            sums[-1] += sampler.share
         totals = self._across_processes(sums)
         scores = {
             f"epe_{count}_steps": total / totals[-1] for count, total in zip(counts, totals, strict=False)
@@ -260,7 +261,7 @@ class Trainer:
         recipe = {
             name: value for name, value in options.items() if name not in ("textures", "output", "init")
         }
-        textures = split_textures(self.options, held_out=False)
+        textures = split_textures(self.textures, held_out=False)
         licence = "permissive licences only" if self.options.permissive_only else "all licences"
         return {
             "weights": "exponential moving average",

@@ -1,6 +1,5 @@
 """A training run's state on disk: everything that a resumed run needs to go on as if it had not stopped."""
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from deqflow.errors import CheckpointError
-from deqflow.io.files import replace_bytes
+from deqflow.io.files import atomic_path
 
 FORMAT = 1
 
@@ -33,7 +32,6 @@ def save_state(
     ``step`` is also the sample index and the state of every draw: scenes, solver steps and pixels of a step
     are functions of (seed, step). The global generator is kept too, for modules that use it.
     """
-    buffer = io.BytesIO()
     content = {
         "format": FORMAT,
         "step": step,
@@ -45,8 +43,8 @@ def save_state(
         "rng": torch.get_rng_state(),
         "options": json.dumps(dict(options), default=str),
     }
-    torch.save(content, buffer)
-    replace_bytes(path, buffer.getvalue())
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
 
 
 def restore_state(
