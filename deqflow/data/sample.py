@@ -17,6 +17,11 @@ class Sample:
         valid: bool (H, W), true where ``flow`` is known.
         occlusion: bool (H, W), true where the point is not visible in ``frame2``; None if unknown.
         name: what to call the sample in a message or a table.
+        noc: bool (H, W), true where ``flow`` is known and the point is visible in ``frame2``, as KITTI's
+            ``flow_noc`` says; None if unknown.
+        objects: uint8 (H, W), above 0 on moving foreground objects (KITTI's object map); None if unknown.
+        sequence: what the frames were taken from; consecutive ``index`` of one sequence follow each other.
+        index: number of the first frame in its sequence.
     """
 
     frame1: NDArray[np.uint8]
@@ -25,3 +30,7 @@ class Sample:
     valid: NDArray[np.bool_]
     occlusion: NDArray[np.bool_] | None = None
     name: str = ""
+    noc: NDArray[np.bool_] | None = None
+    objects: NDArray[np.uint8] | None = None
+    sequence: str = ""
+    index: int = 0

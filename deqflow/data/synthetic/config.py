@@ -19,8 +19,8 @@ class SceneConfig:
 
     # Kinds of scene (weights; the rest up to 1 is layered).
     planes_probability: float = 0.28
-    still_probability: float = 0.015  # both frames show the same scene
-    tiny_probability: float = 0.08  # all motions below `tiny_motion`
+    still_probability: float = 0.05  # both frames show the same scene
+    tiny_probability: float = 0.1  # all motions below `tiny_motion`
     rush_probability: float = 0.03  # one large translation of everything
     tiny_motion: float = 2.5  # reference pixels
     # Layered scenes.
