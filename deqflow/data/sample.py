@@ -22,6 +22,11 @@ class Sample:
         objects: uint8 (H, W), above 0 on moving foreground objects (KITTI's object map); None if unknown.
         sequence: what the frames were taken from; consecutive ``index`` of one sequence follow each other.
         index: number of the first frame in its sequence.
+        invalid: bool (H, W), true where Sintel's own mask calls the flow unreliable. Sintel's published EPE
+            counts these pixels, so they are part of ``valid``; None if unknown.
+        subpixels: float32 (4, H, W, 2), the four values of ground truth of twice the frames' resolution that
+            lie in each pixel, ``flow`` being the first of them; Spring takes the smallest error over the
+            four. None where ground truth has the frames' resolution.
     """
 
     frame1: NDArray[np.uint8]
@@ -34,3 +39,5 @@ class Sample:
     objects: NDArray[np.uint8] | None = None
     sequence: str = ""
     index: int = 0
+    invalid: NDArray[np.bool_] | None = None
+    subpixels: NDArray[np.float32] | None = None

@@ -1,0 +1,69 @@
+"""FlyingChairs and FlyingChairs2, synthetic chairs before photographs.
+
+Dosovitskiy et al., *FlowNet: Learning Optical Flow with Convolutional Networks*, ICCV 2015; Ilg, Saikia,
+Keuper, Brox, *Occlusions, Motion and Depth Boundaries with a Generic Network*, ECCV 2018.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from deqflow.data.datasets.pairs import PairDataset, PairFiles, existing
+from deqflow.errors import DataError
+
+SPLIT_FILE = "FlyingChairs_train_val.txt"
+_SPLIT_CODES = {"training": "1", "validation": "2"}
+
+
+def flying_chairs(root: Path, split: str) -> list[PairDataset]:
+    """The pairs that the official list assigns to the split; ``all`` needs no list.
+
+    Raises:
+        DataError: the list is missing or not as long as the data set's numbers go.
+    """
+    data = root / "data"
+    chosen = None if split == "all" else _numbers(root, _SPLIT_CODES[split])
+
+    def candidates() -> Iterator[PairFiles]:
+        for flow in sorted(data.glob("*_flow.flo")):
+            stem = flow.stem.removesuffix("_flow")
+            if chosen is None or stem in chosen:
+                yield PairFiles(
+                    stem, data / f"{stem}_img1.ppm", data / f"{stem}_img2.ppm", flow, sequence=stem
+                )
+
+    return [PairDataset("FlyingChairs", "FlyingChairs", candidates(), data)]
+
+
+def _numbers(root: Path, code: str) -> frozenset[str]:
+    """The five-digit numbers of a split: line n of the list holds the code of pair n."""
+    for folder in (root, root / "data", root.parent):
+        if (folder / SPLIT_FILE).is_file():
+            codes = (folder / SPLIT_FILE).read_text(encoding="ascii", errors="replace").split()
+            break
+    else:
+        raise DataError(
+            f"{root / SPLIT_FILE} is missing: it says which pairs are for training and which for validation "
+            "and is offered beside the data set on lmb.informatik.uni-freiburg.de; the split 'all' needs none"
+        )
+    if not codes or not set(codes) <= set(_SPLIT_CODES.values()):
+        raise DataError(f"{folder / SPLIT_FILE} is not the official list: expected a 1 or a 2 in every line")
+    return frozenset(f"{number:05d}" for number, found in enumerate(codes, 1) if found == code)
+
+
+def flying_chairs2(root: Path, split: str) -> list[PairDataset]:
+    """``train/`` or ``val/``, forward flow with its occlusions."""
+    folder = root / {"training": "train", "validation": "val"}[split]
+
+    def candidates() -> Iterator[PairFiles]:
+        for flow in sorted(folder.glob("*-flow_01.flo")):
+            stem = flow.stem.removesuffix("-flow_01")
+            yield PairFiles(
+                stem,
+                folder / f"{stem}-img_0.png",
+                folder / f"{stem}-img_1.png",
+                flow,
+                occlusion=existing(folder / f"{stem}-occ_01.png"),
+                sequence=stem,
+            )
+
+    return [PairDataset("FlyingChairs2", "FlyingChairs2", candidates(), folder)]
