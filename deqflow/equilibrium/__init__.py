@@ -18,28 +18,32 @@ True
 >>> z.sum().backward()
 """
 
-from deqflow.equilibrium.correction import Correction, Path, Recorded, Segments
-from deqflow.equilibrium.gradients import Gradient, OneStep, Phantom
-from deqflow.equilibrium.solvers import (
-    Anderson,
-    FixedPointIteration,
-    Solution,
-    Solver,
-    State,
-    Step,
-    StoppingRule,
-    joint_inner_product,
-    relative_change,
-    solve,
+from deqflow.equilibrium.correction import Correction, Path, Recorded, Segments, Unrolled
+from deqflow.equilibrium.driver import Solution, solve
+from deqflow.equilibrium.gradients import Gradient, Implicit, NeumannPhantom, OneStep, Phantom
+from deqflow.equilibrium.solvers import Anderson, Broyden, FixedPointIteration, Solver
+from deqflow.equilibrium.stability import (
+    PathIndependence,
+    exchanged,
+    jacobian_penalty,
+    path_independence,
+    spectral_radius,
 )
+from deqflow.equilibrium.state import State, Step, absolute_change, joint_inner_product, relative_change
+from deqflow.equilibrium.stopping import Outcome, StoppingRule
 
 __all__ = [
     "Anderson",
+    "Broyden",
     "Correction",
     "FixedPointIteration",
     "Gradient",
+    "Implicit",
+    "NeumannPhantom",
     "OneStep",
+    "Outcome",
     "Path",
+    "PathIndependence",
     "Phantom",
     "Recorded",
     "Segments",
@@ -48,7 +52,13 @@ __all__ = [
     "State",
     "Step",
     "StoppingRule",
+    "Unrolled",
+    "absolute_change",
+    "exchanged",
+    "jacobian_penalty",
     "joint_inner_product",
+    "path_independence",
     "relative_change",
     "solve",
+    "spectral_radius",
 ]

@@ -1,271 +1,193 @@
-"""Fixed-point solvers: drive ``state = step(state)`` until it stops moving.
+"""Fixed-point solvers: each says where to evaluate next, and ``solve`` does the rest."""
 
-A solver only says where to evaluate next; ``solve`` evaluates, measures, stops each sample on its own and
-takes finished samples out of the batch.
-"""
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-State = tuple[Tensor, ...]
-"""Tensors that share their first (batch) dimension; a NamedTuple of tensors serves and is kept."""
+from deqflow.equilibrium.state import S, flatten, joint_inner_product, rebuild, unflatten
 
-S = TypeVar("S", bound=State)
-Measure = Callable[[Any, Any], Tensor]
 Memory = list[Tensor]
-
-
-class Step(Protocol):
-    """The operator whose fixed point is sought."""
-
-    def __call__(self, state: Any, active: Tensor | None = None) -> Any:
-        """Map a state to the next one.
-
-        Args:
-            state: the samples still running, (b, ...) each.
-            active: (b,) their indices in the full batch, for selecting their inputs; None means all.
-        """
-
-
-def rebuild(like: S, tensors: Sequence[Tensor]) -> S:
-    """Tensors put into the kind of tuple that ``like`` is (a NamedTuple takes its fields one by one)."""
-    kind = type(like)
-    return kind(*tensors) if hasattr(kind, "_fields") else kind(tensors)
-
-
-def flatten(state: State) -> Tensor:
-    """One joint vector per sample, (B, D) in float32 (float64 where the state is)."""
-    dtype = torch.float64 if any(part.dtype == torch.float64 for part in state) else torch.float32
-    return torch.cat([part.to(dtype).flatten(1) for part in state], dim=1)
-
-
-def unflatten(vector: Tensor, like: S) -> S:
-    """Inverse of ``flatten``: the joint vectors (B, D) cut into tensors shaped and typed as ``like``."""
-    pieces = vector.split([part[0].numel() for part in like], dim=1)
-    parts = [piece.view_as(part).to(part.dtype) for piece, part in zip(pieces, like, strict=True)]
-    return rebuild(like, parts)
-
-
-def relative_change(new: State, old: State) -> Tensor:
-    """Residual |new - old| / |new| of the joint vector in the 2-norm, (B, 1)."""
-    a, b = flatten(new), flatten(old)
-    scale = torch.linalg.vector_norm(a, dim=1, keepdim=True).clamp_min(torch.finfo(a.dtype).tiny)
-    return torch.linalg.vector_norm(a - b, dim=1, keepdim=True) / scale
-
-
-def joint_inner_product(a: Tensor, b: Tensor) -> Tensor:
-    """Plain inner products of joint vectors, (B, m, D) x (B, n, D) -> (B, m, n)."""
-    return a @ b.transpose(1, 2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoppingRule:
-    """When a sample is done.
-
-    Attributes:
-        steps: most evaluations of the operator, at least 1.
-        tolerance: a sample stops when every column of its residual is at most this; one number or one per
-            column. 0 runs all steps and measures nothing on the way.
-        minimum: fewest evaluations before a sample may stop.
-        measure: ``measure(new, old)`` -> (B, K), how far one evaluation moved each sample.
-    """
-
-    steps: int
-    tolerance: float | tuple[float, ...] = 0.0
-    minimum: int = 2
-    measure: Measure = relative_change
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
-        if min(self._tolerances()) < 0:
-            raise ValueError(f"tolerance must not be negative, not {self.tolerance}")
-
-    def _tolerances(self) -> tuple[float, ...]:
-        return self.tolerance if isinstance(self.tolerance, tuple) else (self.tolerance,)
-
-    @property
-    def watches(self) -> bool:
-        """Whether residuals can end the solve at all."""
-        return min(self._tolerances()) > 0
-
-    def satisfied(self, residual: Tensor) -> Tensor:
-        """Which samples (B,) are within tolerance, from residuals (B, K)."""
-        return (residual <= residual.new_tensor(self._tolerances())).all(dim=1)
+InnerProduct = Callable[[Tensor, Tensor], Tensor]
 
 
 class Solver(Protocol):
-    """Says where to evaluate next. ``memory`` is a list of (B, ...) tensors, empty at the first call."""
+    """Says where to evaluate next. ``memory`` is a list of (B, ...) tensors, empty at the first call.
 
+    A solver of one's own is a subclass with ``advance``; samples of a batch must not influence each other.
+
+    Attributes:
+        returns_point: whether the point evaluated is the solver's answer, and not its image. The image is
+            closer where the step contracts, which a root finder does not need.
+    """
+
+    returns_point: ClassVar[bool] = False
+
+    @abstractmethod
     def advance(self, state: S, image: S, memory: Memory) -> tuple[S, Memory]:
         """The next state to evaluate, from ``state``, ``image = step(state)`` and the memory so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedPointIteration:
+class FixedPointIteration(Solver):
     """Plain iteration ``x <- x + relaxation * (step(x) - x)``; keeps nothing but the state.
 
     Attributes:
-        relaxation: 1 evaluates at the last image; below 1 damps, which widens the range of convergence.
+        relaxation: 1 evaluates at the last image; below 1 damps, which widens the range of convergence;
+            between 1 and 2 takes longer strides, which helps where all eigenvalues are near 1.
     """
 
     relaxation: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.relaxation < 2:
+            raise ValueError(f"relaxation must be between 0 and 2, not {self.relaxation}")
 
     def advance(self, state: S, image: S, memory: Memory) -> tuple[S, Memory]:
         """See ``Solver.advance``."""
         if self.relaxation == 1.0:
             return image, memory
-        return rebuild(
-            state, [torch.lerp(x, f, self.relaxation) for x, f in zip(state, image, strict=True)]
-        ), []
+        parts = [torch.lerp(x, f, self.relaxation) for x, f in zip(state, image, strict=True)]
+        return rebuild(state, parts), memory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Anderson:
+class Anderson(Solver):
     """Anderson acceleration: combine past images so that residuals cancel (Walker and Ni, 2011).
 
     Attributes:
         window: how many past points to combine; the memory is 2 * window joint vectors a sample.
-        ridge: added to the diagonal of the residuals' Gram matrix, relative to its mean diagonal.
+        ridge: added to the diagonal of the residuals' Gram matrix.
+        ridge_scale: ``relative`` to the mean of that diagonal, so that the same ridge serves at the first step
+            and near convergence, or ``absolute``, as in published DEQ code.
         mixing: share of the images in the combination, the rest comes from the points (1 = images only).
         inner_product: ``(B, m, D) x (B, n, D) -> (B, m, n)``.
     """
 
     window: int = 5
     ridge: float = 1e-4
+    ridge_scale: Literal["relative", "absolute"] = "relative"
     mixing: float = 1.0
-    inner_product: Callable[[Tensor, Tensor], Tensor] = joint_inner_product
+    inner_product: InnerProduct = joint_inner_product
 
     def __post_init__(self) -> None:
         if self.window < 1:
             raise ValueError(f"window must be at least 1, not {self.window}")
+        if self.ridge < 0:
+            raise ValueError(f"ridge must not be negative, not {self.ridge}")
+        if not 0 < self.mixing <= 1:
+            raise ValueError(f"mixing must be in (0, 1], not {self.mixing}")
 
     def advance(self, state: S, image: S, memory: Memory) -> tuple[S, Memory]:
         """See ``Solver.advance``; memory holds the points (B, m, D) and the images (B, m, D)."""
         x, f = flatten(state).unsqueeze(1), flatten(image).unsqueeze(1)
+        latest = f.squeeze(1)
         if memory:
-            x = torch.cat([memory[0], x], dim=1)[:, -self.window :]
-            f = torch.cat([memory[1], f], dim=1)[:, -self.window :]
-        gram = self.inner_product(f - x, f - x)
-        mean = gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(gram.dtype).tiny)
-        # Normalised by its size, so that the same ridge serves at the first step and near convergence.
-        gram = gram / mean[:, None, None] + self.ridge * torch.eye(gram.shape[1]).to(gram)
-        weights = torch.linalg.solve(gram, torch.ones_like(gram[:, :, :1]))
-        weights = (weights / weights.sum(dim=1, keepdim=True)).transpose(1, 2)
-        mixed = self.mixing * (weights @ f) + (1 - self.mixing) * (weights @ x)
-        return unflatten(mixed.squeeze(1), state), [x, f]
+            x = torch.cat([memory[0][:, 1 - self.window :], x], dim=1) if self.window > 1 else x
+            f = torch.cat([memory[1][:, 1 - self.window :], f], dim=1) if self.window > 1 else f
+        with torch.autocast(x.device.type, enabled=False):
+            weights = self._weights(f - x)
+            mixed = weights @ f
+            if self.mixing != 1.0:
+                mixed = torch.lerp(weights @ x, mixed, self.mixing)
+        return unflatten(finite_or(mixed.squeeze(1), latest), state), [x, f]
+
+    def _weights(self, residuals: Tensor) -> Tensor:
+        """Weights (B, 1, m) that sum to one and make the combined residual small."""
+        gram = self.inner_product(residuals, residuals)
+        if self.ridge_scale == "relative":
+            mean = gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(gram.dtype).tiny)
+            gram = gram / mean[:, None, None]
+        gram = gram + self.ridge * torch.eye(gram.shape[1]).to(gram)
+        # A singular system gives what is not finite instead of an error, and is caught by the caller.
+        weights = torch.linalg.solve_ex(gram, torch.ones_like(gram[:, :, :1])).result
+        return (weights / weights.sum(dim=1, keepdim=True)).transpose(1, 2)
 
 
-@dataclass(frozen=True)
-class Solution:
-    """What ``solve`` found, per sample.
+@dataclass(frozen=True, kw_only=True)
+class Broyden(Solver):
+    """Broyden's good method on ``step(x) - x = 0``, limited memory (Bai et al., Multiscale DEQ, 2020, app. A).
+
+    The inverse Jacobian starts at minus the identity, which makes the first step a plain one, and every
+    evaluation adds one rank to it.
 
     Attributes:
-        state: the last image of each sample.
-        residual: (B, K) how far the last evaluation moved it; NaN where nothing was measured.
-        steps: (B,) int64, evaluations of the operator.
-        converged: (B,) bool, stopped by the tolerance.
-        trace: (N, B) first column of the residual after each evaluation; NaN after a sample stopped.
-        recorded: states after the evaluations asked for, oldest first.
+        history: most ranks kept; the oldest is dropped. The memory is 2 * history + 3 joint vectors a sample.
+        line_search: how often in a row a step that made the residual grow may be halved; 0 takes every step.
+            Each trial is an evaluation and counts as one.
+        inner_product: ``(B, m, D) x (B, n, D) -> (B, m, n)``.
     """
 
-    state: Any
-    residual: Tensor
-    steps: Tensor
-    converged: Tensor
-    trace: Tensor
-    recorded: list[Any] = field(default_factory=list)
+    returns_point: ClassVar[bool] = True
 
+    history: int = 12
+    line_search: int = 0
+    inner_product: InnerProduct = joint_inner_product
 
-class _Results:
-    """What is known of each sample so far; samples are noted by their indices in the full batch."""
+    def __post_init__(self) -> None:
+        if self.history < 1:
+            raise ValueError(f"history must be at least 1, not {self.history}")
+        if self.line_search < 0:
+            raise ValueError(f"line_search must not be negative, not {self.line_search}")
 
-    def __init__(self, state: State, steps: int) -> None:
-        batch, device = state[0].shape[0], state[0].device
-        self.found = [torch.empty_like(part) for part in state]
-        self.steps = torch.full((batch,), steps, dtype=torch.int64, device=device)
-        self.converged = torch.zeros(batch, dtype=torch.bool, device=device)
-        self.residual: Tensor | None = None
-        self.trace: list[Tensor] = []
-        self.recorded: list[State] = []
+    def advance(self, state: S, image: S, memory: Memory) -> tuple[S, Memory]:
+        """See ``Solver.advance``.
 
-    def measured(self, samples: Tensor, moved: Tensor) -> None:
-        """Note residuals (b, K) of one evaluation."""
-        batch = len(self.steps)
-        if self.residual is None:
-            self.residual = moved.new_full((batch, moved.shape[1]), torch.nan)
-        self.residual[samples] = moved
-        row = moved.new_full((batch,), torch.nan)
-        row[samples] = moved[:, 0]
-        self.trace.append(row)
-
-    def finished(self, samples: Tensor, image: State, evaluation: int) -> None:
-        """Keep the images (b, ...) of samples that stop here."""
-        for whole, part in zip(self.found, image, strict=True):
-            whole[samples] = part.to(whole.dtype)
-        self.steps[samples] = evaluation
-
-    def solution(self, like: State) -> Solution:
-        assert self.residual is not None  # the last evaluation is always measured
-        return Solution(
-            state=rebuild(like, self.found),
-            residual=self.residual,
-            steps=self.steps,
-            converged=self.converged,
-            trace=torch.stack(self.trace),
-            recorded=self.recorded,
-        )
-
-
-@torch.no_grad()
-def solve(
-    step: Step, state: S, solver: Solver, stop: StoppingRule, *, record: Sequence[int] = ()
-) -> Solution:
-    """Drive ``state`` towards the fixed point of ``step``, without a graph.
-
-    Each sample stops by itself and leaves the batch, so the operator only ever evaluates those still moving.
-
-    Args:
-        step: the operator.
-        state: where to start, tensors (B, ...).
-        solver: where to evaluate next.
-        stop: when a sample is done.
-        record: evaluation counts (1-based) whose states are wanted too; needs ``tolerance=0``.
-
-    Raises:
-        ValueError: ``record`` together with a tolerance, since samples would be missing from it.
-    """
-    if record and stop.watches:
-        raise ValueError("record needs tolerance=0: with a tolerance, stopped samples leave the batch")
-    results = _Results(state, stop.steps)
-    samples = torch.arange(state[0].shape[0], device=state[0].device)
-    active: Tensor | None = None
-    memory: Memory = []
-    for evaluation in range(1, stop.steps + 1):
-        image = step(state, active)
-        if evaluation in record:
-            results.recorded.append(image)
-        last = evaluation == stop.steps
-        if stop.watches or last:
-            moved = stop.measure(image, state)
-            results.measured(samples, moved)
-            if stop.watches and evaluation >= stop.minimum:
-                done = stop.satisfied(moved)
-                results.converged[samples[done]] = True
+        Memory: point, residual and direction of the last accepted step (B, 1, D), the halvings since (B,), and
+        the factors U, V (B, m, D) of the inverse Jacobian ``-I + U^T V``.
+        """
+        x = flatten(state).unsqueeze(1)
+        latest = flatten(image)
+        with torch.autocast(x.device.type, enabled=False):
+            g = latest.unsqueeze(1) - x
+            if not memory:
+                empty = x[:, :0]
+                memory = [x, g, g, x.new_zeros(len(x)), empty, empty]
             else:
-                done = torch.zeros_like(samples, dtype=torch.bool)
-            leaving = torch.ones_like(done) if last else done
-            if bool(leaving.any()):
-                results.finished(samples[leaving], tuple(part[leaving] for part in image), evaluation)
-                if bool(leaving.all()):
-                    break
-                keep = ~leaving
-                active = samples = samples[keep]
-                state, image = (rebuild(s, [part[keep] for part in s]) for s in (state, image))
-                memory = [part[keep] for part in memory]
-        state, memory = solver.advance(state, image, memory)
-    return results.solution(state)
+                memory = self._updated(x, g, memory)
+            point, _, direction, halvings, _, _ = memory
+            following = torch.addcmul(point, direction, (0.5**halvings)[:, None, None]).squeeze(1)
+        return unflatten(finite_or(following, latest), state), memory
+
+    def _updated(self, x: Tensor, g: Tensor, memory: Memory) -> Memory:
+        """The memory after one more evaluation: a step halved or taken, and one rank more."""
+        point, residual, direction, halvings, u, v = memory
+        grew = torch.linalg.vector_norm(g, dim=2) > torch.linalg.vector_norm(residual, dim=2)
+        halve = grew.squeeze(1) & (halvings < self.line_search)
+        moved, changed = x - point, g - residual
+        row = -moved + self.inner_product(moved, u) @ v
+        divisor = self.inner_product(row, changed)
+        column = (moved - self._newton(changed, u, v)) / divisor
+        useless = ~torch.isfinite(column).all(dim=2, keepdim=True)
+        column, row = column.masked_fill(useless, 0.0), row.masked_fill(useless, 0.0)
+        u, v = self._appended(u, column, halve), self._appended(v, row, halve)
+        chosen = halve[:, None, None]
+        return [
+            torch.where(chosen, point, x),
+            torch.where(chosen, residual, g),
+            torch.where(chosen, direction, -self._newton(g, u, v)),
+            torch.where(halve, halvings + 1, 0.0),
+            u,
+            v,
+        ]
+
+    def _newton(self, vector: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """The inverse Jacobian ``-I + U^T V`` times vectors (B, 1, D)."""
+        return -vector + self.inner_product(vector, v) @ u
+
+    def _appended(self, factors: Tensor, latest: Tensor, halve: Tensor) -> Tensor:
+        """One row more; samples that only halve their step get zeros, and lose none of their history for it."""
+        if self.line_search == 0:
+            return torch.cat((factors, latest), dim=1)[:, -self.history :]
+        taken = torch.cat((factors, latest), dim=1)[:, -self.history :]
+        waiting = torch.cat((factors, torch.zeros_like(latest)), dim=1)[:, : self.history]
+        return torch.where(halve[:, None, None], waiting, taken)
+
+
+def finite_or(vector: Tensor, fallback: Tensor) -> Tensor:
+    """Vectors (B, D), replaced per sample by the fallback where they are not finite."""
+    good = torch.isfinite(vector).all(dim=1, keepdim=True)
+    return torch.where(good, vector, fallback)
