@@ -27,9 +27,10 @@ from deqflow.evaluation.benchmark import (
     evaluate,
     run,
 )
-from deqflow.evaluation.metrics import MetricsAccumulator, PairMetrics, end_point_error, measure
+from deqflow.evaluation.metrics import RegionErrors, end_point_error, measure
 from deqflow.evaluation.speed import BenchOptions, measure_speed, time_pair
 from deqflow.evaluation.speed import run as run_bench
+from deqflow.evaluation.totals import RegionTotal
 from deqflow.io.flow_files import write_flow
 from deqflow.io.images import write_image
 
@@ -78,33 +79,33 @@ class TestMetrics:
         flow = truth + np.array([[[4, 0], [0, 4], [2.5, 0], [-5, 0]]], np.float32)
         metrics = measure(flow, truth)
         assert metrics.fl == 1
-        assert metrics.fl_all == 25.0
+        assert metrics.fl_rate == 25.0
 
     def test_a_pair_without_valid_pixels_changes_no_mean(self):
-        total = MetricsAccumulator()
+        total = RegionTotal()
         total.add(measure(constant_flow(3, 4), constant_flow(0, 0)))
         total.add(measure(constant_flow(3, 4), constant_flow(0, 0), np.zeros((HEIGHT, WIDTH), bool)))
-        assert (total.pairs, total.pixels, total.epe) == (2, HEIGHT * WIDTH, 5.0)
+        assert (total.pairs, total.pixels, total.epe_image) == (2, HEIGHT * WIDTH, 5.0)
 
     def test_an_empty_set_has_no_error(self):
-        total = MetricsAccumulator()
-        assert math.isnan(total.epe)
-        assert math.isnan(total.fl_all)
+        total = RegionTotal()
+        assert math.isnan(total.epe_image)
+        assert math.isnan(total.fl)
 
     def test_epe_averages_over_pairs_and_rates_over_pixels(self):
-        total = MetricsAccumulator()
+        total = RegionTotal()
         total.add(measure(constant_flow(10, 0, 10, 10), constant_flow(0, 0, 10, 10)))
         total.add(measure(constant_flow(0, 0, 10, 30), constant_flow(0, 0, 10, 30)))
-        assert total.epe == 5.0
+        assert total.epe_image == 5.0
         assert total.outlier_rate(3.0) == 25.0
-        assert total.fl_all == 25.0
+        assert total.fl == 25.0
 
     @given(
         st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=5), st.integers(0, 999)
     )
     def test_streaming_equals_everything_at_once(self, sizes, seed):
         random = np.random.default_rng(seed)
-        total = MetricsAccumulator()
+        total = RegionTotal()
         errors, epes, magnitudes = [], [], []
         for height, width in sizes:
             truth = random.normal(0, 60, (height, width, 2))
@@ -118,9 +119,9 @@ class TestMetrics:
         pooled, magnitude = np.concatenate(errors), np.concatenate(magnitudes)
         assert total.pixels == pooled.size
         if pooled.size:
-            assert total.epe == pytest.approx(np.mean(epes))
+            assert total.epe_image == pytest.approx(np.mean(epes))
             assert total.outlier_rate(3.0) == pytest.approx(100 * np.mean(pooled > 3))
-            assert total.fl_all == pytest.approx(100 * np.mean((pooled > 3) & (pooled > 0.05 * magnitude)))
+            assert total.fl == pytest.approx(100 * np.mean((pooled > 3) & (pooled > 0.05 * magnitude)))
 
     def test_shapes_that_differ_are_named(self):
         with pytest.raises(DataError, match=r"\(24, 32, 2\).*\(24, 31, 2\)"):
@@ -239,7 +240,7 @@ class StubModel:
 
 
 def pair_result(group: str, **epes: float) -> PairResult:
-    metrics = {name: PairMetrics(10, 0, epe, (0, 0, 0), 0) for name, epe in epes.items()}
+    metrics = {name: RegionErrors(10, 0, 10 * epe, (0, 0, 0), 0) for name, epe in epes.items()}
     return PairResult(
         "set", group, "pair", metrics, dict.fromkeys(epes, 0.0), dict.fromkeys(epes), dict.fromkeys(epes)
     )

@@ -16,8 +16,9 @@ from deqflow import zoo
 from deqflow.data.benchmarks import PairDataset, find_benchmarks
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.baselines import BASELINES
-from deqflow.evaluation.metrics import OUTLIER_THRESHOLDS, MetricsAccumulator, PairMetrics, measure
+from deqflow.evaluation.metrics import OUTLIER_THRESHOLDS, RegionErrors, measure
 from deqflow.evaluation.tables import markdown
+from deqflow.evaluation.totals import RegionTotal
 
 RELATIVE_GROUPS = ("Sintel final", "KITTI", "FlyingChairs")
 """Groups whose pairs enter the geometric mean of the error relative to DIS: large motion, blur, cameras."""
@@ -41,7 +42,7 @@ class PairResult:
     dataset: str
     group: str
     name: str
-    metrics: dict[str, PairMetrics]
+    metrics: dict[str, RegionErrors]
     seconds: dict[str, float]
     steps: dict[str, int | None]
     residual: dict[str, float | None]
@@ -59,11 +60,11 @@ class Report:
     methods: tuple[str, ...]
     results: list[PairResult] = field(default_factory=list)
 
-    def groups(self) -> dict[str, dict[str, MetricsAccumulator]]:
+    def groups(self) -> dict[str, dict[str, RegionTotal]]:
         """Errors per group and method, in the order in which the groups came."""
-        groups: dict[str, dict[str, MetricsAccumulator]] = {}
+        groups: dict[str, dict[str, RegionTotal]] = {}
         for result in self.results:
-            group = groups.setdefault(result.group, {method: MetricsAccumulator() for method in self.methods})
+            group = groups.setdefault(result.group, {method: RegionTotal() for method in self.methods})
             for method, accumulator in group.items():
                 accumulator.add(result.metrics[method])
         return groups
@@ -95,7 +96,7 @@ class Report:
             for result in self.results
         ]
         for name, group in self.groups().items():
-            epes = [f"**{group[method].epe:.3f}**" for method in self.methods]
+            epes = [f"**{group[method].epe_image:.3f}**" for method in self.methods]
             rows.append([f"**{name} ({group[first].pairs})**", *epes, *_rates(group[first]), "", ""])
         lines = [
             f"EPE in pixels; wrong pixels, steps and seconds are those of {first}.",
@@ -246,14 +247,19 @@ def run(options: EvaluateOptions) -> int:
     return 0
 
 
-def _rates(errors: PairMetrics | MetricsAccumulator) -> list[str]:
-    rates = [*(errors.outlier_rate(threshold) for threshold in OUTLIER_THRESHOLDS), errors.fl_all]
+def _rates(errors: RegionErrors | RegionTotal) -> list[str]:
+    fl = errors.fl_rate if isinstance(errors, RegionErrors) else errors.fl
+    rates = [*(errors.outlier_rate(threshold) for threshold in OUTLIER_THRESHOLDS), fl]
     return [f"{rate:.2f}" for rate in rates]
 
 
-def _errors(errors: PairMetrics | MetricsAccumulator) -> dict[str, float | None]:
+def _errors(errors: RegionErrors | RegionTotal) -> dict[str, float | None]:
     rates = {f"{threshold:g}px": _finite(errors.outlier_rate(threshold)) for threshold in OUTLIER_THRESHOLDS}
-    return {"epe": _finite(errors.epe), **rates, "fl_all": _finite(errors.fl_all)}
+    if isinstance(errors, RegionErrors):
+        epe, fl = errors.epe, errors.fl_rate
+    else:
+        epe, fl = errors.epe_image, errors.fl
+    return {"epe": _finite(epe), **rates, "fl_all": _finite(fl)}
 
 
 def _finite(value: float | None) -> float | None:

@@ -2,18 +2,51 @@
 
 Invalid pixels never count. A prediction that is not finite at a valid pixel is counted, makes the end-point
 error NaN and is an outlier at every threshold: it cannot disappear in a mean.
+
+Of each pair only counts of pixels and one sum of errors are kept for each region of its frame
+(`RegionErrors`). `deqflow.evaluation.totals` adds them up over a data set, exactly and in any order.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deqflow.data.sample import Sample
 from deqflow.errors import DataError
 
 OUTLIER_THRESHOLDS = (1.0, 3.0, 5.0)
 """End-point errors in pixels beyond which a pixel is an outlier."""
+
+REGIONS = {
+    "all": "every valid pixel",
+    "matched": "visible in both frames, by the occlusion mask (Sintel, Spring)",
+    "unmatched": "visible in frame 1 only, by the occlusion mask (Sintel, Spring)",
+    "s0-10": "true motion below 10 pixels (Sintel, Spring)",
+    "s10-40": "true motion from 10 to below 40 pixels (Sintel, Spring)",
+    "s40+": "true motion of 40 pixels or more (Sintel, Spring)",
+    "noc": "in KITTI's flow_noc: the point stays inside the frame",
+    "fg": "moving foreground objects, by KITTI 2015's object map",
+    "bg": "everything else, by KITTI 2015's object map",
+    "noc-fg": "both noc and fg",
+    "noc-bg": "both noc and bg",
+}
+"""The parts of a frame that errors are given for, and which pixels they hold."""
+
+MASKS = {
+    "occlusion mask": ("matched", "unmatched"),
+    "non-occluded ground truth": ("noc",),
+    "object map": ("fg", "bg"),
+}
+"""What a sample must carry for a region to exist; the other regions need ground truth alone."""
+
+_WAUC_BINS = 100
+_WAUC_LIMIT = 5.0
+# A pixel whose error first falls within threshold i of 1..100 is within all later ones too. Its score is
+# the sum of their weights 1 - (j - 1) / 100 for j = i..100, in hundredths: (101 - i)(102 - i) / 2, then 0.
+_WAUC_THRESHOLDS = np.arange(1, _WAUC_BINS + 1) * _WAUC_LIMIT / _WAUC_BINS
+_WAUC_SCORES = np.append(np.arange(_WAUC_BINS, 0, -1) * np.arange(_WAUC_BINS + 1, 1, -1) // 2, 0)
 
 
 def end_point_error(flow: NDArray[np.floating], truth: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -40,37 +73,57 @@ def end_point_error(flow: NDArray[np.floating], truth: NDArray[np.floating]) -> 
 
 
 @dataclass(frozen=True)
-class PairMetrics:
-    """Errors of one pair over its valid pixels.
+class RegionErrors:
+    """Errors of one estimate over the valid pixels of one region.
 
     Attributes:
         pixels: valid pixels.
         nonfinite: valid pixels where the estimate is NaN or infinite.
-        epe: mean end-point error in pixels; NaN if any estimate is not finite or no pixel is valid.
+        total: sum of the end-point errors in pixels where the estimate is finite.
         outliers: valid pixels with an error beyond each of ``OUTLIER_THRESHOLDS``.
         fl: valid pixels with an error beyond 3 px and beyond 5 % of the true motion.
+        wauc: sum of the pixels' scores, whole numbers from 0 to 5050; see ``wauc_score``.
     """
 
-    pixels: int
-    nonfinite: int
-    epe: float
-    outliers: tuple[int, ...]
-    fl: int
+    pixels: int = 0
+    nonfinite: int = 0
+    total: float = 0.0
+    outliers: tuple[int, ...] = (0,) * len(OUTLIER_THRESHOLDS)
+    fl: int = 0
+    wauc: int = 0
+
+    @property
+    def epe(self) -> float:
+        """Mean end-point error in pixels; NaN if any estimate is not finite or no pixel is valid."""
+        return self.total / self.pixels if self.pixels and not self.nonfinite else math.nan
 
     def outlier_rate(self, threshold: float) -> float:
         """Percentage of valid pixels with an error above ``threshold``, one of ``OUTLIER_THRESHOLDS``."""
-        return _percentage(self.outliers[OUTLIER_THRESHOLDS.index(threshold)], self.pixels)
+        return percentage(self.outliers[OUTLIER_THRESHOLDS.index(threshold)], self.pixels)
 
     @property
-    def fl_all(self) -> float:
-        """Percentage of valid pixels that KITTI 2015 calls wrong; see ``MetricsAccumulator.fl_all``."""
-        return _percentage(self.fl, self.pixels)
+    def fl_rate(self) -> float:
+        """Percentage of valid pixels that KITTI 2015 calls wrong; see ``measure``."""
+        return percentage(self.fl, self.pixels)
+
+    @property
+    def wauc_score(self) -> float:
+        """Weighted area under the curve of the share of pixels within an error: 100 is best, 0 worst.
+
+        Inlier rates at 100 thresholds i/20 px (0.05 to 5 px) are averaged with weights 1 - (i - 1)/100 that
+        favour small errors, as VIPER defines it (Richter, Hayder and Koltun, *Playing for Benchmarks*, ICCV
+        2017) and Spring reports it (Mehl et al., CVPR 2023).
+        """
+        return percentage(self.wauc, int(_WAUC_SCORES[0]) * self.pixels)
 
 
 def measure(
     flow: NDArray[np.floating], truth: NDArray[np.floating], valid: NDArray[np.bool_] | None = None
-) -> PairMetrics:
-    """Compare one estimate with its ground truth.
+) -> RegionErrors:
+    """Compare one estimate with its ground truth over all valid pixels.
+
+    A pixel counts into ``fl`` if its error exceeds both 3 px and 5 % of the length of the true motion (KITTI
+    2015: Menze and Geiger, CVPR 2015, section 5).
 
     Args:
         flow: estimate (H, W, 2) in pixels.
@@ -84,75 +137,87 @@ def measure(
         raise DataError(
             f"validity mask of shape {valid.shape} does not fit ground truth of shape {truth.shape}"
         )
-    error = end_point_error(flow, truth)
-    magnitude = np.hypot(truth[..., 0].astype(np.float64), truth[..., 1])
-    if valid is not None:
-        error, magnitude = error[valid], magnitude[valid]
-    # Negated comparisons, because NaN compares false with everything and must come out as wrong.
-    return PairMetrics(
-        pixels=error.size,
-        nonfinite=int(np.isnan(error).sum()),
-        epe=float(error.mean()) if error.size else math.nan,
-        outliers=tuple(int(np.sum(~(error <= threshold))) for threshold in OUTLIER_THRESHOLDS),
-        fl=int(np.sum(~((error <= 3.0) | (error <= 0.05 * magnitude)))),
-    )
+    error, length = end_point_error(flow, truth), _length(truth)
+    return _summarise(error, length) if valid is None else _summarise(error[valid], length[valid])
 
 
-@dataclass
-class MetricsAccumulator:
-    """Running errors over the pairs of a data set, in constant memory.
+def measure_sample(flow: NDArray[np.floating], sample: Sample) -> dict[str, RegionErrors]:
+    """Compare one estimate with a sample's ground truth in every region that the sample has masks for.
 
-    A pair without a valid pixel is counted in ``pairs`` and changes nothing else.
+    Where ground truth has twice the frames' resolution the smallest error over a pixel's four values counts
+    (Spring: Mehl et al., CVPR 2023, section 4).
+
+    Args:
+        flow: estimate (H, W, 2) in pixels.
+        sample: regions whose mask is None are left out of the result.
+
+    Returns:
+        Errors by names of ``REGIONS``, in their order.
+
+    Raises:
+        DataError: the shapes do not agree.
     """
-
-    pairs: int = 0
-    pixels: int = 0
-    nonfinite: int = 0
-    _measured: int = field(default=0, repr=False)
-    _epe_sum: float = field(default=0.0, repr=False)
-    _outliers: list[int] = field(default_factory=lambda: [0] * len(OUTLIER_THRESHOLDS), repr=False)
-    _fl: int = field(default=0, repr=False)
-
-    def add(self, pair: PairMetrics) -> None:
-        """Include one more pair."""
-        self.pairs += 1
-        if pair.pixels == 0:
-            return
-        self._measured += 1
-        self.pixels += pair.pixels
-        self.nonfinite += pair.nonfinite
-        self._epe_sum += pair.epe
-        self._fl += pair.fl
-        for index, count in enumerate(pair.outliers):
-            self._outliers[index] += count
-
-    @property
-    def epe(self) -> float:
-        """Mean over pairs of the mean error over valid pixels, in pixels.
-
-        This is how KITTI's EPE is reported since RAFT (Teed & Deng, ECCV 2020). On Sintel (Butler et al.,
-        ECCV 2012), where every pixel of equally large frames counts, it equals the mean over all pixels.
-        """
-        return self._epe_sum / self._measured if self._measured else math.nan
-
-    def outlier_rate(self, threshold: float) -> float:
-        """Percentage of all valid pixels of all pairs with an error above ``threshold``.
-
-        The threshold is one of ``OUTLIER_THRESHOLDS``. At 3 px on KITTI 2012 (Geiger et al., CVPR 2012) this
-        is Out-Noc or Out-All, by the mask of the ground truth; at 1 px it is Spring's main measure (Mehl et
-        al., CVPR 2023).
-        """
-        return _percentage(self._outliers[OUTLIER_THRESHOLDS.index(threshold)], self.pixels)
-
-    @property
-    def fl_all(self) -> float:
-        """Percentage of all valid pixels of all pairs with errors above 3 px and above 5 % of the motion.
-
-        KITTI 2015's Fl-all (Menze & Geiger, CVPR 2015): counted over the pixels of the whole set, not
-        averaged over pairs.
-        """
-        return _percentage(self._fl, self.pixels)
+    valid = sample.valid
+    masks = (
+        ("valid", valid),
+        ("occlusion", sample.occlusion),
+        ("noc", sample.noc),
+        ("objects", sample.objects),
+    )
+    for name, mask in masks:
+        if mask is not None and mask.shape != sample.flow.shape[:2]:
+            raise DataError(
+                f"{name} mask of {sample.name or 'a sample'} has shape {mask.shape}, "
+                f"which does not fit ground truth of shape {sample.flow.shape}"
+            )
+    # From here on only valid pixels, as vectors: ground truth is often sparse, its gaps may hold anything.
+    error, length = _sample_error(flow, sample)[valid], _length(sample.flow)[valid]
+    chosen = {
+        "s0-10": length < 10,
+        "s10-40": (length >= 10) & (length < 40),
+        "s40+": length >= 40,
+    }
+    if sample.occlusion is not None:
+        chosen["unmatched"] = sample.occlusion[valid]
+        chosen["matched"] = ~chosen["unmatched"]
+    if sample.noc is not None:
+        chosen["noc"] = sample.noc[valid]
+    if sample.objects is not None:
+        chosen["fg"] = sample.objects[valid] > 0
+        chosen["bg"] = ~chosen["fg"]
+    if sample.noc is not None and sample.objects is not None:
+        chosen["noc-fg"], chosen["noc-bg"] = (chosen["noc"] & chosen[part] for part in ("fg", "bg"))
+    found = {name: _summarise(error[mask], length[mask]) for name, mask in chosen.items()}
+    found["all"] = _summarise(error, length)
+    return {name: found[name] for name in REGIONS if name in found}
 
 
-def _percentage(count: int, total: int) -> float:
+def percentage(count: int, total: int) -> float:
+    """``count`` in percent of ``total``; NaN of nothing."""
     return 100.0 * count / total if total else math.nan
+
+
+def _sample_error(flow: NDArray[np.floating], sample: Sample) -> NDArray[np.float64]:
+    """The error at each pixel; where ground truth has four values in it, against the nearest (Spring)."""
+    if sample.subpixels is None:
+        return end_point_error(flow, sample.flow)
+    return np.fmin.reduce([end_point_error(flow, truth) for truth in sample.subpixels])
+
+
+def _length(flow: NDArray[np.floating]) -> NDArray[np.float64]:
+    return np.hypot(flow[..., 0].astype(np.float64), flow[..., 1])
+
+
+def _summarise(error: NDArray[np.float64], length: NDArray[np.float64]) -> RegionErrors:
+    """Errors and lengths of the true motion, (N,) or (H, W), as counts."""
+    finite = np.isfinite(error)
+    # Negated comparisons, because NaN compares false with everything and must come out as wrong; it is sorted
+    # behind every threshold.
+    return RegionErrors(
+        pixels=error.size,
+        nonfinite=int(error.size - finite.sum()),
+        total=float(error[finite].sum()),
+        outliers=tuple(int(np.sum(~(error <= threshold))) for threshold in OUTLIER_THRESHOLDS),
+        fl=int(np.sum(~((error <= 3.0) | (error <= 0.05 * length)))),
+        wauc=int(_WAUC_SCORES[np.searchsorted(_WAUC_THRESHOLDS, error)].sum()),
+    )
