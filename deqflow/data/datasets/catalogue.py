@@ -6,10 +6,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 from deqflow.data.datasets.chairs import flying_chairs, flying_chairs2
+from deqflow.data.datasets.custom import LIST_SUFFIXES, custom
+from deqflow.data.datasets.hd1k import hd1k
 from deqflow.data.datasets.kitti import kitti_2012, kitti_2015
 from deqflow.data.datasets.middlebury import middlebury
 from deqflow.data.datasets.pairs import PairDataset
 from deqflow.data.datasets.sintel import sintel
+from deqflow.data.datasets.spring import spring
+from deqflow.data.datasets.tartanair import tartanair
+from deqflow.data.datasets.things import flying_things
 from deqflow.errors import DataError
 
 
@@ -19,19 +24,24 @@ class Family:
 
     Attributes:
         title: what people call it.
-        folder: name of its folder where several data sets lie under one root.
+        folder: name of its folder where several data sets lie under one root; empty if it has none.
         tree: a file that shows the layout, for messages.
         open: reads the layout below the data set's own folder, for one of ``splits``.
         splits: "training", "validation", "testing" in our words, whatever the folders are called.
-        pairs: official number of pairs of a split, of each `PairDataset` that ``open`` returns.
+        pairs: official number of pairs of a split, of each `PairDataset` that ``open`` returns; only numbers
+            that the authors or their tools state.
+        signs: patterns of which one matches something below the data set's own folder.
+        files: suffixes of files that ``open`` takes in place of a folder.
     """
 
     title: str
     folder: str
     tree: str
     open: Callable[[Path, str], list[PairDataset]]
+    signs: tuple[str, ...]
     splits: tuple[str, ...] = ("training", "testing")
     pairs: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    files: tuple[str, ...] = ()
 
 
 DATASETS: dict[str, Family] = {
@@ -40,6 +50,7 @@ DATASETS: dict[str, Family] = {
         "MPI-Sintel",
         "training/flow/alley_1/frame_0001.flo",
         sintel,
+        ("training/flow/*/*.flo", "training/clean/*/*.png", "test/clean/*/*.png", "test/final/*/*.png"),
         pairs={"training": 1041, "testing": 552},
     ),
     "kitti-2015": Family(
@@ -47,6 +58,7 @@ DATASETS: dict[str, Family] = {
         "KITTI-2015",
         "training/flow_occ/000000_10.png",
         kitti_2015,
+        ("*/image_2/*_10.png",),
         pairs={"training": 200, "testing": 200},
     ),
     "kitti-2012": Family(
@@ -54,6 +66,7 @@ DATASETS: dict[str, Family] = {
         "KITTI-2012",
         "training/flow_occ/000000_10.png",
         kitti_2012,
+        ("*/colored_0/*_10.png", "*/image_0/*_10.png"),
         pairs={"training": 194, "testing": 195},
     ),
     "middlebury": Family(
@@ -61,6 +74,7 @@ DATASETS: dict[str, Family] = {
         "Middlebury",
         "other-gt-flow/Venus/flow10.flo",
         middlebury,
+        ("other-data/*/frame10.png", "eval-data/*/frame10.png"),
         pairs={"training": 8, "testing": 12},
     ),
     "chairs": Family(
@@ -68,6 +82,7 @@ DATASETS: dict[str, Family] = {
         "FlyingChairs_release",
         "data/00001_flow.flo",
         flying_chairs,
+        ("data/*_img1.ppm",),
         splits=("training", "validation", "all"),
         pairs={"training": 22232, "validation": 640, "all": 22872},
     ),
@@ -76,8 +91,49 @@ DATASETS: dict[str, Family] = {
         "FlyingChairs2",
         "train/0000000-flow_01.flo",
         flying_chairs2,
+        ("train/*-img_0.png", "val/*-img_0.png"),
         splits=("training", "validation"),
-        pairs={"training": 22232, "validation": 640},
+    ),
+    "things": Family(
+        "FlyingThings3D",
+        "FlyingThings3D",
+        "optical_flow/TRAIN/A/0000/into_future/left/OpticalFlowIntoFuture_0006_L.pfm",
+        flying_things,
+        ("frames_*pass/T*/*/*",),
+        # 2,239 sequences of ten frames.
+        pairs={"training": 20151},
+    ),
+    "hd1k": Family(
+        "HD1K",
+        "HD1K",
+        "hd1k_flow_gt/flow_occ/000000_0000.png",
+        hd1k,
+        ("hd1k_input/image_2/*.png", "hd1k_challenge/image_2/*.png"),
+    ),
+    "spring": Family(
+        "Spring",
+        "spring",
+        "train/0001/flow_FW_left/flow_FW_left_0001.flo5",
+        spring,
+        ("train/*/frame_*/*.png", "test/*/frame_*/*.png"),
+        # 19,852 and 3,960 over two cameras and two directions.
+        pairs={"training": 4963, "testing": 990},
+    ),
+    "tartanair": Family(
+        "TartanAir",
+        "TartanAir",
+        "abandonedfactory/Easy/P000/flow/000000_000001_flow.npy",
+        tartanair,
+        ("**/flow/*_flow.npy",),
+        splits=("training",),
+    ),
+    "custom": Family(
+        "own footage",
+        "",
+        "frames/0001.png and flow/0001.flo",
+        custom,
+        ("frames/*",),
+        files=LIST_SUFFIXES,
     ),
 }
 """The data sets by the name that ``--dataset`` takes; a new one is one entry."""
@@ -101,7 +157,7 @@ def open_dataset(name: str, root: str | Path, *, split: str = "training") -> lis
     if split not in family.splits:
         raise DataError(f"{family.title} has no split {split!r}, expected one of {', '.join(family.splits)}")
     root = Path(root)
-    if not root.is_dir():
+    if not root.is_dir() and not (root.is_file() and root.suffix.lower() in family.files):
         raise DataError(f"{root} is not a folder: expected {family.title}, with {family.tree} in it")
     return family.open(own_folder(family, root), split)
 
@@ -119,7 +175,7 @@ def family_named(name: str) -> Family:
 
 def own_folder(family: Family, root: Path) -> Path:
     """The data set's folder: ``root`` itself, or the one of the official name in it."""
-    return root / family.folder if (root / family.folder).is_dir() else root
+    return root / family.folder if family.folder and (root / family.folder).is_dir() else root
 
 
 def find_benchmarks(root: str | Path) -> list[PairDataset]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, ClassVar, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +54,13 @@ class PairFiles:
     invalid: Path | None = None
     known: Path | None = None
 
-    def exists(self) -> bool:
-        """Whether both frames are there, and the flow if the pair has one."""
-        return (self.flow is None or self.flow.is_file()) and self.frame1.is_file() and self.frame2.is_file()
+    truth_scale: ClassVar[int] = 1
+    """Values of the flow file per side of a pixel of the frames."""
+
+    def missing(self) -> Path | None:
+        """The first of frames and flow that is not there; None if all are. Masks may be missing."""
+        needed = (self.frame1, self.frame2, self.flow)
+        return next((path for path in needed if path is not None and not path.is_file()), None)
 
     def read_frames(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Read both frames, uint8 RGB (H, W, 3).
@@ -130,22 +134,35 @@ class PairFiles:
             )
 
 
+class NoPairsError(DataError):
+    """A folder in which no pair of a data set is complete."""
+
+
 class PairDataset(Sequence[Sample]):
     """The pairs of one data set, or of one rendering pass of it.
 
     Attributes:
         title: the data set, such as "MPI-Sintel final".
         group: the row of a table that its pairs are averaged in, such as "Sintel final".
-        files: where each pair lies.
+        files: where each pair lies, in the order given.
+        incomplete: pairs of which a file is missing; they are not part of the data set.
+
+    Raises:
+        NoPairsError: not one of the candidates is complete.
     """
 
     def __init__(self, title: str, group: str, candidates: Iterable[PairFiles], root: Path) -> None:
         self.title = title
         self.group = group
-        self.files = [pair for pair in candidates if pair.exists()]
+        self.files: list[PairFiles] = []
+        self.incomplete: list[PairFiles] = []
+        for pair in candidates:
+            (self.files if pair.missing() is None else self.incomplete).append(pair)
         if not self.files:
-            raise DataError(
+            raise NoPairsError(
                 f"{root} holds no complete pair of {title}: a flow file and the two frames it belongs to"
+                if not self.incomplete
+                else f"{root} holds no complete pair of {title}: {self.incomplete[0].missing()} is missing"
             )
 
     def __len__(self) -> int:
@@ -161,9 +178,32 @@ class PairDataset(Sequence[Sample]):
         return self.files[index].read()
 
 
+def variants(candidates: Iterable[tuple[str, str, Iterable[PairFiles]]], root: Path) -> list[PairDataset]:
+    """A data set for each (title, group, pairs) that is there, such as rendering passes or cameras.
+
+    Raises:
+        NoPairsError: none of them is.
+    """
+    found: list[PairDataset] = []
+    failure: NoPairsError | None = None
+    for title, group, pairs in candidates:
+        try:
+            found.append(PairDataset(title, group, pairs, root))
+        except NoPairsError as error:
+            failure = failure or error
+    if failure is not None and not found:
+        raise failure
+    return found
+
+
 def existing(path: Path) -> Path | None:
     """The path of an optional file, None if it is not there."""
     return path if path.is_file() else None
+
+
+def numbered(paths: Iterable[Path], pattern: str) -> dict[int, Path]:
+    """Files by the number that ``pattern`` finds in their stems, in that order."""
+    return dict(sorted((number_in(path, pattern), path) for path in paths))
 
 
 def number_in(path: Path, pattern: str) -> int:
@@ -175,7 +215,7 @@ def number_in(path: Path, pattern: str) -> int:
     match = re.fullmatch(pattern, path.stem)
     if match is None:
         raise DataError(
-            f"{path} does not follow the layout of its data set: expected a number, as in frame_0001"
+            f"{path} does not follow the layout of its data set: expected a name that matches {pattern}"
         )
     return int(match[1])
 

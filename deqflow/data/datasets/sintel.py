@@ -6,7 +6,15 @@ Butler, Wulff, Stanley, Black, *A Naturalistic Open Source Movie for Optical Flo
 from collections.abc import Iterator
 from pathlib import Path
 
-from deqflow.data.datasets.pairs import PairDataset, PairFiles, existing, number_in
+from deqflow.data.datasets.pairs import (
+    PairDataset,
+    PairFiles,
+    existing,
+    folders,
+    number_in,
+    numbered,
+    variants,
+)
 
 FOLDERS = {"training": "training", "testing": "test"}
 RENDERS = ("clean", "final", "albedo")
@@ -15,12 +23,12 @@ RENDERS = ("clean", "final", "albedo")
 def sintel(root: Path, split: str) -> list[PairDataset]:
     """Every rendering pass that is there; the test split has no ``albedo``."""
     folder = root / FOLDERS[split]
-    renders = [render for render in RENDERS if (folder / render).is_dir()] or ["clean"]
     candidates = _testing if split == "testing" else _training
-    return [
-        PairDataset(f"MPI-Sintel {render}", f"Sintel {render}", candidates(folder, render), folder)
-        for render in renders
-    ]
+    renders = [render for render in RENDERS if (folder / render).is_dir()] or ["clean"]
+    return variants(
+        ((f"MPI-Sintel {render}", f"Sintel {render}", candidates(folder, render)) for render in renders),
+        folder,
+    )
 
 
 def _training(folder: Path, render: str) -> Iterator[PairFiles]:
@@ -40,7 +48,15 @@ def _training(folder: Path, render: str) -> Iterator[PairFiles]:
 
 
 def _testing(folder: Path, render: str) -> Iterator[PairFiles]:
-    for frame1 in sorted(folder.glob(f"{render}/*/frame_*.png")):
-        scene, number = frame1.parent.name, number_in(frame1, r"frame_(\d+)")
-        frame2 = frame1.with_name(f"frame_{number + 1:04d}.png")
-        yield PairFiles(f"{scene} {number}", frame1, frame2, None, sequence=scene, index=number)
+    for scene in folders(folder / render):
+        frames = numbered(scene.glob("frame_*.png"), r"frame_(\d+)")
+        for number, frame1 in frames.items():
+            if number + 1 in frames:
+                yield PairFiles(
+                    f"{scene.name} {number}",
+                    frame1,
+                    frames[number + 1],
+                    None,
+                    sequence=scene.name,
+                    index=number,
+                )

@@ -1,0 +1,51 @@
+"""FlyingThings3D, rendered objects flying before photographs, with flow forward and backward in time.
+
+Mayer et al., *A Large Dataset to Train Convolutional Networks for Disparity, Optical Flow, and Scene Flow
+Estimation*, CVPR 2016. This is the full data set; the subset of DispNet and FlowNet 2.0 has another layout.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+from deqflow.data.datasets.pairs import PairDataset, PairFiles, folders, numbered, variants
+
+FOLDERS = {"training": "TRAIN", "testing": "TEST"}
+RENDERS = ("clean", "final")
+CAMERAS = ("left", "right")
+DIRECTIONS = {"into_future": 1, "into_past": -1}
+
+
+def flying_things(root: Path, split: str) -> list[PairDataset]:
+    """One data set per rendering pass, camera and direction; ``TEST`` has ground truth as well."""
+    return variants(
+        (
+            (
+                f"FlyingThings3D {render} {camera} {direction}",
+                f"FlyingThings3D {render}",
+                _pairs(root, FOLDERS[split], render, camera, direction),
+            )
+            for render, camera, direction in product(RENDERS, CAMERAS, DIRECTIONS)
+        ),
+        root,
+    )
+
+
+def _pairs(root: Path, split: str, render: str, camera: str, direction: str) -> Iterator[PairFiles]:
+    step = DIRECTIONS[direction]
+    prefix = f"OpticalFlow{direction.title().replace('_', '')}"
+    for letter in folders(root / f"frames_{render}pass" / split):
+        for scene in folders(letter):
+            frames = numbered((scene / camera).glob("*.png"), r"(\d+)")
+            truth = root / "optical_flow" / split / letter.name / scene.name / direction / camera
+            for number in sorted(frames, key=lambda number: step * number):
+                if number + step in frames:
+                    frame1 = frames[number]
+                    yield PairFiles(
+                        f"{letter.name}/{scene.name} {number}",
+                        frame1,
+                        frames[number + step],
+                        truth / f"{prefix}_{frame1.stem}_{camera[0].upper()}.pfm",
+                        sequence=f"{letter.name}/{scene.name}",
+                        index=step * number,
+                    )
