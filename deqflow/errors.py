@@ -27,3 +27,11 @@ class ConfigError(DeqflowError):
 
 class DataError(DeqflowError):
     """A data set, texture folder or manifest that is missing something."""
+
+
+class TrainingError(DeqflowError):
+    """A training run that cannot go on: no room for its state, losses that stay infinite, dead workers."""
+
+
+class FlowClippedWarning(UserWarning):
+    """Flow written to a file whose format cannot hold all of its values."""
