@@ -1,62 +1,109 @@
 """What a model is made of, and how it is run unless told otherwise."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from deqflow.equilibrium import FixedPointIteration, Solver
 from deqflow.errors import ConfigError
+from deqflow.network import (
+    BilinearConfig,
+    ConvexConfig,
+    GRUConfig,
+    MixerConfig,
+    SeparateEncodersConfig,
+    SharedEncoderConfig,
+)
+from deqflow.network.sizes import require_choice, require_sizes
+
+Encoder = SharedEncoderConfig | SeparateEncodersConfig
+Update = MixerConfig | GRUConfig
+Upsampling = ConvexConfig | BilinearConfig
+
+ROOMS: dict[str, dict[str, type[Any]]] = {
+    "encoder": {"shared": SharedEncoderConfig, "separate": SeparateEncodersConfig},
+    "update": {"mixer": MixerConfig, "gru": GRUConfig},
+    "upsampling": {"convex": ConvexConfig, "bilinear": BilinearConfig},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Sizes of an estimator's rooms; presets are instances of this with a name.
+    """An estimator: its rooms, and the channels that pass between them. Presets are instances with a name.
 
     Attributes:
-        widths: channels of the encoder's stages at strides 4 and 8.
-        depths: residual blocks in each stage.
         features: channels compared by the correlation.
         context: channels of what frame 1 tells the update operator.
         hidden: channels of the hidden state.
-        motion: channels of the encoded motion.
-        mixed: channels between the two 1x1 convolutions of the gates.
-        kernel: size of the update operator's depthwise convolution, odd.
-        mask: channels of the upsampling's mask head.
         levels: scales of the correlation pyramid.
         radius: of the lookup window, in pixels of each scale.
+        encoder: what makes features and context of a frame.
+        update: what the solver iterates.
+        upsampling: what brings the flow to full resolution.
         attach_flow: let gradients pass through the incoming flow of a step, not only through hidden.
     """
 
-    widths: tuple[int, int] = (48, 96)
-    depths: tuple[int, int] = (2, 3)
     features: int = 128
     context: int = 64
     hidden: int = 96
-    motion: int = 64
-    mixed: int = 192
-    kernel: int = 7
-    mask: int = 128
     levels: int = 4
     radius: int = 3
+    encoder: Encoder = field(default_factory=SharedEncoderConfig)
+    update: Update = field(default_factory=MixerConfig)
+    upsampling: Upsampling = field(default_factory=ConvexConfig)
     attach_flow: bool = False
 
     def __post_init__(self) -> None:
-        sizes = (
-            *self.widths,
-            *self.depths,
-            self.features,
-            self.context,
-            self.hidden,
-            self.motion,
-            self.mixed,
-        )
-        if min(*sizes, self.mask, self.levels, self.radius) < 1:
-            raise ConfigError(f"every size of a model must be at least 1: {self}")
-        if self.kernel % 2 == 0:
-            raise ConfigError(f"kernel must be odd, not {self.kernel}")
+        names = ("features", "context", "hidden", "levels", "radius")
+        require_sizes("model", **{name: getattr(self, name) for name in names})
+        require_choice("model", "attach_flow", self.attach_flow, (True, False))
 
     @property
     def correlation(self) -> int:
         """Channels of the correlation lookup."""
         return self.levels * (2 * self.radius + 1) ** 2
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
+        """The inverse of ``dataclasses.asdict``, also after a round trip through JSON.
+
+        Raises:
+            ConfigError: an unknown field or kind of room, or a value outside its range.
+        """
+        values = _rooms_of_flat(values) if "widths" in values else dict(values)
+        for room, kinds in ROOMS.items():
+            if isinstance(values.get(room), Mapping):
+                described = dict(values[room])
+                kind = described.pop("kind", None)
+                require_choice(room, "kind", kind, tuple(kinds))
+                values[room] = _instance(kinds[str(kind)], described)
+        config = _instance(cls, values)
+        for room, kinds in ROOMS.items():
+            require_choice("model", room, type(getattr(config, room)), tuple(kinds.values()))
+        return config
+
+
+def _instance(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    unknown = values.keys() - {known.name for known in fields(kind) if known.init}
+    if unknown:
+        raise ConfigError(f"a {kind.__name__} has no field {sorted(map(str, unknown))[0]!r}")
+    return kind(**{name: _tuples(value) for name, value in values.items()})
+
+
+def _tuples(value: Any) -> Any:
+    """JSON knows lists only."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _rooms_of_flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The first weight files of deqflow-s describe it in one list of sizes."""
+    rest = dict(values)
+    return {
+        "encoder": {"kind": "shared", **{name: rest.pop(name, None) for name in ("widths", "depths")}},
+        "update": {"kind": "mixer", **{name: rest.pop(name, None) for name in ("motion", "mixed", "kernel")}},
+        "upsampling": {"kind": "convex", "width": rest.pop("mask", None)},
+        **rest,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

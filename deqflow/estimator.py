@@ -15,7 +15,7 @@ from deqflow.equilibrium import Correction, Gradient, Path, Solution, Solver, St
 from deqflow.errors import ConfigError, ImageError
 from deqflow.geometry import Padding
 from deqflow.io.images import read_image, to_rgb
-from deqflow.network import ConvexUpsampling, CorrelationPyramid, Encoder, MixerUpdate
+from deqflow.network import CorrelationPyramid
 
 STRIDE = 8
 """Pixels of a frame per pixel of the grid that the equilibrium lives on."""
@@ -31,7 +31,11 @@ class FlowState(NamedTuple):
 
 
 class FrameFeatures(NamedTuple):
-    """An encoded frame: matching features and trunk, (B, C, H/8, W/8) each."""
+    """An encoded frame: matching features (B, C, H/8, W/8), and the trunk that its context is made from.
+
+    The trunk has the features' resolution, or is the frame itself where a network of its own makes the
+    context, so that the second frame of a pair does not go through it.
+    """
 
     features: Tensor
     trunk: Tensor
@@ -77,19 +81,29 @@ def movement(new: FlowState, old: FlowState) -> Tensor:
 
 
 class UpdateStep:
-    """The step function of one pair: ``step(state)``, with the correlation and context of the pair inside."""
+    """The step function of one pair: ``step(state)``, with the correlation and context of the pair inside.
+
+    Attributes:
+        start: where a solve starts without a better idea.
+    """
 
     def __init__(
-        self, update: MixerUpdate, correlation: CorrelationPyramid, injected: Tensor, *, attach_flow: bool
+        self,
+        update: nn.Module,
+        correlation: CorrelationPyramid,
+        prepared: Any,
+        start: FlowState,
+        *,
+        attach_flow: bool,
     ) -> None:
-        self.update, self.correlation, self.injected = update, correlation, injected
-        self.attach_flow = attach_flow
+        self.update, self.correlation, self.prepared = update, correlation, prepared
+        self.start, self.attach_flow = start, attach_flow
 
     def __call__(self, state: FlowState, active: Tensor | None = None) -> FlowState:
         """One evaluation of the update operator for the samples ``active`` (None: all)."""
         flow = state.flow if self.attach_flow else state.flow.detach()
-        injected = self.injected if active is None else self.injected[active]
-        hidden, delta = self.update(state.hidden, flow, self.correlation.lookup(flow, active), injected)
+        seen = self.correlation.lookup(flow, active)
+        hidden, delta = self.update(state.hidden, flow, seen, self.prepared, active)
         return FlowState(hidden, flow + delta)
 
 
@@ -109,18 +123,13 @@ class DEQFlow(nn.Module):
         self.config, self.name = config, name
         self.defaults = defaults or InferenceDefaults()
         self.precision = torch.float32
-        self.encoder = Encoder(
-            widths=config.widths, depths=config.depths, features=config.features, context=config.context
+        self.encoder = config.encoder.build(
+            features=config.features, context=config.context, hidden=config.hidden
         )
-        self.update = MixerUpdate(
-            hidden=config.hidden,
-            context=config.context,
-            correlation=config.correlation,
-            motion=config.motion,
-            mixed=config.mixed,
-            kernel=config.kernel,
+        self.update = config.update.build(
+            hidden=config.hidden, context=config.context, correlation=config.correlation
         )
-        self.upsample = ConvexUpsampling(hidden=config.hidden, width=config.mask, factor=STRIDE)
+        self.upsample = config.upsampling.build(hidden=config.hidden, factor=STRIDE)
 
     @property
     def device(self) -> torch.device:
@@ -139,15 +148,23 @@ class DEQFlow(nn.Module):
             correlation = CorrelationPyramid(
                 first.features, second.features, levels=self.config.levels, radius=self.config.radius
             )
-            injected = self.update.prepare(self.encoder.context(first.trunk))
-        return UpdateStep(self.update, correlation, injected, attach_flow=self.config.attach_flow)
+            context, hidden = self.encoder.context(first.trunk)
+            prepared = self.update.prepare(context)
+        start = self._start(first, hidden)
+        return UpdateStep(self.update, correlation, prepared, start, attach_flow=self.config.attach_flow)
 
     def initial_state(self, first: FrameFeatures) -> FlowState:
-        """Zeros of the right shape: where a solve starts without a better idea."""
+        """Where a solve starts without a better idea; the operator of a pair has the same as ``start``."""
+        with autocast(first.features.device, self.precision):
+            return self._start(first, self.encoder.context(first.trunk)[1])
+
+    def _start(self, first: FrameFeatures, hidden: Tensor | None) -> FlowState:
+        """Zero flow, and hidden as the encoder says or zero; float32 whatever the network's precision."""
         batch, _, height, width = first.features.shape
-        hidden = first.features.new_zeros(batch, self.config.hidden, height, width)
+        if hidden is None:
+            hidden = torch.zeros(batch, self.config.hidden, height, width, device=first.features.device)
         flow = torch.zeros(batch, 2, height, width, device=hidden.device)
-        return FlowState(hidden.contiguous(memory_format=torch.channels_last), flow)
+        return FlowState(hidden.float().contiguous(memory_format=torch.channels_last), flow)
 
     def trajectory(
         self,
@@ -176,7 +193,7 @@ class DEQFlow(nn.Module):
         step = self.operator(first, second)
         with autocast(image1.device, self.precision):
             stop = StoppingRule(steps=steps, measure=movement)
-            return correction.follow(step, self.initial_state(first), solver, gradient, stop)
+            return correction.follow(step, step.start, solver, gradient, stop)
 
     def solve_pair(
         self,
@@ -189,7 +206,8 @@ class DEQFlow(nn.Module):
         solver: Solver | None = None,
     ) -> Solution:
         """The fixed point of a pair of encoded frames; see ``forward`` for the options."""
-        start = self.initial_state(first)
+        step = self.operator(first, second)
+        start = step.start
         if state is not None:
             if state.flow.shape != start.flow.shape or state.hidden.shape != start.hidden.shape:
                 raise ConfigError(
@@ -208,7 +226,7 @@ class DEQFlow(nn.Module):
             steps=steps, tolerance=(tolerance, float("inf"), hidden_tolerance), measure=movement
         )
         with autocast(first.features.device, self.precision):
-            return solve(self.operator(first, second), start, solver or self.defaults.solver, stop)
+            return solve(step, start, solver or self.defaults.solver, stop)
 
     @torch.no_grad()
     def forward(

@@ -9,12 +9,17 @@ import torch
 
 from deqflow import Anderson
 from deqflow.config import InferenceDefaults, ModelConfig
-from deqflow.errors import CheckpointError, ConfigError, ImageError
+from deqflow.errors import ConfigError, ImageError
 from deqflow.estimator import DEQFlow, FlowState, movement
-from deqflow.zoo import PRESETS, create, load, load_weights, save_weights
+from deqflow.network import ConvexConfig, GRUConfig, MixerConfig, SeparateEncodersConfig, SharedEncoderConfig
 
 TINY = ModelConfig(
-    widths=(8, 16), depths=(1, 1), features=16, context=8, hidden=16, motion=12, mixed=24, mask=16
+    features=16,
+    context=8,
+    hidden=16,
+    encoder=SharedEncoderConfig(widths=(8, 16), depths=(1, 1)),
+    update=MixerConfig(motion=12, mixed=24),
+    upsampling=ConvexConfig(width=16),
 )
 
 
@@ -120,43 +125,13 @@ def test_models_can_be_copied_and_pickled(model):
     assert torch.equal(pickle.loads(pickle.dumps(model))(*images, steps=3).flow, expected)
 
 
-def test_every_preset_fits_its_promise():
-    parameters = sum(p.numel() for p in create("deqflow-s").parameters())
-    assert parameters == 1_145_240
-    assert list(PRESETS) == ["deqflow-s"]
-
-
-def test_weights_survive_a_round_trip(tmp_path):
-    torch.manual_seed(0)
-    model = create("deqflow-s").eval()
-    path = tmp_path / "weights.safetensors"
-    save_weights(model, path, metadata={"note": "a test"})
-    loaded = load("deqflow-s", checkpoint=path, device="cpu", precision="float32")
-    images = frames(32, 32)
-    assert torch.equal(loaded(*images, steps=2).flow, model(*images, steps=2).flow)
-    assert load_weights(create("deqflow-s"), path)["note"] == "a test"
-
-
-def test_weights_that_do_not_fit_are_refused(tmp_path):
-    path = tmp_path / "weights.safetensors"
-    with pytest.raises(CheckpointError, match="does not exist"):
-        load("deqflow-s", checkpoint=path)
-    path.write_bytes(b"\x80\x04 not weights")
-    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
-        load("deqflow-s", checkpoint=path)
-    save_weights(DEQFlow(TINY), path)
-    with pytest.raises(CheckpointError, match="not for deqflow-s"):
-        load("deqflow-s", checkpoint=path)
-    with pytest.raises(ConfigError, match="unknown"):
-        load("deqflow-z")
-    with pytest.raises(ConfigError, match="precision"):
-        load("deqflow-s", precision="float8")
-    with pytest.raises(ConfigError, match="device"):
-        load("deqflow-s", device="abacus")
-
-
 def test_impossible_sizes_are_refused():
     with pytest.raises(ConfigError, match="kernel"):
-        ModelConfig(kernel=4)
-    with pytest.raises(ConfigError, match="at least 1"):
-        ModelConfig(hidden=0)
+        MixerConfig(kernel=4)
+    for wrong in (0, -3, 2.5, True, 10**9, "wide"):
+        with pytest.raises(ConfigError, match="hidden of the model"):
+            ModelConfig(hidden=wrong)
+    with pytest.raises(ConfigError, match="block"):
+        SeparateEncodersConfig(block="dense")
+    with pytest.raises(ConfigError, match="kernels"):
+        GRUConfig(kernels=((2, 3),))

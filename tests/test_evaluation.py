@@ -33,8 +33,10 @@ from deqflow.evaluation.speed import run as run_bench
 from deqflow.evaluation.totals import RegionTotal
 from deqflow.io.flow_files import write_flow
 from deqflow.io.images import write_image
+from deqflow.network import SharedEncoderConfig
 
 HEIGHT, WIDTH = 24, 32
+SMALL = ModelConfig(encoder=SharedEncoderConfig(widths=(8, 8), depths=(1, 1)), levels=2)
 
 
 def constant_flow(u: float, v: float, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -306,7 +308,7 @@ def slowed(function, seconds):
 
 class TestSpeed:
     def test_parts_make_up_the_whole_and_precision_is_restored(self, device):
-        model = DEQFlow(ModelConfig(widths=(8, 8), depths=(1, 1), levels=2)).eval().to(device)
+        model = DEQFlow(SMALL).eval().to(device)
         timings = measure_speed(
             model, precisions=("float32", "bfloat16"), steps=(1, 4), size=(48, 64), repeats=3, progress=False
         )
@@ -318,7 +320,7 @@ class TestSpeed:
         assert model.precision == torch.float32
 
     def test_time_is_booked_on_the_part_that_spends_it(self, monkeypatch):
-        model = DEQFlow(ModelConfig(widths=(8, 8), depths=(1, 1), levels=2)).eval()
+        model = DEQFlow(SMALL).eval()
         pauses = {"encode": 0.02, "operator": 0.4, "decode": 0.03}
         for name, pause in pauses.items():
             monkeypatch.setattr(model, name, slowed(getattr(model, name), pause))
@@ -329,7 +331,7 @@ class TestSpeed:
         assert timing.solve < pauses["operator"]  # which solve_pair's own operator is not part of
 
     def test_bench_prints_a_row_per_combination(self, monkeypatch, capsys):
-        model = DEQFlow(ModelConfig(widths=(8, 8), depths=(1, 1), levels=2)).eval()
+        model = DEQFlow(SMALL).eval()
         monkeypatch.setattr(zoo, "load", lambda name, **options: model)
         options = BenchOptions(steps=(1, 2), precisions=("float32",), width=64, height=48, repeats=1)
         assert run_bench(options) == 0

@@ -1,13 +1,13 @@
 """What the weights that ship with the package promise."""
 
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
 from safetensors import safe_open
 
 import deqflow
+from deqflow.config import ModelConfig
 from deqflow.data.synthetic import SyntheticScenes, Textures
 from deqflow.io import open_video, shrink
 from deqflow.zoo import PRESETS, shipped_weights
@@ -34,7 +34,7 @@ def test_the_file_is_small_and_says_what_it_is():
     with safe_open(str(path), framework="np") as file:
         metadata = file.metadata()
     assert metadata["model"] == "deqflow-s"
-    assert json.loads(metadata["config"]) == json.loads(json.dumps(asdict(PRESETS["deqflow-s"].config)))
+    assert ModelConfig.from_dict(json.loads(metadata["config"])) == PRESETS["deqflow-s"].config
     assert {"weights", "data", "textures", "steps", "hours", "recipe"} <= metadata.keys()
 
 

@@ -1,8 +1,32 @@
-"""The rooms of the network, as plain modules."""
+"""The rooms of the network, as plain modules, each with the configuration that builds it."""
 
 from deqflow.network.correlation import CorrelationPyramid
-from deqflow.network.encoder import Encoder, StandardizedConv2d
-from deqflow.network.update import MixerUpdate
-from deqflow.network.upsampling import ConvexUpsampling
+from deqflow.network.encoder import SharedEncoder, SharedEncoderConfig, StandardizedConv2d
+from deqflow.network.gru import GRUConfig, GRUUpdate
+from deqflow.network.residual import SeparateEncoders, SeparateEncodersConfig
+from deqflow.network.update import MixerConfig, MixerUpdate
+from deqflow.network.upsampling import (
+    BilinearConfig,
+    BilinearUpsampling,
+    ConvexConfig,
+    ConvexUpsampling,
+    extract_cells,
+)
 
-__all__ = ["ConvexUpsampling", "CorrelationPyramid", "Encoder", "MixerUpdate", "StandardizedConv2d"]
+__all__ = [
+    "BilinearConfig",
+    "BilinearUpsampling",
+    "ConvexConfig",
+    "ConvexUpsampling",
+    "CorrelationPyramid",
+    "GRUConfig",
+    "GRUUpdate",
+    "MixerConfig",
+    "MixerUpdate",
+    "SeparateEncoders",
+    "SeparateEncodersConfig",
+    "SharedEncoder",
+    "SharedEncoderConfig",
+    "StandardizedConv2d",
+    "extract_cells",
+]

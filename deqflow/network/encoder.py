@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from deqflow.network.sizes import require_sizes
 
 # A ReLU of unit-variance input has this much less than unit spread; folding it into the convolutions keeps
 # the signal's scale through depth without looking at activations (Brock et al., NFNets, 2021, sec. 2).
@@ -68,7 +71,7 @@ class ResidualBlock(nn.Module):
         return F.relu(self.shortcut(x) + self.branch_scale * self.conv2(y))
 
 
-class Encoder(nn.Module):
+class SharedEncoder(nn.Module):
     """One trunk for matching features and context.
 
     A 7x7 stem of stride 4, residual stages at strides 4 and 8, then a 1x1 head for features and a residual
@@ -108,7 +111,30 @@ class Encoder(nn.Module):
         trunk = centre_and_scale(self.stages(F.relu(self.stem(image)) * RELU_GAIN))
         return centre_and_scale(self.feature_head(trunk)), trunk
 
-    def context(self, trunk: Tensor) -> Tensor:
-        """Context (B, C, H/8, W/8) of a frame from its trunk; only the first frame of a pair needs it."""
-        context: Tensor = F.relu(self.context_head(trunk))
-        return context
+    def context(self, trunk: Tensor) -> tuple[Tensor, None]:
+        """Context (B, C, H/8, W/8) of a frame from its trunk; only the first frame of a pair needs it.
+
+        The second value is where hidden starts: None, at zeros.
+        """
+        return F.relu(self.context_head(trunk)), None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedEncoderConfig:
+    """Sizes of a ``SharedEncoder``.
+
+    Attributes:
+        widths: channels of the stages at strides 4 and 8.
+        depths: residual blocks in each stage.
+    """
+
+    widths: tuple[int, int] = (48, 96)
+    depths: tuple[int, int] = (2, 3)
+    kind: str = field(default="shared", init=False)
+
+    def __post_init__(self) -> None:
+        require_sizes("encoder", widths=self.widths, depths=self.depths)
+
+    def build(self, *, features: int, context: int, hidden: int) -> SharedEncoder:
+        """The encoder, for these numbers of channels."""
+        return SharedEncoder(widths=self.widths, depths=self.depths, features=features, context=context)

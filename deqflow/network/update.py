@@ -1,10 +1,14 @@
 """Update operators: one evaluation of what the solver drives to its fixed point."""
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from deqflow.errors import ConfigError
+from deqflow.network.sizes import require_sizes
 
 
 class Update(NamedTuple):
@@ -83,15 +87,24 @@ class MixerUpdate(nn.Module):
         injected: Tensor = self.inject(context)
         return injected
 
-    def forward(self, hidden: Tensor, flow: Tensor, correlation: Tensor, injected: Tensor) -> Update:
+    def forward(
+        self,
+        hidden: Tensor,
+        flow: Tensor,
+        correlation: Tensor,
+        prepared: Tensor,
+        active: Tensor | None = None,
+    ) -> Update:
         """One evaluation.
 
         Args:
             hidden: (B, hidden, H, W).
             flow: (B, 2, H, W) in pixels of this grid.
             correlation: (B, correlation, H, W), looked up at ``flow``.
-            injected: (B, mixed, H, W) from ``prepare``.
+            prepared: (N, mixed, H, W) from ``prepare``.
+            active: (B,) which of these N samples are given; None means all.
         """
+        injected = prepared if active is None else prepared[active]
         seen = F.relu(self.correlation_encoder(correlation))
         moved = F.relu(self.flow_encoder(flow))
         motion = F.relu(self.motion_encoder(torch.cat((seen, moved), dim=1)))
@@ -101,3 +114,29 @@ class MixerUpdate(nn.Module):
             hidden, torch.tanh(candidate).to(hidden.dtype), torch.sigmoid(gate).to(hidden.dtype)
         )
         return Update(hidden, self.flow_head(hidden).float())
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixerConfig:
+    """Sizes of a ``MixerUpdate``; its arguments of the same names say more."""
+
+    motion: int = 64
+    mixed: int = 192
+    kernel: int = 7
+    kind: str = field(default="mixer", init=False)
+
+    def __post_init__(self) -> None:
+        require_sizes("update operator", motion=self.motion, mixed=self.mixed, kernel=self.kernel)
+        if self.kernel % 2 == 0:
+            raise ConfigError(f"kernel of the update operator must be odd, not {self.kernel}")
+
+    def build(self, *, hidden: int, context: int, correlation: int) -> MixerUpdate:
+        """The update operator, for these numbers of channels."""
+        return MixerUpdate(
+            hidden=hidden,
+            context=context,
+            correlation=correlation,
+            motion=self.motion,
+            mixed=self.mixed,
+            kernel=self.kernel,
+        )

@@ -1,8 +1,12 @@
 """From an eighth of the resolution to all of it."""
 
+from dataclasses import dataclass, field
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from deqflow.network.sizes import require_sizes
 
 
 class ConvexUpsampling(nn.Module):
@@ -55,6 +59,59 @@ class ConvexUpsampling(nn.Module):
         mask = torch.softmax(logits.float().view(batch, 9, -1, height, width), dim=1)
         around = F.unfold(self.factor * flow.float(), 3, padding=1).view(batch, 2, 9, 1, height, width)
         return (mask.unsqueeze(1) * around).sum(dim=2)
+
+
+class BilinearUpsampling(nn.Module):
+    """Bilinear interpolation between the corners of the frame, without parameters (RAFT-small).
+
+    Args:
+        factor: upsampling factor.
+    """
+
+    def __init__(self, *, factor: int = 8) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, hidden: Tensor, flow: Tensor) -> Tensor:
+        """Flow (B, 2, H, W) in coarse pixels -> (B, 2, H * factor, W * factor) in fine pixels."""
+        size = (self.factor * flow.shape[2], self.factor * flow.shape[3])
+        return F.interpolate(self.factor * flow.float(), size, mode="bilinear", align_corners=True)
+
+    def cells(self, hidden: Tensor, flow: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """The fine flows sorted by their place inside a coarse pixel; see ``ConvexUpsampling.cells``."""
+        if chosen is None:
+            chosen = torch.arange(self.factor**2, device=flow.device)
+        return extract_cells(self(hidden, flow), self.factor, chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvexConfig:
+    """Sizes of a ``ConvexUpsampling``.
+
+    Attributes:
+        width: channels of its mask head.
+    """
+
+    width: int = 128
+    kind: str = field(default="convex", init=False)
+
+    def __post_init__(self) -> None:
+        require_sizes("upsampling", width=self.width)
+
+    def build(self, *, hidden: int, factor: int) -> ConvexUpsampling:
+        """The upsampling, by ``factor``."""
+        return ConvexUpsampling(hidden=hidden, width=self.width, factor=factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BilinearConfig:
+    """A ``BilinearUpsampling``; it has no sizes."""
+
+    kind: str = field(default="bilinear", init=False)
+
+    def build(self, *, hidden: int, factor: int) -> BilinearUpsampling:
+        """The upsampling, by ``factor``."""
+        return BilinearUpsampling(factor=factor)
 
 
 def extract_cells(full: Tensor, factor: int, chosen: Tensor) -> Tensor:

@@ -1,0 +1,35 @@
+"""Named presets, and weights in and out of files: ours, and published checkpoints."""
+
+from deqflow.zoo.checkpoints import Checkpoint, file_sha256, read_checkpoint
+from deqflow.zoo.loading import (
+    build,
+    create,
+    fitting_config,
+    load,
+    load_weights,
+    matching_presets,
+    preset,
+    restore,
+    save_weights,
+    shipped_weights,
+)
+from deqflow.zoo.presets import PRESETS, Preset, PublishedResult
+
+__all__ = [
+    "PRESETS",
+    "Checkpoint",
+    "Preset",
+    "PublishedResult",
+    "build",
+    "create",
+    "file_sha256",
+    "fitting_config",
+    "load",
+    "load_weights",
+    "matching_presets",
+    "preset",
+    "read_checkpoint",
+    "restore",
+    "save_weights",
+    "shipped_weights",
+]

@@ -1,0 +1,131 @@
+"""Named models: their sizes, how they are solved, and what the published checkpoints of them reach."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from deqflow.config import InferenceDefaults, ModelConfig
+from deqflow.network import BilinearConfig, ConvexConfig, GRUConfig, SeparateEncodersConfig
+
+
+@dataclass(frozen=True)
+class PublishedResult:
+    """Errors that authors report for a checkpoint trained on FlyingChairs and FlyingThings.
+
+    Attributes:
+        checkpoint: which one.
+        sintel_clean: EPE on Sintel's training sequences, clean pass.
+        sintel_final: the same, final pass.
+        kitti_epe: EPE on KITTI 2015's training pairs.
+        kitti_fl: Fl-all there, per cent.
+    """
+
+    checkpoint: str
+    sintel_clean: float
+    sintel_final: float
+    kitti_epe: float
+    kitti_fl: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A named model.
+
+    Attributes:
+        summary: a line about it.
+        licence: of the weights that exist for it.
+        config: its sizes.
+        defaults: how it is solved.
+        published: results of its published checkpoints.
+    """
+
+    summary: str
+    licence: str
+    config: ModelConfig = field(default_factory=ModelConfig)
+    defaults: InferenceDefaults = field(default_factory=InferenceDefaults)
+    published: tuple[PublishedResult, ...] = ()
+
+
+RAFT_WIDTHS = GRUConfig()
+_PUBLISHED_DEQ = InferenceDefaults(steps=60, tolerance=0.0, precision="float32")
+_RAFT = replace(_PUBLISHED_DEQ, steps=24)
+
+_SIZES = {
+    # letter: hidden = context, features, widths of the motion encoder c1 c2, f1 f2, out; head
+    "tiny": (32, 64, GRUConfig(correlation=(64, 48), flow=(32, 16), motion=32, head=64)),
+    "b": (128, 256, RAFT_WIDTHS),
+    "l": (192, 256, GRUConfig(correlation=(384, 288), flow=(192, 96), motion=192, head=384)),
+    "h": (256, 256, GRUConfig(correlation=(512, 384), flow=(256, 128), motion=256, head=512)),
+    "g": (384, 256, GRUConfig(correlation=(640, 480), flow=(320, 160), motion=320, head=640)),
+}
+
+_RESULTS = {
+    "tiny": (PublishedResult("tiny", 1.77, 3.15, 7.60, 23.74),),
+    "b": (
+        PublishedResult("B (2022)", 1.43, 2.79, 5.43, 16.67),
+        PublishedResult("B (2023)", 1.39, 2.77, 4.46, 14.18),
+    ),
+    "h": (
+        PublishedResult("H 1x, 60 steps", 1.27, 2.58, 3.76, 12.95),
+        PublishedResult("H 3x, 120 steps", 1.27, 2.48, 3.77, 13.41),
+    ),
+}
+
+
+def _published_deq(size: str, *, attention: bool) -> Preset:
+    hidden, features, update = _SIZES[size]
+    return Preset(
+        summary=f"DEQ-Flow-{size.upper() if len(size) == 1 else size}{' with GMA' if attention else ''}",
+        licence="AGPL-3.0",
+        config=ModelConfig(
+            features=features,
+            context=hidden,
+            hidden=hidden,
+            radius=4,
+            encoder=SeparateEncodersConfig(),
+            update=replace(update, attention=attention),
+            upsampling=ConvexConfig(width=256),
+        ),
+        defaults=_PUBLISHED_DEQ,
+        published=() if attention else _RESULTS.get(size, ()),
+    )
+
+
+PRESETS: Mapping[str, Preset] = {
+    "deqflow-s": Preset(
+        summary="small, for machines without a GPU; its weights ship with the package", licence="Apache-2.0"
+    ),
+    **{f"deqflow-{size}": _published_deq(size, attention=False) for size in _SIZES},
+    **{f"deqflow-{size}-gma": _published_deq(size, attention=True) for size in _SIZES},
+    "raft": Preset(
+        summary="RAFT, the recurrent baseline",
+        licence="BSD-3-Clause",
+        config=ModelConfig(
+            features=256,
+            context=128,
+            hidden=128,
+            radius=4,
+            encoder=SeparateEncodersConfig(starts_hidden=True),
+            update=RAFT_WIDTHS,
+            upsampling=ConvexConfig(width=256),
+        ),
+        defaults=_RAFT,
+        published=(PublishedResult("things", 1.43, 2.71, 5.04, 17.4),),
+    ),
+    "raft-small": Preset(
+        summary="RAFT-small",
+        licence="BSD-3-Clause",
+        config=ModelConfig(
+            features=128,
+            context=64,
+            hidden=96,
+            radius=3,
+            encoder=SeparateEncodersConfig(
+                block="bottleneck", widths=(32, 64, 96), context_norm="none", starts_hidden=True
+            ),
+            update=GRUConfig(correlation=(96,), flow=(64, 32), motion=82, head=128, kernels=((3, 3),)),
+            upsampling=BilinearConfig(),
+        ),
+        defaults=_RAFT,
+        published=(PublishedResult("small", 2.21, 3.35, 7.51, 26.9),),
+    ),
+}
