@@ -6,12 +6,13 @@ Their modules are imported when called: ``deqflow --help`` need not wait for tor
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module, metadata
-from typing import Any
+from typing import Any, TextIO
 
-from deqflow.errors import DeqflowError
+from deqflow.errors import DeqflowError, FlowClippedWarning
 
 EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -45,6 +46,11 @@ COMMANDS = {
     "models": Command(
         "the models there are", "deqflow.commands.models:ModelsOptions", "deqflow.commands.models:run"
     ),
+    "datasets": Command(
+        "the data sets there are, and whether one is whole",
+        "deqflow.commands.datasets:DatasetsOptions",
+        "deqflow.commands.datasets:run",
+    ),
     "evaluate": Command(
         "errors on data sets with ground truth",
         "deqflow.evaluation.benchmark:EvaluateOptions",
@@ -69,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        return _dispatch(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return _dispatch(arguments)
     except KeyboardInterrupt:
         print("deqflow: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -113,6 +121,24 @@ def _overview() -> str:
 def _resolve(reference: str) -> Any:
     module, name = reference.split(":")
     return getattr(import_module(module), name)
+
+
+_show_any_warning = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Our own warnings are about the user's files, in one line; where in the code they arose says nothing."""
+    if issubclass(category, FlowClippedWarning):
+        print(f"deqflow: warning: {message}", file=sys.stderr)
+    else:
+        _show_any_warning(message, category, filename, lineno, file, line)
 
 
 def _one_sentence(error: Exception) -> str:

@@ -7,8 +7,7 @@ camera motion; a mask beside it marks what that does not hold for, moving things
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
+from deqflow.data.datasets.headers import numpy_file
 from deqflow.data.datasets.pairs import PairDataset, PairFiles, Truth, number_in
 from deqflow.errors import DataError
 
@@ -26,10 +25,7 @@ class TartanAirPair(PairFiles):
         flow, valid, _ = super().read_truth()
         if self.mask is None:
             return Truth(flow, valid)
-        try:
-            mask = np.load(self.mask, allow_pickle=False, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{self.mask} is not a usable mask in NumPy's format: {error}") from error
+        mask = numpy_file(self.mask)
         if mask.shape != valid.shape:
             raise DataError(f"{self.mask} has shape {mask.shape}, expected that of the flow, {valid.shape}")
         return Truth(flow, valid & (mask == 0))
