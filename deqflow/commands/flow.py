@@ -14,13 +14,25 @@ from tqdm import tqdm
 
 from deqflow.commands.common import EstimatorOptions, prepare_outputs
 from deqflow.errors import ConfigError, ImageError
-from deqflow.io import read_image, write_flow, write_image
+from deqflow.io import FLOW_FORMATS, read_image, write_flow, write_image
 from deqflow.io.files import natural_key
 from deqflow.io.images import IMAGE_SUFFIXES
 from deqflow.stream import FlowStream
 from deqflow.visualize import ColorScale, flow_to_color
 
-ENDINGS = {"color": "_flow.png", "flo": ".flo", "kitti": "_kitti.png"}
+Kind = Literal["color", "flo", "kitti", "flo5", "pfm", "npy", "npz", "exr"]
+
+ENDINGS: dict[Kind, str] = {
+    "color": "_flow.png",
+    "flo": ".flo",
+    "kitti": "_kitti.png",
+    "flo5": ".flo5",
+    "pfm": ".pfm",
+    "npy": ".npy",
+    "npz": ".npz",
+    "exr": ".exr",
+}
+DEFAULT_FORMATS: tuple[Kind, ...] = ("color", "flo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +43,16 @@ class FlowOptions(EstimatorOptions):
 
     Attributes:
         frames: Two images, or more in order, or one folder of images (taken in natural order).
-        output: Folder for the results.
-        formats: What to write: color is a PNG in the usual colour wheel, flo Middlebury's format, kitti
-            KITTI's 16-bit PNG.
+        output: Folder for the results; or, of two images, one file, whose suffix says what it is: .flo,
+            .flo5, .pfm, .npy, .npz, .exr, or .png for the colours (for KITTI's, add --formats kitti).
+        formats: What to write in the folder: color is a PNG in the usual colour wheel, flo Middlebury's
+            format, kitti KITTI's 16-bit PNG, flo5 Spring's HDF5, pfm FlyingThings3D's, npy and npz NumPy's,
+            exr OpenEXR motion vectors.
     """
 
     frames: tyro.conf.Positional[tuple[Path, ...]]
     output: Path = Path("output")
-    formats: tuple[Literal["color", "flo", "kitti"], ...] = ("color", "flo")
+    formats: tuple[Kind, ...] = DEFAULT_FORMATS
 
 
 def run(options: FlowOptions) -> int:
@@ -48,10 +62,7 @@ def run(options: FlowOptions) -> int:
         DeqflowError, OSError: an input or an option does not hold; said in one sentence.
     """
     frames = _frames(options.frames)
-    names = _result_names(frames[:-1])
-    results: list[dict[str, Path]] = [
-        {kind: options.output / (name + ENDINGS[kind]) for kind in options.formats} for name in names
-    ]
+    results = _results(options, frames)
     prepare_outputs((path for paths in results for path in paths.values()), overwrite=options.overwrite)
     first = read_image(frames[0])
     stream = FlowStream(options.load(), reuse=False, steps=options.steps, tolerance=options.tolerance)
@@ -97,6 +108,21 @@ def _frames(given: tuple[Path, ...]) -> list[Path]:
     return list(given)
 
 
+def _results(options: FlowOptions, frames: list[Path]) -> list[dict[Kind, Path]]:
+    """What to write for each pair."""
+    output, suffix = options.output, options.output.suffix.lower()
+    if suffix not in FLOW_FORMATS or output.is_dir():
+        names = _result_names(frames[:-1])
+        return [{kind: output / (name + ENDINGS[kind]) for kind in options.formats} for name in names]
+    if len(frames) > 2:
+        raise ConfigError(f"--output {output} is one file, expected a folder for {len(frames) - 1} pairs")
+    fitting = [kind for kind in ENDINGS if ENDINGS[kind].endswith(suffix)]
+    kinds = fitting[:1] if options.formats == DEFAULT_FORMATS else list(options.formats)
+    if len(kinds) != 1 or kinds[0] not in fitting:
+        raise ConfigError(f"--output {output} takes --formats {' or '.join(fitting)}, got {' '.join(kinds)}")
+    return [{kinds[0]: output}]
+
+
 def _result_names(frames: list[Path]) -> list[str]:
     """Stems where they are unique, numbered otherwise (a/left.png b/left.png)."""
     stems = [frame.stem for frame in frames]
@@ -105,7 +131,7 @@ def _result_names(frames: list[Path]) -> list[str]:
     return [f"{number:06d}_{stem}" for number, stem in enumerate(stems, 1)]
 
 
-def _write(flow: NDArray[np.float32], paths: dict[str, Path], scale: ColorScale) -> None:
+def _write(flow: NDArray[np.float32], paths: dict[Kind, Path], scale: ColorScale) -> None:
     for kind, path in paths.items():
         if kind == "color":
             write_image(path, flow_to_color(flow, scale.update(flow), clip=True))

@@ -51,7 +51,7 @@ class VideoOptions(EstimatorOptions):
     reuse: bool = True
     compare: bool = False
     flow_dir: Path | None = None
-    flow_format: Literal["flo", "kitti"] = "flo"
+    flow_format: Literal["flo", "kitti", "flo5", "pfm", "npy", "npz", "exr"] = "flo"
     max_frames: int | None = None
     max_side: int | None = None
     fps: float | None = None
@@ -170,7 +170,7 @@ def flow_video(
 
 def flow_file_name(number: int, flow_format: str) -> str:
     """Name of the flow file of a pair, counted from 1."""
-    return f"frame_{number:06d}" + {"flo": ".flo", "kitti": ".png"}[flow_format]
+    return f"frame_{number:06d}." + ("png" if flow_format == "kitti" else flow_format)
 
 
 def _estimates(

@@ -1,0 +1,98 @@
+"""NumPy's own files: ``.npy`` with an array (H, W, 2), ``.npz`` with ``flow`` and, if need be, ``valid``.
+
+In ``.npy`` NaN marks pixels of which the flow is unknown, as it does in ``.npz`` without ``valid``. Nothing
+is ever unpickled.
+"""
+
+import io
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from deqflow.io.formats.common import (
+    MOST_PIXELS,
+    Flow,
+    FlowFormat,
+    Mask,
+    check_compressed,
+    finite_or_unknown,
+    nan_where_unknown,
+)
+
+_LARGEST_MEMBER = 2**12 + 16 * MOST_PIXELS  # a header, and (u, v) in the largest type
+_HEADER_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+def _decode_npy(data: bytes) -> tuple[Flow, Mask]:
+    return finite_or_unknown(_array(data))
+
+
+def _encode_npy(flow: Flow, valid: Mask) -> bytes:
+    return _npy(nan_where_unknown(flow, valid))
+
+
+def _decode_npz(data: bytes) -> tuple[Flow, Mask]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+            if names.count("flow.npy") != 1 or names.count("valid.npy") > 1:
+                raise ValueError("expected one member 'flow' and at most one 'valid'")
+            flow = _array(_member(archive, "flow.npy", len(data)))
+            valid = _array(_member(archive, "valid.npy", len(data))) if "valid.npy" in names else None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"it is no whole zip archive ({error})") from error
+    if valid is None:
+        return finite_or_unknown(flow)
+    if valid.shape != flow.shape[:2] or valid.dtype != np.bool_:
+        raise ValueError(f"'valid' is {valid.dtype} {valid.shape}, expected bool {flow.shape[:2]}")
+    known_flow, finite = finite_or_unknown(flow)
+    if (valid & ~finite).any():
+        raise ValueError("its flow is NaN at pixels that 'valid' says are known")
+    return np.where(valid[..., None], known_flow, np.float32(0)), valid
+
+
+def _encode_npz(flow: Flow, valid: Mask) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, flow=flow, valid=valid)
+    return buffer.getvalue()
+
+
+def _member(archive: zipfile.ZipFile, name: str, stored: int) -> bytes:
+    info = archive.getinfo(name)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is packed in a way that NumPy does not write")
+    check_compressed(info.file_size, stored)
+    if info.file_size > _LARGEST_MEMBER:
+        raise ValueError(f"{name} claims {info.file_size} bytes")
+    return archive.read(info)  # no more than `file_size`, whatever the stream would unpack to
+
+
+def _array(data: bytes) -> NDArray[Any]:
+    """A view of the array in an ``.npy`` file's bytes; np.load would allocate by the header alone."""
+    stream = io.BytesIO(data)
+    try:
+        read_header = _HEADER_READERS[npy.read_magic(stream)]
+        shape, fortran_order, dtype = read_header(stream)
+    except Exception as error:  # the header is a Python literal, and NumPy lets every way it can fail through
+        raise ValueError("it is no NumPy array") from error
+    if dtype.hasobject or dtype.kind not in "fb" or any(side < 0 for side in shape):
+        raise ValueError(f"it holds {dtype} {shape}, expected floating point (H, W, 2)")
+    expected = stream.tell() + dtype.itemsize * int(np.prod(shape, dtype=object))
+    if len(data) != expected:
+        raise ValueError(f"it says {dtype} {shape}, {expected} bytes, but has {len(data)}")
+    array = np.frombuffer(data, dtype, offset=stream.tell())
+    return array.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+NPY = FlowFormat("NumPy flow file", _decode_npy, _encode_npy)
+NPZ = FlowFormat("NumPy flow archive", _decode_npz, _encode_npz)
