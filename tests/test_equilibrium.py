@@ -1,66 +1,33 @@
-"""Solvers against closed forms, gradients against autograd, corrections against plain loops."""
-
-from typing import NamedTuple
+"""Solvers against closed forms, alone and in batches."""
 
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 import torch
-from torch import Tensor
+from fixed_points import Linear, Pair, joined
 
 from deqflow.equilibrium import (
     Anderson,
+    Broyden,
     FixedPointIteration,
     OneStep,
+    Outcome,
     Phantom,
     Recorded,
     Segments,
     StoppingRule,
+    absolute_change,
     solve,
 )
-
-
-class Pair(NamedTuple):
-    left: Tensor
-    right: Tensor
-
-
-class Linear:
-    """x <- A x + b on a state of two tensors, A a contraction; counts evaluations per sample."""
-
-    def __init__(self, batch: int, size: int, *, radius: float = 0.7, seed: int = 0) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        matrix = torch.randn(batch, size, size, generator=generator, dtype=torch.float64)
-        norms = torch.linalg.matrix_norm(matrix, 2)
-        self.matrix = (radius * matrix / norms[:, None, None]).requires_grad_()
-        self.offset = torch.randn(batch, size, generator=generator, dtype=torch.float64)
-        self.counts = torch.zeros(batch, dtype=torch.int64)
-
-    def __call__(self, state: Pair, active: Tensor | None = None) -> Pair:
-        chosen = torch.arange(len(self.counts)) if active is None else active
-        self.counts += torch.bincount(chosen, minlength=len(self.counts))
-        x = torch.cat([part.flatten(1) for part in state], dim=1)
-        y = torch.einsum("bij,bj->bi", self.matrix[chosen], x) + self.offset[chosen]
-        return Pair(y[:, :2], y[:, 2:].view(len(y), 1, -1))
-
-    def start(self) -> Pair:
-        batch, size = self.offset.shape
-        return Pair(torch.zeros(batch, 2).double(), torch.zeros(batch, 1, size - 2).double())
-
-    def solution(self) -> Tensor:
-        identity = torch.eye(self.offset.shape[1]).double()
-        return torch.linalg.solve(identity - self.matrix.detach(), self.offset)
-
-
-def joined(state: Pair) -> Tensor:
-    return torch.cat([part.flatten(1) for part in state], dim=1)
-
 
 SOLVERS = [
     FixedPointIteration(),
     FixedPointIteration(relaxation=0.8),
     Anderson(),
     Anderson(window=2, mixing=0.7),
+    Anderson(window=6, ridge_scale="absolute", ridge=1e-12),
+    Broyden(),
+    Broyden(history=2, line_search=2),
 ]
 
 
@@ -73,12 +40,12 @@ def test_linear_contraction_reaches_the_closed_form(solver):
     torch.testing.assert_close(joined(found.state), step.solution(), atol=1e-8, rtol=0)
 
 
-def test_anderson_needs_fewer_steps_than_plain_iteration():
+def test_acceleration_needs_fewer_steps_than_plain_iteration():
     step = Linear(4, 8, radius=0.95)
     stop = StoppingRule(steps=500, tolerance=1e-8)
     plain = solve(step, step.start(), FixedPointIteration(), stop)
-    accelerated = solve(step, step.start(), Anderson(window=6), stop)
-    assert (accelerated.steps < plain.steps).all()
+    for solver in (Anderson(window=6), Broyden()):
+        assert (solve(step, step.start(), solver, stop).steps < plain.steps).all()
 
 
 @hypothesis.given(seed=st.integers(0, 1000), tolerance=st.sampled_from([1e-2, 1e-4, 1e-7]))
@@ -119,66 +86,112 @@ def test_trace_holds_residuals_until_a_sample_stops():
     assert torch.isfinite(found.trace[:, 1]).all()
 
 
-def test_one_step_gradient_is_autograd_of_one_step():
-    step = Linear(3, 5)
-    point = solve(step, step.start(), FixedPointIteration(), StoppingRule(steps=30)).state
-    attached = joined(OneStep().attach(step, point))
-    (gradient,) = torch.autograd.grad(attached.square().sum(), step.matrix)
-    # d/dA of |A x + b|^2 with x held fixed.
-    expected = 2 * attached.detach()[:, :, None] * joined(point)[:, None, :]
-    torch.testing.assert_close(gradient, expected)
+def test_what_plain_iteration_cannot_reach_the_others_can():
+    step = Linear(3, 4, radius=0.5)
+    with torch.no_grad():
+        step.matrix -= 1.3 * torch.eye(4).double()  # eigenvalues left of -0.8, most of them beyond -1
+    stop = StoppingRule(steps=200, tolerance=1e-9)
+    assert not solve(step, step.start(), FixedPointIteration(), stop).converged.any()
+    for solver in (FixedPointIteration(relaxation=0.5), Anderson(), Broyden()):
+        found = solve(step, step.start(), solver, stop)
+        assert found.converged.all()
+        torch.testing.assert_close(joined(found.state), step.solution(), atol=1e-7, rtol=0)
 
 
-def test_phantom_gradient_is_autograd_of_the_damped_unrolling():
-    step = Linear(3, 5)
-    point = solve(step, step.start(), FixedPointIteration(), StoppingRule(steps=30)).state
-    attached = joined(Phantom(steps=3, damping=0.4).attach(step, point))
-    (gradient,) = torch.autograd.grad(attached.square().sum(), step.matrix)
-    x = joined(point)
-    for _ in range(3):
-        x = 0.6 * x + 0.4 * (torch.einsum("bij,bj->bi", step.matrix, x) + step.offset)
-    (expected,) = torch.autograd.grad(x.square().sum(), step.matrix)
-    torch.testing.assert_close(gradient, expected)
+def test_line_search_tames_steps_too_long():
+    def step(state, active=None):
+        return (0.9 * state[0] - torch.sinh(2 * state[0]),)
+
+    start = (torch.linspace(0.9, 3, 5, dtype=torch.float64).unsqueeze(0),)
+    stop = StoppingRule(steps=80, tolerance=1e-9, measure=absolute_change)
+    bold, careful = (solve(step, start, Broyden(line_search=tries), stop) for tries in (0, 6))
+    assert bold.result.tolist() == [Outcome.DIVERGED]
+    assert careful.result.tolist() == [Outcome.CONVERGED] and float(careful.state[0].abs().max()) < 1e-8
 
 
-def test_long_phantom_approaches_the_implicit_gradient():
-    step = Linear(2, 4, radius=0.5)
-    point = solve(step, step.start(), FixedPointIteration(), StoppingRule(steps=100)).state
-    attached = joined(Phantom(steps=60).attach(step, point))
-    (gradient,) = torch.autograd.grad(attached.sum(), step.matrix)
-    x = torch.linalg.solve(torch.eye(4).double() - step.matrix, step.offset)
-    (expected,) = torch.autograd.grad(x.sum(), step.matrix)
-    torch.testing.assert_close(gradient, expected, atol=1e-8, rtol=1e-6)
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_a_sample_that_leaves_the_numbers_stops_at_its_last_finite_state(solver):
+    step = Linear(3, 4)
+    calls = 0
+
+    def breaking(state, active=None):
+        nonlocal calls
+        calls += 1
+        image = step(state, active)
+        if calls == 4:
+            image.left[1] = torch.inf
+        return image
+
+    found = solve(breaking, step.start(), solver, StoppingRule(steps=80, tolerance=1e-9))
+    assert found.result.tolist() == [Outcome.CONVERGED, Outcome.DIVERGED, Outcome.CONVERGED]
+    assert found.steps[1] == 4 and torch.equal(step.counts, found.steps)
+    assert torch.isinf(found.residual[1]).all() and not found.converged[1]
+    assert torch.isfinite(joined(found.state)).all()
+    torch.testing.assert_close(joined(found.state)[::2], step.solution()[::2], atol=1e-7, rtol=0)
 
 
-def test_segments_restart_from_the_detached_result():
+def exploding(state, active=None):
+    factors = torch.tensor([[0.5], [1e200]], dtype=torch.float64)
+    return (state[0] * (factors if active is None else factors[active]),)
+
+
+def test_divergence_without_a_tolerance_is_told_too():
+    start = (torch.ones(2, 1, dtype=torch.float64),)
+    found = solve(exploding, start, FixedPointIteration(), StoppingRule(steps=6))
+    assert found.result.tolist() == [Outcome.OUT_OF_STEPS, Outcome.DIVERGED]
+    assert found.steps.tolist() == [6, 2]
+    assert found.state[0].flatten().tolist() == [0.5**6, 1e200]
+
+
+def test_recorded_states_stay_finite_when_a_sample_diverges():
+    start = (torch.ones(2, 1, dtype=torch.float64),)
+    found = solve(exploding, start, FixedPointIteration(), StoppingRule(steps=4), record=[2, 4])
+    assert [state[0].flatten().tolist() for state in found.recorded] == [[0.25, 1e200], [0.0625, 1e200]]
+    assert found.result.tolist() == [Outcome.OUT_OF_STEPS, Outcome.DIVERGED]
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-12])
+def test_the_best_state_is_the_one_with_the_smallest_residual(tolerance):
+    step = Linear(3, 4)
+    with torch.no_grad():
+        step.matrix -= 1.1 * torch.eye(4).double()  # runs away sooner or later
+    states = []
+
+    def watched(state, active=None):
+        states.append(joined(step(state, active)))
+        return step(state, active)
+
+    stop = StoppingRule(steps=12, tolerance=tolerance, keep="best", measure=absolute_change, minimum=3)
+    found = solve(watched, step.start(), FixedPointIteration(), stop)
+    trace = found.trace[2:]
+    assert torch.equal(found.residual[:, 0], trace.amin(dim=0))
+    for sample, evaluation in enumerate((2 + trace.argmin(dim=0)).tolist()):
+        assert torch.equal(joined(found.state)[sample], states[evaluation][sample])
+    assert (found.steps == 12).all()
+
+
+def test_starting_at_the_fixed_point_stays_there():
     step = Linear(2, 4)
-    path = Segments(count=3).follow(
-        step, step.start(), FixedPointIteration(), OneStep(), StoppingRule(steps=11)
-    )
-    x = torch.zeros(2, 4).double()
-    for state in path.states:
-        for _ in range(11 // 3 + 1):
-            x = torch.einsum("bij,bj->bi", step.matrix.detach(), x) + step.offset
-        torch.testing.assert_close(joined(state).detach(), x)
-        assert joined(state).requires_grad
+    exact = step.solution()
+    start = Pair(exact[:, :2], exact[:, 2:].view(2, 1, 2))
+    for solver in (*SOLVERS, Anderson(ridge=0.0)):
+        found = solve(step, start, solver, StoppingRule(steps=5))
+        torch.testing.assert_close(joined(found.state), exact)
 
 
-def test_recorded_takes_its_gradients_at_once_but_as_if_one_by_one():
-    step = Linear(2, 4)
-    path = Recorded(count=3).follow(
-        step, step.start(), FixedPointIteration(), OneStep(), StoppingRule(steps=9)
-    )
-    loss = sum((index + 1) * joined(state).square().sum() for index, state in enumerate(path.states))
-    (gradient,) = torch.autograd.grad(loss, step.matrix)
-    x, loss = torch.zeros(2, 4).double(), 0
-    for evaluation in range(1, 10):
-        x = torch.einsum("bij,bj->bi", step.matrix.detach(), x) + step.offset
-        if evaluation % 3 == 0:
-            image = torch.einsum("bij,bj->bi", step.matrix, x) + step.offset
-            loss = loss + evaluation // 3 * image.square().sum()
-    (expected,) = torch.autograd.grad(loss, step.matrix)
-    torch.testing.assert_close(gradient, expected)
+def test_acceleration_is_computed_in_full_precision_under_autocast():
+    step = Linear(2, 6, radius=0.9)
+
+    def in_float32(state, active=None):
+        image = step(Pair(*(part.double() for part in state)), active)
+        return Pair(*(part.float() for part in image))
+
+    start = Pair(*(part.float() for part in step.start()))
+    for solver in (Anderson(), Broyden()):
+        plain = solve(in_float32, start, solver, StoppingRule(steps=6)).state
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = solve(in_float32, start, solver, StoppingRule(steps=6)).state
+        assert torch.equal(joined(mixed), joined(plain))
 
 
 @pytest.mark.parametrize(
@@ -189,6 +202,17 @@ def test_recorded_takes_its_gradients_at_once_but_as_if_one_by_one():
         lambda: Phantom(steps=0),
         lambda: Phantom(damping=0.0),
         lambda: Anderson(window=0),
+        lambda: Anderson(mixing=0.0),
+        lambda: Broyden(history=0),
+        lambda: Broyden(line_search=-1),
+        lambda: FixedPointIteration(relaxation=2.0),
+        lambda: StoppingRule(steps=3, keep="first"),
+        lambda: Recorded(positions=(2, 2)).follow(
+            None, (), FixedPointIteration(), OneStep(), StoppingRule(steps=4)
+        ),
+        lambda: Segments(positions=(2, 5)).follow(
+            None, (), FixedPointIteration(), OneStep(), StoppingRule(steps=4)
+        ),
         lambda: Segments(count=5).follow(None, (), FixedPointIteration(), OneStep(), StoppingRule(steps=4)),
         lambda: solve(None, (torch.zeros(1),), Anderson(), StoppingRule(steps=4, tolerance=1), record=[2]),
     ],
