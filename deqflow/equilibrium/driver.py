@@ -1,4 +1,4 @@
-"""``solve``: evaluates, measures, stops each sample on its own and takes finished samples out of the batch."""
+"""``solve`` evaluates, measures, stops each sample on its own and takes it out of the batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -77,10 +77,10 @@ class _Findings:
                 self.result[samples[done]] = Outcome.CONVERGED
                 leaving = leaving | done
             if stop.keep == "best":
-                best = (
-                    moved.new_full((self.batch,), torch.inf) if self.residual is None else self.residual[:, 0]
-                )
-                self._keep(~self.kept[samples] | (moved[:, 0] < best[samples]), samples, answer, moved)
+                better = ~self.kept[samples]
+                if self.residual is not None:
+                    better = better | (moved[:, 0] < self.residual[samples, 0])
+                self._keep(better, samples, answer, moved)
         self.steps[samples[leaving]] = evaluation
         self._keep(leaving if stop.keep == "last" else leaving & ~self.kept[samples], samples, answer, moved)
         return leaving
@@ -114,8 +114,8 @@ def solve(
 ) -> Solution:
     """Drive ``state`` towards the fixed point of ``step``, without a graph.
 
-    Each sample stops by itself and leaves the batch, so the operator only ever evaluates those still moving. A
-    sample whose image is not finite leaves too, with its last finite state.
+    Each sample stops by itself and leaves the batch, so the operator only ever evaluates those still moving.
+    A sample whose image is not finite leaves too, with its last finite state.
 
     Args:
         step: the operator.

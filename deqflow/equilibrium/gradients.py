@@ -62,9 +62,9 @@ class OneStep:
 class NeumannPhantom:
     """Phantom gradient by a Neumann series (Geng et al., On Training Implicit Models, 2021, eq. 9).
 
-    In place of (I - J)^-1 stands ``tau sum_{i < steps} (tau J + (1 - tau) I)^i``, all of it at the fixed point,
-    where the damped unrolling takes each term at another point. One evaluation carries a graph, whatever the
-    number of terms.
+    In place of (I - J)^-1 stands ``tau sum_{i < steps} (tau J + (1 - tau) I)^i``, all of it at the fixed
+    point, where the damped unrolling takes each term at another point. One evaluation carries a graph,
+    whatever the number of terms.
 
     Attributes:
         steps: terms of the series, at least 1.
@@ -97,10 +97,10 @@ def _exact_backward() -> StoppingRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Implicit:
-    """Exact gradient by the implicit function theorem (Bai et al., Deep Equilibrium Models, 2019, theorem 1).
+    """Exact gradient by the implicit function theorem (Bai et al., DEQ, NeurIPS 2019, thm. 1).
 
-    The backward pass solves ``u = J^T u + g`` with any solver and keeps one evaluation's graph; a sample whose
-    system is solved stops on its own.
+    The backward pass solves ``u = J^T u + g`` with any solver and keeps one evaluation's graph; a sample
+    whose system is solved stops on its own.
 
     Attributes:
         solver: of the backward system.
@@ -150,8 +150,8 @@ def _attach_with(transform: Callable[[Pull, list[Tensor]], list[Tensor]], step: 
 class _Transformed(torch.autograd.Function):
     """The identity; its backward pass hands ``transform(pull, gradients)`` on.
 
-    A function of all parts of the state at once, since a hook on each part would see only its own gradient. It
-    holds the graph of one evaluation, which goes with it: nothing refers back, so nothing is left to leak.
+    A function of all parts of the state at once, since a hook on each part would see only its own gradient.
+    It holds the graph of one evaluation, which goes with it: nothing refers back, so nothing can leak.
     """
 
     @staticmethod

@@ -61,8 +61,8 @@ class Anderson(Solver):
     Attributes:
         window: how many past points to combine; the memory is 2 * window joint vectors a sample.
         ridge: added to the diagonal of the residuals' Gram matrix.
-        ridge_scale: ``relative`` to the mean of that diagonal, so that the same ridge serves at the first step
-            and near convergence, or ``absolute``, as in published DEQ code.
+        ridge_scale: ``relative`` to the mean of that diagonal, so that the same ridge serves at the first
+            step and near convergence, or ``absolute``, as in published DEQ code.
         mixing: share of the images in the combination, the rest comes from the points (1 = images only).
         inner_product: ``(B, m, D) x (B, n, D) -> (B, m, n)``.
     """
@@ -109,7 +109,7 @@ class Anderson(Solver):
 
 @dataclass(frozen=True, kw_only=True)
 class Broyden(Solver):
-    """Broyden's good method on ``step(x) - x = 0``, limited memory (Bai et al., Multiscale DEQ, 2020, app. A).
+    """Broyden's good method on ``step(x) - x = 0`` with limited memory (Bai et al., DEQ, 2019, app. A).
 
     The inverse Jacobian starts at minus the identity, which makes the first step a plain one, and every
     evaluation adds one rank to it.
@@ -136,8 +136,8 @@ class Broyden(Solver):
     def advance(self, state: S, image: S, memory: Memory) -> tuple[S, Memory]:
         """See ``Solver.advance``.
 
-        Memory: point, residual and direction of the last accepted step (B, 1, D), the halvings since (B,), and
-        the factors U, V (B, m, D) of the inverse Jacobian ``-I + U^T V``.
+        Memory: point, residual and direction of the last accepted step (B, 1, D), the halvings since (B,),
+        and the factors U, V (B, m, D) of the inverse Jacobian ``-I + U^T V``.
         """
         x = flatten(state).unsqueeze(1)
         latest = flatten(image)
@@ -179,7 +179,7 @@ class Broyden(Solver):
         return -vector + self.inner_product(vector, v) @ u
 
     def _appended(self, factors: Tensor, latest: Tensor, halve: Tensor) -> Tensor:
-        """One row more; samples that only halve their step get zeros, and lose none of their history for it."""
+        """One row more; samples that only halve their step get zeros, and lose no history for it."""
         if self.line_search == 0:
             return torch.cat((factors, latest), dim=1)[:, -self.history :]
         taken = torch.cat((factors, latest), dim=1)[:, -self.history :]

@@ -41,7 +41,7 @@ class _Transposed:
 def jacobian_penalty(
     step: Step, state: State, *, probes: int = 1, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Estimate of ``|J|_F^2 / D`` per sample by Hutchinson's method, differentiable: a loss against wild Jacobians.
+    """Hutchinson estimate of ``|J|_F^2 / D`` per sample, differentiable: a loss against wild Jacobians.
 
     Args:
         step: the operator; its parameters receive the gradient.
@@ -74,11 +74,11 @@ def spectral_radius(
     tolerance: float = 1e-3,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Largest modulus of the eigenvalues of the step's Jacobian, (B,); below 1 plain iteration converges nearby.
+    """Largest modulus of the eigenvalues of the step's Jacobian, (B,).
 
-    A power iteration on a whole subspace: Arnoldi's method, restarted from what its Ritz vectors of largest modulus
-    span. A Rayleigh quotient alone would fail where the dominant eigenvalues are a complex pair, as they often
-    are, since no real vector converges then.
+    Below 1 plain iteration converges from nearby. A power iteration on a whole subspace: Arnoldi's method,
+    restarted from what its Ritz vectors of largest modulus span. A Rayleigh quotient alone would fail where
+    the dominant eigenvalues are a complex pair, as they often are, since no real vector converges then.
 
     Args:
         step: the operator.
@@ -171,8 +171,8 @@ def path_independence(
     Raises:
         ValueError: fewer than two starts.
 
-    Source: Anil et al., Path Independent Equilibrium Models Can Better Exploit Test-Time Computation, NeurIPS 2022,
-    sec. 4 (asymptotic alignment).
+    Source: Anil et al., Path Independent Equilibrium Models Can Better Exploit Test-Time Computation,
+    NeurIPS 2022, sec. 4 (asymptotic alignment).
     """
     if len(starts) < 2:
         raise ValueError(f"path independence needs at least two starts, not {len(starts)}")
