@@ -35,9 +35,9 @@ REGIONS = {
 """The parts of a frame that errors are given for, and which pixels they hold."""
 
 MASKS = {
-    "occlusion mask": ("matched", "unmatched"),
+    "an occlusion mask": ("matched", "unmatched"),
     "non-occluded ground truth": ("noc",),
-    "object map": ("fg", "bg"),
+    "an object map": ("fg", "bg"),
 }
 """What a sample must carry for a region to exist; the other regions need ground truth alone."""
 

@@ -149,20 +149,23 @@ def read_samples(path: str | Path) -> Iterator[SampleResult]:
         yield result
 
 
-def scan_samples(path: Path) -> Iterator[tuple[bytes, SampleResult]]:
-    """The rows of a table as they stand in the file, and what they say; see ``read_samples``."""
+def scan_samples(path: Path) -> Iterator[tuple[slice, SampleResult]]:
+    """The rows of a table with the bytes of the file that they take; see ``read_samples``."""
     with path.open("rb") as file:
         lines = _whole_lines(file)
-        header = next(lines, b"")
+        header = next(lines, None)
+        if header is None:  # a run that was killed at once
+            return
         if _cells(header) != COLUMNS:
             raise DataError(
                 f"{path} is not a table of results of this version: its columns differ from those expected"
             )
+        end = len(header)
         for number, line in enumerate(lines, start=2):
-            cells = _cells(line)
+            start, end = end, end + len(line)
             try:
-                row = dict(zip(COLUMNS, cells, strict=True))
-                yield line, SampleResult.from_row(row)
+                row = dict(zip(COLUMNS, _cells(line), strict=True))
+                yield slice(start, end), SampleResult.from_row(row)
             except (KeyError, ValueError) as error:
                 raise DataError(f"{path} line {number} is not a row of results: {error}") from error
 
@@ -175,7 +178,7 @@ class SampleTable:
 
     def __init__(self, path: Path) -> None:
         """Opens or makes the file; DataError if it is something else, OSError if it cannot be written."""
-        for _ in scan_samples(path) if path.exists() and path.stat().st_size else ():
+        for _ in scan_samples(path) if path.exists() else ():
             pass  # an unreadable table is found before the work rather than by whoever reads it
         self._file = path.open("ab+")
         _cut_partial_line(self._file)

@@ -1,0 +1,193 @@
+"""Methods under evaluation: a model on pairs, a model along sequences, and what to compare them with.
+
+Each takes samples of one size and answers in their order. Frames are padded as in published evaluations
+before the model sees them: KITTI at the bottom, everything else centred.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deqflow.data.datasets import PairDataset
+from deqflow.data.sample import Sample
+from deqflow.equilibrium import Solver
+from deqflow.estimator import STRIDE, DEQFlow, FlowState
+from deqflow.evaluation.baselines import BASELINES
+from deqflow.geometry import Padding
+from deqflow.stream import FlowStream
+
+BOTTOM_PADDED = ("KITTI",)
+"""Groups of data sets whose published results were computed with all vertical padding at the bottom."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sample and where it comes from."""
+
+    dataset: PairDataset
+    sample: Sample
+
+    @property
+    def padding(self) -> Padding:
+        """What the frames need around them."""
+        height, width = self.sample.frame1.shape[:2]
+        return Padding.for_size(height, width, STRIDE, centred=self.dataset.group not in BOTTOM_PADDED)
+
+
+class Prediction(NamedTuple):
+    """What a method answers for a pair; the fields are those of ``SampleResult``."""
+
+    flow: NDArray[np.float32]
+    seconds: float
+    steps: int | None = None
+    converged: bool | None = None
+    residual: float | None = None
+    residual_peak: float | None = None
+    reused: bool | None = None
+
+
+class Predictor(Protocol):
+    """A method under evaluation.
+
+    Attributes:
+        sequential: whether an answer depends on the pairs before.
+    """
+
+    sequential: ClassVar[bool]
+
+    def __call__(self, items: Sequence[Item]) -> list[Prediction]:
+        """Estimate the flow of each item; all are of one size and one padding."""
+
+
+@dataclass(frozen=True)
+class BaselinePredictor:
+    """One of ``BASELINES``."""
+
+    sequential: ClassVar[bool] = False
+    name: str
+
+    def __call__(self, items: Sequence[Item]) -> list[Prediction]:
+        """See ``Predictor``."""
+        return [self._predict(item.sample) for item in items]
+
+    def _predict(self, sample: Sample) -> Prediction:
+        start = time.perf_counter()
+        flow = BASELINES[self.name](sample.frame1, sample.frame2)
+        return Prediction(flow, time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class PairPredictor:
+    """A model on pairs that have nothing to do with each other, as a batch.
+
+    Attributes:
+        model: the estimator.
+        steps: see ``DEQFlow.forward``; None leaves the model's own.
+        tolerance: see ``DEQFlow.forward``.
+        solver: see ``DEQFlow.forward``.
+    """
+
+    sequential: ClassVar[bool] = False
+    model: DEQFlow
+    steps: int | None = None
+    tolerance: float | None = None
+    solver: Solver | None = None
+
+    def __call__(self, items: Sequence[Item]) -> list[Prediction]:
+        """See ``Predictor``."""
+        start = time.perf_counter()
+        first, second = (
+            torch.from_numpy(np.stack([_padded(getattr(item.sample, name), item.padding) for item in items]))
+            .to(self.model.device)
+            .permute(0, 3, 1, 2)
+            .float()
+            for name in ("frame1", "frame2")
+        )
+        estimate = self.model(first, second, steps=self.steps, tolerance=self.tolerance, solver=self.solver)
+        flows = items[0].padding.crop(estimate.flow.float()).permute(0, 2, 3, 1).cpu().numpy()
+        seconds = (time.perf_counter() - start) / len(items)
+        return [
+            Prediction(
+                flow,
+                seconds,
+                int(estimate.steps[index]),
+                bool(estimate.converged[index]),
+                float(estimate.residual[index]),
+                float(estimate.residual_peak[index]),
+                reused=False,
+            )
+            for index, flow in enumerate(flows)
+        ]
+
+
+class FlowOnlyStream(FlowStream):
+    """Warm start as RAFT does it: the last flow, splatted forward, starts the solve; hidden starts afresh.
+
+    Teed and Deng, ECCV 2020, section 3.3.
+    """
+
+    def _start(self, image: torch.Tensor) -> FlowState | None:
+        start = super()._start(image)
+        if start is None or self._features is None:
+            return None
+        return FlowState(self.model.initial_state(self._features).hidden, start.flow)
+
+
+class SequencePredictor:
+    """A model along sequences: each solve starts from the pair before, and each frame is encoded once.
+
+    Between sequences, and where pairs of one do not follow each other, it starts anew. Cuts are not looked
+    for: the data set says where a sequence ends.
+    """
+
+    sequential: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        model: DEQFlow,
+        *,
+        flow_only: bool = False,
+        steps: int | None = None,
+        tolerance: float | None = None,
+        solver: Solver | None = None,
+    ) -> None:
+        """``flow_only`` is RAFT's warm start; else the whole fixed point is reused. See ``FlowStream``."""
+        kind = FlowOnlyStream if flow_only else FlowStream
+        self.stream = kind(model, detect_cuts=False, steps=steps, tolerance=tolerance, solver=solver)
+        self._expected: tuple[str, str, int, tuple[int, ...]] | None = None
+
+    def __call__(self, items: Sequence[Item]) -> list[Prediction]:
+        """See ``Predictor``; items follow each other in time."""
+        return [self._predict(item) for item in items]
+
+    def _predict(self, item: Item) -> Prediction:
+        start = time.perf_counter()
+        sample, padding = item.sample, item.padding
+        place = (item.dataset.title, sample.sequence, sample.index, sample.frame1.shape)
+        if place != self._expected:
+            self.stream.reset()
+            self.stream.push(_padded(sample.frame1, padding))
+        estimate = self.stream.push(_padded(sample.frame2, padding))
+        assert estimate is not None  # it is not the first frame
+        self._expected = (*place[:2], sample.index + 1, sample.frame1.shape)
+        height, width = sample.frame1.shape[:2]
+        flow = estimate.flow[padding.top : padding.top + height, padding.left : padding.left + width]
+        return Prediction(
+            flow,
+            time.perf_counter() - start,
+            estimate.steps,
+            estimate.converged,
+            estimate.residual,
+            estimate.residual_peak,
+            self.stream.reused,
+        )
+
+
+def _padded(frame: NDArray[np.uint8], padding: Padding) -> NDArray[np.uint8]:
+    sides = ((padding.top, padding.bottom), (padding.left, padding.right), (0, 0))
+    return np.pad(frame, sides, mode="edge")
