@@ -117,6 +117,26 @@ class TestFlow:
         assert read_image(folder / "output/f1_flow.png").shape == (34, 61, 3)
         assert "output/f1.flo" in capsys.readouterr().out
 
+    def test_one_file_in_every_format(
+        self, folder: Path, weights: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        pair = ("frames/f1.png", "frames/f2.png", "--checkpoint", weights, "--steps", 2)
+        assert run("flow", *pair, "--output", "new/a.flo") == 0
+        flow, _ = read_flow("new/a.flo")
+        for suffix in (".flo5", ".pfm", ".npy", ".npz", ".exr"):
+            assert run("flow", *pair, "--output", f"new/a{suffix}") == 0
+            assert np.array_equal(read_flow(f"new/a{suffix}")[0], flow)
+        assert run("flow", *pair, "--output", "new/a.png") == 0
+        assert read_image("new/a.png").shape == (34, 61, 3)
+        assert run("flow", *pair, "--output", "new/b.PNG", "--formats", "kitti") == 0
+        assert np.abs(read_flow("new/b.PNG")[0] - flow).max() <= 1 / 128
+        assert len(list(Path("new").iterdir())) == 8
+        capfd.readouterr()
+        assert "a.flo exists already" in wrong(capfd, "flow", *pair, "--output", "new/a.flo")
+        message = wrong(capfd, "flow", *pair, "--output", "c.npy", "--formats", "flo")
+        assert "c.npy takes --formats npy, got flo" in message
+        assert "folder for 2 pairs" in wrong(capfd, "flow", "frames", "--output", "c.npy")
+
     def test_a_folder_in_natural_order(self, folder: Path, weights: Path) -> None:
         assert run("flow", "frames", "--checkpoint", weights, "--output", "out", "--steps", 2) == 0
         names = sorted(path.name for path in (folder / "out").iterdir())

@@ -1,4 +1,4 @@
-"""Images, flow files and video: round trips, conversions, and every bad file as one clear error."""
+"""Images and video: round trips, conversions, and every bad file as one clear error."""
 
 import os
 import signal
@@ -11,12 +11,9 @@ import av
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from deqflow.errors import FlowFileError, ImageError, VideoError
-from deqflow.io import VideoWriter, open_video, read_flow, read_image, shrink, to_rgb, write_flow, write_image
+from deqflow.errors import ImageError, VideoError
+from deqflow.io import VideoWriter, open_video, read_image, shrink, to_rgb, write_image
 from deqflow.io.files import natural_key
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
@@ -130,104 +127,6 @@ class TestImageFiles:
         names = ["f10.png", "f2.png", "F1.png", "7.png", "a.png"]
         ordered = sorted(map(Path, names), key=natural_key)
         assert [path.name for path in ordered] == ["7.png", "a.png", "F1.png", "f2.png", "f10.png"]
-
-
-SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
-
-
-def flows(limit: float) -> st.SearchStrategy[np.ndarray]:
-    values = st.floats(-limit, limit, width=32)
-    return SHAPES.flatmap(lambda shape: hnp.arrays(np.float32, (*shape, 2), elements=values))
-
-
-class TestFlowFiles:
-    @given(flow=flows(1e6), seed=st.integers(0, 99))
-    def test_flo_is_exact(
-        self, flow: np.ndarray, seed: int, tmp_path_factory: pytest.TempPathFactory
-    ) -> None:
-        path = tmp_path_factory.mktemp("flo") / "a.flo"
-        valid = np.random.default_rng(seed).random(flow.shape[:2]) < 0.8
-        write_flow(path, flow, valid)
-        read, known = read_flow(path)
-        assert np.array_equal(known, valid)
-        assert np.array_equal(read, np.where(valid[..., None], flow, 0))
-        assert read.dtype == np.float32
-
-    @given(flow=flows(511.9375), seed=st.integers(0, 99))
-    def test_kitti_is_within_half_a_step(
-        self, flow: np.ndarray, seed: int, tmp_path_factory: pytest.TempPathFactory
-    ) -> None:
-        path = tmp_path_factory.mktemp("kitti") / "a.png"
-        valid = np.random.default_rng(seed).random(flow.shape[:2]) < 0.8
-        write_flow(path, flow, valid)
-        read, known = read_flow(path)
-        assert np.array_equal(known, valid)
-        assert np.abs(read - np.where(valid[..., None], flow, 0)).max() <= 1 / 128 + 1e-5
-
-    def test_flo_layout_is_middleburys(self, tmp_path: Path) -> None:
-        data = struct.pack("<fii", 202021.25, 2, 1) + struct.pack("<4f", 1, 2, -3, 1e10)
-        (tmp_path / "a.flo").write_bytes(data)
-        flow, valid = read_flow(tmp_path / "a.flo")
-        assert flow.tolist() == [[[1, 2], [0, 0]]]
-        assert valid.tolist() == [[True, False]]
-
-    def test_real_ground_truth(self, shared_benchmark: Path) -> None:
-        for pattern in ("**/flow_occ/*.png", "**/*.flo"):
-            flow, valid = read_flow(next(iter(sorted(shared_benchmark.glob(pattern)))))
-            assert np.isfinite(flow).all()
-            assert 0 < np.hypot(*np.moveaxis(flow[valid], -1, 0)).mean() < 200
-
-    @pytest.mark.parametrize("reach", [512, -513, 1e6])
-    def test_kitti_says_what_it_cannot_hold(self, tmp_path: Path, reach: float) -> None:
-        flow = np.zeros((4, 5, 2), np.float32)
-        flow[1, 2, 0] = reach
-        with pytest.raises(FlowFileError, match=r"512.*\.flo"):
-            write_flow(tmp_path / "a.png", flow)
-        assert not list(tmp_path.iterdir())
-
-    @pytest.mark.parametrize(
-        ("flow", "valid", "message"),
-        [
-            (np.full((4, 5, 2), np.nan), None, "NaN"),
-            (np.zeros((4, 5)), None, "shape"),
-            (np.zeros((0, 5, 2)), None, "shape"),
-            (np.zeros((4, 5, 2)), np.ones((5, 4), bool), "valid has shape"),
-        ],
-    )
-    def test_what_is_no_flow(
-        self, tmp_path: Path, flow: np.ndarray, valid: np.ndarray | None, message: str
-    ) -> None:
-        with pytest.raises(FlowFileError, match=message):
-            write_flow(tmp_path / "a.flo", flow, valid)
-
-    @pytest.mark.parametrize("name", ["a.flo", "a.png"])
-    def test_truncated_at_any_byte(self, tmp_path: Path, name: str) -> None:
-        write_flow(tmp_path / name, np.ones((3, 4, 2), np.float32))
-        whole = (tmp_path / name).read_bytes()
-        for length in range(len(whole) - 4):  # the end of a PNG is the checksum of nothing
-            (tmp_path / name).write_bytes(whole[:length])
-            with pytest.raises(FlowFileError, match=name):
-                read_flow(tmp_path / name)
-
-    def test_sizes_are_checked_before_memory_is_taken(self, tmp_path: Path) -> None:
-        (tmp_path / "a.flo").write_bytes(b"PIEH" + struct.pack("<ii", 2**31 - 1, 2**31 - 1) + bytes(64))
-        with pytest.raises(FlowFileError, match="bytes"):
-            read_flow(tmp_path / "a.flo")
-        write_flow(tmp_path / "a.png", np.ones((3, 4, 2), np.float32))
-        data = bytearray((tmp_path / "a.png").read_bytes())
-        data[16:24] = struct.pack(">II", 2**30, 2**30)
-        (tmp_path / "a.png").write_bytes(data)
-        with pytest.raises(FlowFileError, match="bytes"):
-            read_flow(tmp_path / "a.png")
-
-    def test_other_files(self, tmp_path: Path) -> None:
-        write_image(tmp_path / "photo.png", RGB)
-        with pytest.raises(FlowFileError, match="16 bits"):
-            read_flow(tmp_path / "photo.png")
-        with pytest.raises(FlowFileError, match=r"\.flo, \.png"):
-            read_flow(tmp_path / "flow.xyz")
-        with pytest.raises(FlowFileError, match=r"missing\.flo"):
-            read_flow(tmp_path / "missing.flo")
 
 
 class TestVideo:

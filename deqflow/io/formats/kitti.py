@@ -4,6 +4,7 @@ Values are rounded to the nearest 1/64 px (truncation, as in much code, is off b
 """
 
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ def _decode(data: bytes) -> tuple[Flow, Mask]:
         raise ValueError("expected 16 bits in three channels")
     check_size(width, height)
     check_compressed(6 * width * height, len(data))
+    _check_chunks(data)
     encoded = decode(data, cv2.IMREAD_UNCHANGED)
     # The shape is the header's, unless another chunk made something else of it (a palette, transparency).
     if encoded is None or encoded.shape != (height, width, 3) or encoded.dtype != np.uint16:
@@ -34,6 +36,21 @@ def _decode(data: bytes) -> tuple[Flow, Mask]:
     valid = encoded[..., 0] > 0  # OpenCV's order: blue holds the mask, green v, red u
     flow = (encoded[..., 2:0:-1].astype(np.float32) - _ZERO) / _STEPS
     return np.where(valid[..., None], flow, 0).astype(np.float32), valid
+
+
+def _check_chunks(data: bytes) -> None:
+    """Every chunk whole and with its checksum: libpng prints lines of its own, or fills what is missing."""
+    place, kind = len(_SIGNATURE), b""
+    while kind != b"IEND":
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        kind = data[place + 4 : place + 8]
+        if len(data) < end + 4:
+            raise ValueError("it is cut short")
+        if zlib.crc32(memoryview(data)[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise ValueError(f"it is damaged between the bytes {place} and {end + 4}")
+        place = end + 4
+    if place != len(data):
+        raise ValueError(f"it has {len(data) - place} bytes after its end")
 
 
 def _encode(flow: Flow, valid: Mask) -> bytes:

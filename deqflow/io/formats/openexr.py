@@ -25,8 +25,8 @@ from deqflow.io.formats.common import (
 _MAGIC = b"\x76\x2f\x31\x01"
 _U, _V, _VALID = "forward.u", "forward.v", "forward.valid"
 _BLENDER_U, _BLENDER_V = "Vector.Z", "Vector.W"
-# Blocks of equal values shrink further in the wavelet and block codecs than zlib gets them.
-_LIMIT = 32 * DEFLATE_LIMIT
+# The codecs end in zlib or do worse, some of them after dropping bytes; half floats are counted double here.
+_LIMIT = 4 * DEFLATE_LIMIT
 _SAMPLE_BYTES = 4  # of the largest kind of channel
 
 
@@ -38,11 +38,12 @@ def _decode(data: bytes) -> tuple[Flow, Mask]:
     try:
         # Headers first: the library allocates every channel of every part by what they say.
         with _open(OpenEXR, data, header_only=True) as file:
-            _check_headers([part.header for part in file.parts], len(data))
+            headers = [part.header for part in file.parts]
+            _check_headers(headers, len(data))
         with _open(OpenEXR, data, header_only=False) as file:
-            channels = {
-                name: channel.pixels for part in file.parts for name, channel in part.channels.items()
-            }
+            if len(file.parts) < len(headers):  # it prints a warning and goes on without the part
+                raise ValueError("its pixels are damaged or cut short")
+            channels = {name: plane.pixels for part in file.parts for name, plane in part.channels.items()}
     except ValueError:
         raise
     except Exception as error:  # the binding raises nearly every type there is, decoding errors of names too
