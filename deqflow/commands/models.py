@@ -1,9 +1,12 @@
-"""``deqflow models``: the presets and where their weights are."""
+"""``deqflow models``: the presets, where their weights are, and what published checkpoints of them reach."""
 
 from dataclasses import dataclass
 
+import torch
+
 from deqflow import zoo
 from deqflow.errors import CheckpointError
+from deqflow.evaluation.tables import markdown
 
 
 @dataclass(frozen=True)
@@ -12,15 +15,50 @@ class ModelsOptions:
 
 
 def run(options: ModelsOptions) -> int:
-    """Prints a paragraph per preset; the exit code."""
+    """Prints two tables; the exit code."""
+    header = ["model", "parameters", "steps", "tolerance", "licence of weights", "weights"]
+    rows = []
     for name, preset in zoo.PRESETS.items():
-        parameters = sum(parameter.numel() for parameter in zoo.create(name).parameters())
         defaults = preset.defaults
-        try:
-            weights = str(zoo.shipped_weights(name))
-        except CheckpointError:
-            weights = "none shipped, --checkpoint needed"
-        print(f"{name}: {preset.summary}")
-        print(f"  {parameters / 1e6:.2f} M parameters; weights: {weights}")
-        print(f"  by default at most {defaults.steps} steps, tolerance {defaults.tolerance:g} px per step")
+        rows.append(
+            [
+                name,
+                f"{parameter_count(name):,}",
+                str(defaults.steps),
+                f"{defaults.tolerance:g}",
+                preset.licence,
+                _weights(name),
+            ]
+        )
+    print("\n".join(markdown(header, rows)))
+    print("\nPublished results after FlyingChairs and FlyingThings (EPE in pixels on training sequences):\n")
+    header = ["model", "checkpoint", "Sintel clean", "Sintel final", "KITTI 2015", "Fl-all %"]
+    rows = [
+        [
+            name,
+            result.checkpoint,
+            f"{result.sintel_clean:.2f}",
+            f"{result.sintel_final:.2f}",
+            f"{result.kitti_epe:.2f}",
+            f"{result.kitti_fl:.2f}",
+        ]
+        for name, preset in zoo.PRESETS.items()
+        for result in preset.published
+    ]
+    print("\n".join(markdown(header, rows)))
+    print("\nPublished checkpoints are not part of this package: --checkpoint reads them as they are.")
     return 0
+
+
+def parameter_count(name: str) -> int:
+    """Parameters of a preset, without making them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in zoo.create(name).parameters())
+
+
+def _weights(name: str) -> str:
+    try:
+        zoo.shipped_weights(name)
+    except CheckpointError:
+        return "--checkpoint"
+    return "shipped"

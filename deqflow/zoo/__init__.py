@@ -1,6 +1,7 @@
 """Named presets, and weights in and out of files: ours, and published checkpoints."""
 
 from deqflow.zoo.checkpoints import Checkpoint, file_sha256, read_checkpoint
+from deqflow.zoo.conversion import convert, recognise
 from deqflow.zoo.loading import (
     build,
     create,
@@ -21,6 +22,7 @@ __all__ = [
     "Preset",
     "PublishedResult",
     "build",
+    "convert",
     "create",
     "file_sha256",
     "fitting_config",
@@ -29,6 +31,7 @@ __all__ = [
     "matching_presets",
     "preset",
     "read_checkpoint",
+    "recognise",
     "restore",
     "save_weights",
     "shipped_weights",

@@ -1,6 +1,7 @@
 """Weights out of files, whoever wrote them: tensors by our names and what the file says of itself."""
 
 import hashlib
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and Lightning put before every name."""
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if is_published(tensors):
         tensors = to_our_names(tensors, path)
     for name, value in tensors.items():
-        if value.layout != torch.strided or value.is_complex() or value.is_meta:
-            raise CheckpointError(f"checkpoint {path}: {name!r} is not a plain tensor of real numbers")
+        if value.layout != torch.strided or value.dtype not in DTYPES or value.is_meta:
+            raise CheckpointError(f"checkpoint {path}: {name!r} is not a plain tensor of numbers")
         # Of the elements that are stored: a tensor may claim to be larger than the file by repeating them.
         if value.untyped_storage().nbytes() < value.numel() * value.element_size():
             raise CheckpointError(f"checkpoint {path}: {name!r} is larger than what the file holds of it")
@@ -94,9 +97,11 @@ def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if wanted is None:
+            raise CheckpointError(f"checkpoint {path} is not a readable PyTorch file") from error
         raise CheckpointError(
-            f"checkpoint {path} is not a plain file of tensors: it is damaged or wants to run code, "
-            "which is refused; expected a state dict"
+            f"checkpoint {path} wants {wanted[1]}, which could run code and is refused; expected a state dict"
         ) from error
     except Exception as error:  # a damaged pickle can fail as anything at all
         raise CheckpointError(f"checkpoint {path} is not a readable PyTorch file: {error!r}") from error
