@@ -23,7 +23,7 @@ _PFM = re.compile(rb"P([Ff])\s+(\d{1,10})\s+(\d{1,10})\s+[-+0-9.eE]{1,32}[ \t]*\
 _PNM = re.compile(rb"P([56])(?:\s|#[^\n]*\n)+(\d{1,10})\s+(\d{1,10})\s+(\d{1,5})\s")
 _HEADER_BYTES = 512
 _TAIL_BYTES = 4096
-_ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}  # the last chunk and its checksum; the end marker
 
 
 def pixel_size(path: Path) -> Size:
