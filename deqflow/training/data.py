@@ -1,8 +1,8 @@
-"""From a data set to batches on a device."""
+"""What a stage trains on and is evaluated on, and the way from there to batches on a device."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deqflow.data.sample import Sample
-from deqflow.data.synthetic import SyntheticScenes, Textures
+from deqflow.errors import DataError, DeqflowError, TrainingError
 from deqflow.training.options import TrainOptions
+from deqflow.training.pairs import open_pairs
+from deqflow.training.processes import Processes
+from deqflow.training.scenes import open_scenes
+from deqflow.training.sources import Sources
 
-HELD_OUT_SEED = 2_000_003
-"""Added to the seed for the scenes that are never trained on."""
-HELD_OUT_EVERY = 16
-"""One in so many photos and cut-outs is kept for the held-out scenes."""
+
+def open_sources(options: TrainOptions) -> Sources:
+    """The training and held-out pairs of a stage.
+
+    Raises:
+        ConfigError: an option that is missing or does not fit the data.
+        DataError: data or textures that cannot be used.
+    """
+    return open_scenes(options) if options.stage == "synthetic" else open_pairs(options)
 
 
 @dataclass(frozen=True)
@@ -28,11 +37,35 @@ class Batch:
     image2: Tensor
     flow: Tensor
     valid: Tensor
+    names: tuple[str, ...] = ()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "names"}
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        move = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
-        return replace(self, **move)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The same in memory that a GPU can fetch from (called by DataLoader)."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in self.tensors().items()}
+        return replace(self, **changed)
+
+    def split(self, parts: int) -> list["Batch"]:
+        """Equal parts, to be computed one after the other."""
+        chunks = {name: tensor.chunk(parts) for name, tensor in self.tensors().items()}
+        share = len(self.names) // parts
+        return [
+            Batch(
+                **{name: chunk[i] for name, chunk in chunks.items()},
+                names=self.names[i * share : (i + 1) * share],
+            )
+            for i in range(parts)
+        ]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -42,23 +75,20 @@ def collate(samples: Sequence[Sample]) -> Batch:
         maps = np.stack([np.atleast_3d(getattr(sample, name)) for sample in samples])
         return torch.from_numpy(maps).permute(0, 3, 1, 2).float()
 
-    return Batch(stacked("frame1"), stacked("frame2"), stacked("flow"), stacked("valid"))
+    tensors = {name: stacked(name) for name in ("frame1", "frame2", "flow", "valid")}
+    names = tuple(sample.name for sample in samples)
+    return Batch(tensors["frame1"], tensors["frame2"], tensors["flow"], tensors["valid"], names)
 
 
 class StepSampler(Sampler[list[int]]):
-    """Sample indices of one process, step by step; resuming at a step repeats and skips nothing."""
+    """Sample numbers of one process, step by step; resuming at a step repeats and skips nothing."""
 
     def __init__(self, first: int, last: int, *, batch: int, rank: int, processes: int) -> None:
-        self.first, self.last, self.batch, self.rank, self.share = (
-            first,
-            last,
-            batch,
-            rank,
-            batch // processes,
-        )
+        self.first, self.last, self.batch, self.rank = first, last, batch, rank
+        self.share = batch // processes
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Lists of indices, one for each step."""
+        """Lists of numbers, one for each step."""
         for step in range(self.first, self.last):
             start = step * self.batch + self.rank * self.share
             yield list(range(start, start + self.share))
@@ -68,36 +98,36 @@ class StepSampler(Sampler[list[int]]):
         return self.last - self.first
 
 
-def list_textures(options: TrainOptions) -> Textures:
-    """All photos and cut-outs that the options allow."""
-    if options.textures is None:
-        return Textures()
-    return Textures.from_folder(options.textures, options.permissive_only)
+def batches(
+    data: Dataset[Sample], first: int, last: int, options: TrainOptions, processes: Processes
+) -> Iterator[Batch]:
+    """This process's share of the batches of steps ``first`` to ``last``, read ahead by workers if any.
 
-
-def split_textures(textures: Textures, *, held_out: bool) -> Textures:
-    """The photos and cut-outs to train on, or those kept back; a list of one serves both."""
-
-    def part(files: tuple[Path, ...]) -> tuple[Path, ...]:
-        return tuple(f for i, f in enumerate(files) if (i % HELD_OUT_EVERY == 0) == held_out) or files
-
-    return replace(textures, photos=part(textures.photos), objects=part(textures.objects))
-
-
-def scenes(options: TrainOptions, textures: Textures, *, held_out: bool) -> SyntheticScenes:
-    """The endless training scenes, or the held-out ones: another seed and textures never trained on."""
-    seed = options.seed + (HELD_OUT_SEED if held_out else 0)
-    part = split_textures(textures, held_out=held_out)
-    return SyntheticScenes(part, options.height, options.width, seed=seed)
-
-
-def loader(data: Dataset[Sample], sampler: Sampler[list[int]], options: TrainOptions) -> DataLoader[Any]:
-    """Batches in the sampler's order, rendered ahead by worker processes if there are any."""
-    return DataLoader(
+    Raises:
+        DataError: a pair cannot be read and ``on_corrupt`` is ``stop``.
+        TrainingError: a worker process died.
+    """
+    sampler = StepSampler(first, last, batch=options.batch, rank=processes.rank, processes=processes.count)
+    loader: DataLoader[Any] = DataLoader(
         data,
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=options.workers,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=options.workers > 0,
+        pin_memory=processes.device.type == "cuda",
+        # Iterating draws a seed for the workers: not from the generator that modules draw from.
+        generator=torch.Generator(),
     )
+    try:
+        yield from loader
+    except DeqflowError as error:
+        # A worker's error arrives as its whole traceback, whose last line is the error itself.
+        if not str(error).startswith("Caught "):
+            raise
+        raise DataError(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
+    except RuntimeError as error:
+        if re.search(r"DataLoader worker .*(killed|exited)", str(error)) is None:
+            raise
+        raise TrainingError(
+            f"a process that reads training pairs died ({str(error).splitlines()[0].rstrip('. ')}); "
+            "often memory runs out: give fewer --workers"
+        ) from error

@@ -1,62 +1,54 @@
 """The training loop, from the first step or from where the last run stopped."""
 
+import contextlib
 import json
-import os
+import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.distributed as dist
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from deqflow.devices import keep_freed_memory, pin_process, resolve_device, resolve_precision
-from deqflow.errors import ConfigError
+from deqflow.errors import CheckpointError, ConfigError, TrainingError
 from deqflow.estimator import DEQFlow
-from deqflow.training.data import Batch, StepSampler, list_textures, loader, scenes, split_textures
+from deqflow.io.files import replace_bytes
+from deqflow.training.data import Batch, batches, open_sources
 from deqflow.training.losses import CorrectionObjective
+from deqflow.training.model import create_model
 from deqflow.training.options import TrainOptions
-from deqflow.training.state import restore_state, save_state
-from deqflow.zoo import PRESETS, create, load_weights, save_weights, shipped_weights
+from deqflow.training.processes import Processes, start_processes
+from deqflow.training.resume import check_resumable
+from deqflow.training.schedule import learning_rate
+from deqflow.training.state import StateStore
+from deqflow.training.validation import Progress, evaluate, score_of
+from deqflow.zoo import save_weights
 
 
 def run(options: TrainOptions) -> None:
     """Train as told; under ``torchrun`` as one of several processes.
 
-    Writes to ``options.output``: ``state.pt`` (everything a resumed run needs), ``<model>.safetensors`` (the
-    averaged weights) and TensorBoard scalars. A state found there is resumed.
+    Writes to ``options.output``: ``state-<step>.pt`` (everything a resumed run needs), the averaged weights
+    as ``<model>.safetensors``, the recipe as ``<model>.json`` and TensorBoard scalars. The newest state found
+    there is resumed.
 
     Raises:
         ConfigError: an option that does not fit.
         CheckpointError: a state or weights of another architecture.
-        DataError: textures that cannot be used.
+        DataError: data or textures that cannot be used.
+        TrainingError: the run cannot go on; what it had reached is saved.
     """
-    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if options.batch % processes:
-        raise ConfigError(f"batch {options.batch} must be a multiple of the {processes} processes")
-    device = resolve_device(options.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-        pin_process(int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    elif device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
-    if processes > 1:
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=10))
-    try:
-        Trainer(options, device, rank, processes).train()
-    finally:
-        if processes > 1:
-            dist.destroy_process_group()
+    with start_processes(options.device) as processes:
+        Trainer(options, processes).train()
 
 
 def averaging(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
@@ -70,53 +62,41 @@ def averaging(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Ten
     return update
 
 
-def one_cycle(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate at a step: up linearly, then down linearly to zero."""
-    rise = max(1.0, warmup * steps)
-    return min((step + 1) / rise, max(0.0, (steps - step) / max(1.0, steps - rise)))
+MODULES = ("model", "average", "optimizer")
+COUNTERS = ("step", "seconds", "skipped", "skipped_in_a_row")
+"""The parts of a trainer that its state holds, by name."""
 
 
 class Trainer:
     """One process of a run."""
 
-    def __init__(self, options: TrainOptions, device: torch.device, rank: int, processes: int) -> None:
-        self.options, self.device, self.rank, self.processes = options, device, rank, processes
+    def __init__(self, options: TrainOptions, processes: Processes) -> None:
+        self.options, self.processes = options, processes
+        if options.batch % (processes.count * options.accumulate):
+            raise ConfigError(
+                f"batch {options.batch} must be a multiple of {processes.count} processes times "
+                f"{options.accumulate} parts"
+            )
         torch.manual_seed(options.seed)
-        self.model = create(options.model)
-        if options.init is not None:
-            shipped = options.init in PRESETS
-            load_weights(self.model, shipped_weights(options.init) if shipped else Path(options.init))
-        self.model.precision = resolve_precision(options.precision, device)
-        self.model.to(device).train()
+        self.sources = open_sources(options)
+        self.model = create_model(options, processes.device)
         self.average = AveragedModel(self.model, multi_avg_fn=averaging(options.ema))
-        objective = CorrectionObjective(
-            self.model,
-            corrections=options.corrections,
-            gamma=options.gamma,
-            stillness=options.stillness,
-        )
-        self.objective: nn.Module = objective
-        if processes > 1:
-            self.objective = DistributedDataParallel(objective)
+        objective = CorrectionObjective(self.model, options)
+        self.objective: nn.Module = DistributedDataParallel(objective) if processes.count > 1 else objective
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
-        self.schedule = LambdaLR(self.optimizer, lambda step: one_cycle(step, options.steps, options.warmup))
-        self.textures = list_textures(options)
-        self.data = scenes(options, self.textures, held_out=False)
-        self.held_out = scenes(options, self.textures, held_out=True)
         self.step, self.seconds = 0, 0.0
-        self.state_path = options.output / "state.pt"
-        if self.state_path.exists():
-            self.step, self.seconds = restore_state(
-                self.state_path,
-                model=self.model,
-                average=self.average,
-                optimizer=self.optimizer,
-                schedule=self.schedule,
-            )
+        self.skipped = self.skipped_in_a_row = 0
+        self.progress = Progress()
+        self.to_beat = self._score_to_beat() if options.keep_best else None
+        self.store = StateStore(options.output, options.keep)
+        newest = self.store.newest()
+        if newest is not None:
+            self._restore(*newest)
+        self.saved_step = self.step
         self.writer: SummaryWriter | None = None
-        if rank == 0:
+        if processes.first:
             options.output.mkdir(parents=True, exist_ok=True)
             self.writer = SummaryWriter(str(options.output), purge_step=self.step or None)
         self.stopping = False
@@ -124,153 +104,209 @@ class Trainer:
     def train(self) -> None:
         """Run until the last step, ``max_minutes``, SIGTERM or SIGINT; save on the way and at the end."""
         before = {name: signal.signal(name, self._stop) for name in (signal.SIGTERM, signal.SIGINT)}
+        first, options = self.processes.first, self.options
         try:
-            self._loop()
+            with tqdm(
+                total=options.steps, initial=self.step, unit="step", disable=not first, smoothing=0.02
+            ) as bar:
+                self._loop(bar)
         finally:
             for name, handler in before.items():
                 signal.signal(name, handler)
+            if self.writer is not None:
+                self.writer.close()
 
-    def _loop(self) -> None:
-        options = self.options
-        sampler = StepSampler(
-            self.step, options.steps, batch=options.batch, rank=self.rank, processes=self.processes
-        )
-        bar = tqdm(
-            total=options.steps, initial=self.step, unit="step", disable=self.rank != 0, smoothing=0.02
-        )
-        started = saved = validated = mark = time.monotonic()
+    def _loop(self, bar: "tqdm[None]") -> None:
+        options, processes = self.options, self.processes
         before = self.seconds
-        for batch in loader(self.data, sampler, options):
-            metrics = self._train_step(batch.to(self.device))
+        started = saved = validated = mark = time.monotonic()
+        if options.keep_best and self.progress.start is None:
+            self._validate()
+        last = self.step if self._out_of_patience() else options.steps
+        for batch in batches(self.sources.training, self.step, last, options, processes):
             now = time.monotonic()
             self.seconds = before + now - started
-            out_of_time = 0 < options.max_minutes * 60 <= now - started
-            totals = self._across_processes(
-                [*metrics, float(self.stopping or out_of_time), now - saved, now - validated]
-            )
-            if self.writer is not None:
-                self._report(bar, totals, options.batch / (now - mark))
-            mark = now
-            # Decided on averages, so that every process decides alike.
-            if 0 < options.validate_minutes * 60 <= totals[6]:
+            # Any process's clock or signal counts for all of them: they decide on the same numbers.
+            wishes = {
+                "stop": self.stopping or 0 < options.max_minutes * 60 <= now - started,
+                "save": options.save_minutes * 60 <= now - saved,
+                "validate": 0 < options.validate_minutes * 60 <= now - validated,
+            }
+            means = self._train_step(batch.to(processes.device), wishes)
+            self._report(bar, means, options.batch / (time.monotonic() - mark))
+            mark = time.monotonic()
+            done = self.step == options.steps and (options.validate_minutes > 0 or options.keep_best)
+            due = options.validate_steps > 0 and self.step % options.validate_steps == 0
+            if means["validate"] > 0 or due or done:
                 self._validate()
                 validated = time.monotonic()
-            if options.save_minutes * 60 <= totals[5]:
+            if means["save"] > 0:
                 self._save()
                 saved = time.monotonic()
-            if totals[4] > 0:
+            if means["stop"] > 0 or self._out_of_patience():
                 break
-        if options.validate_minutes > 0 and self.step >= options.steps:
-            self._validate()
-        self._save()
-        bar.close()
+        if self.step > self.saved_step or not self.store.paths():
+            self._save()
+        if options.keep_best and processes.first:
+            tqdm.write(f"deqflow: {self.progress.verdict(self.weights_path)}")
 
-    def _train_step(self, batch: Batch) -> list[float]:
-        """One optimiser step; returns loss, end-point error, residual and gradient norm."""
+    def _out_of_patience(self) -> bool:
+        return 0 < self.options.patience <= self.progress.worse
+
+    def _train_step(self, batch: Batch, wishes: dict[str, bool]) -> dict[str, float]:
+        """One optimiser step; returns the means over the processes of what it measured and of the wishes."""
         options = self.options
         # Drawn from the step: the same on every process and in every resumed run.
         draw = torch.Generator().manual_seed(options.seed * 1_000_003 + self.step)
-        chosen = torch.randperm(64, generator=draw)[: options.cells].to(self.device)
+        chosen = torch.randperm(64, generator=draw)[: options.cells].to(self.processes.device)
         fewest, most = options.solver_steps
         steps = int(torch.randint(fewest, most + 1, (), generator=draw))
-        loss, metrics = self.objective(batch.image1, batch.image2, batch.flow, batch.valid, chosen, steps)
+        penalised = options.jacobian_weight > 0 and self.step % options.jacobian_every == 0
+        probe = int(torch.randint(2**31, (), generator=draw)) if penalised else None
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        measured = {"loss": 0.0, "epe": 0.0, "residual": 0.0}
+        for index, part in enumerate(batch.split(options.accumulate)):
+            with self._exchange_gradients(last=index == options.accumulate - 1):
+                loss, metrics = self.objective(
+                    part.image1, part.image2, part.flow, part.valid, chosen, steps, probe
+                )
+                (loss / options.accumulate).backward()
+            for name, value in (("loss", loss.detach()), *vars(metrics).items()):
+                measured[name] += float(value) / options.accumulate
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
-        # Gradients are averaged over processes, so all of them see the same norm and skip together.
-        if bool(torch.isfinite(norm)):
+        means = self.processes.mean({**measured, "gradient_norm": float(norm), **wishes})
+        if math.isfinite(means["loss"]) and math.isfinite(means["gradient_norm"]):
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(options, self.step)
             self.optimizer.step()
             self.average.update_parameters(self.model)
-        self.schedule.step()
+            self.skipped_in_a_row = 0
+        else:
+            self._skip(batch)
         self.step += 1
-        return [float(loss.detach()), float(metrics.epe), float(metrics.residual), float(norm)]
+        return means
 
-    def _across_processes(self, values: list[float]) -> list[float]:
-        """Mean of each value over all processes."""
-        if self.processes == 1:
-            return values
-        together = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(together)
-        return (together / self.processes).tolist()
+    def _score_to_beat(self) -> float | None:
+        """The error of the weights that are already there, which only better ones replace."""
+        if not self.sources.held_out_pairs:
+            raise ConfigError("keep_best needs pairs to compare on: give --held-out or --validation-sets")
+        return score_of(self.weights_path, self.sources.identity["held out"])
 
-    def _report(self, bar: "tqdm[None]", totals: list[float], rate: float) -> None:
-        assert self.writer is not None
-        loss, epe, residual, norm = totals[:4]
-        bar.set_postfix(epe=f"{epe:.2f}", residual=f"{residual:.3f}", pairs_s=f"{rate:.1f}", refresh=False)
-        bar.update()
-        scalars: dict[str, float | Tensor] = {
-            "loss": loss,
-            "epe": epe,
-            "residual": residual,
-            "gradient_norm": norm,
-            "pairs_per_second": rate,
+    def _exchange_gradients(self, *, last: bool) -> contextlib.AbstractContextManager[object]:
+        """Between processes, once a step: with the last part of its batch."""
+        if last or not isinstance(self.objective, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.objective.no_sync()
+
+    def _skip(self, batch: Batch) -> None:
+        """Count a step whose loss or gradient is not a number; too many in a row end the run."""
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row < self.options.max_skipped:
+            return
+        path = self.options.output / f"skipped-{self.step:08d}-{self.processes.rank}.safetensors"
+        save_file(
+            {name: tensor.contiguous().cpu() for name, tensor in batch.tensors().items()},
+            path,
+            metadata={"names": json.dumps(batch.names)},
+        )
+        raise TrainingError(
+            f"loss or gradient was not finite in {self.skipped_in_a_row} steps in a row; the batch of step "
+            f"{self.step} is in {path}, the last state is that of step {self.saved_step}"
+        )
+
+    def _report(self, bar: "tqdm[None]", means: dict[str, float], rate: float) -> None:
+        if self.writer is None:
+            return
+        told = {
+            "epe": f"{means['epe']:.2f}",
+            "residual": f"{means['residual']:.3f}",
+            "pairs_s": f"{rate:.1f}",
         }
-        scalars["learning_rate"] = self.schedule.get_last_lr()[0]
+        if self.skipped:
+            told["skipped"] = str(self.skipped)
+        bar.set_postfix(told, refresh=False)
+        bar.update()
+        scalars = {name: means[name] for name in ("loss", "epe", "residual", "gradient_norm")}
+        scalars |= {
+            "pairs_per_second": rate,
+            "skipped": self.skipped,
+            "learning_rate": learning_rate(self.options, self.step - 1),
+        }
         for name, value in scalars.items():
             self.writer.add_scalar(f"train/{name}", value, self.step)
 
-    @torch.no_grad()
     def _validate(self) -> None:
-        """End-point error of the averaged weights on the held-out scenes, shared out among the processes."""
-        options = self.options
-        model = self.averaged.eval()
-        counts = sorted({options.solver_steps[1], 2 * options.solver_steps[1]})
-        sums = [0.0] * (len(counts) + 1)
-        sampler = StepSampler(
-            0,
-            -(-options.validation_pairs // options.batch),
-            batch=options.batch,
-            rank=self.rank,
-            processes=self.processes,
-        )
-        for batch in loader(self.held_out, sampler, options):
-            batch = batch.to(self.device)
-            for index, count in enumerate(counts):
-                estimate = model(batch.image1, batch.image2, steps=count, tolerance=0.0)
-                error = (estimate.flow - batch.flow).norm(dim=1, keepdim=True) * batch.valid
-                sums[index] += float((error.sum((1, 2, 3)) / batch.valid.sum((1, 2, 3)).clamp_min(1)).sum())
-            sums[-1] += sampler.share
-        totals = self._across_processes(sums)
-        scores = {
-            f"epe_{count}_steps": total / totals[-1] for count, total in zip(counts, totals, strict=False)
-        }
-        if self.writer is not None:
-            for name, value in scores.items():
-                self.writer.add_scalar(f"held_out/{name}", value, self.step)
-            told = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-            tqdm.write(f"step {self.step}, {self.seconds / 3600:.2f} h: held out {told}")
+        """Errors of the averaged weights on the held-out pairs, shared out among the processes."""
+        scores = evaluate(self.averaged, self.sources, self.options, self.processes)
+        if not scores:
+            return
+        better = self.progress.note(scores, self.step)
+        if self.writer is None:
+            return
+        for name, value in scores.items():
+            self.writer.add_scalar(f"held_out/{name}", value, self.step)
+        told = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        tqdm.write(f"step {self.step}, {self.seconds / 3600:.2f} h: held out {told}")
+        if self.options.keep_best and better and scores["epe"] < (self.to_beat or math.inf):
+            self._save_weights(held_out_epe=repr(scores["epe"]), held_out=self.sources.identity["held out"])
 
     def _save(self) -> None:
-        if self.rank != 0:
+        """The state; and the averaged weights, unless only better ones are wanted."""
+        if not self.processes.first:
             return
-        save_state(
-            self.state_path,
-            step=self.step,
-            model=self.model,
-            average=self.average,
-            optimizer=self.optimizer,
-            schedule=self.schedule,
-            seconds=self.seconds,
-            options=asdict(self.options),
-        )
-        save_weights(self.averaged, self.weights_path, metadata=self._provenance())
-
-    def _provenance(self) -> dict[str, str]:
-        """How the weights came about, without the paths of this machine."""
-        options = asdict(self.options)
-        recipe = {
-            name: value for name, value in options.items() if name not in ("textures", "output", "init")
+        content = {name: getattr(self, name) for name in COUNTERS} | {
+            name: getattr(self, name).state_dict() for name in MODULES
         }
-        textures = split_textures(self.textures, held_out=False)
-        licence = "permissive licences only" if self.options.permissive_only else "all licences"
-        return {
-            "weights": "exponential moving average",
-            "data": "synthetic scenes",
-            "textures": f"{len(textures.photos)} photos, {len(textures.objects)} cut-outs, {licence}",
+        # Scenes, orders, solver steps and pixels of a step are functions of (seed, step); the global
+        # generator is kept for modules that draw from it.
+        content["rng"] = torch.get_rng_state()
+        content["progress"] = asdict(self.progress)
+        content["options"] = self.recipe
+        content["identity"] = json.dumps(dict(self.sources.identity))
+        self.store.save(content)
+        self.saved_step = self.step
+        if not self.options.keep_best:
+            self._save_weights()
+
+    def _restore(self, path: Path, content: dict[str, Any]) -> None:
+        """Go on from a state; says what differs from the run that it was saved by."""
+        changed = check_resumable(path, content, self.recipe, self.sources.identity)
+        try:
+            for name in MODULES:
+                getattr(self, name).load_state_dict(content[name])
+            torch.set_rng_state(content["rng"])
+            for name in COUNTERS:
+                setattr(self, name, content.get(name, getattr(self, name)))
+            self.progress = Progress(**content.get("progress", {}))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"{path} is not a training state of this model: {reason}") from error
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = self.options.weight_decay
+        if self.processes.first:
+            told = f", with {'; '.join(changed)}" if changed else ""
+            print(f"deqflow: resuming {path} at step {self.step}{told}", file=sys.stderr)
+
+    def _save_weights(self, **scores: str) -> None:
+        """The averaged weights, with how they came about, and the recipe beside them."""
+        about = {
+            "weights": "exponential moving average" if self.options.ema else "of the last step",
+            "data": self.sources.summary,
             "steps": str(self.step),
             "hours": f"{self.seconds / 3600:.2f}",
-            "recipe": json.dumps(recipe),
+            "recipe": self.recipe,
         }
+        save_weights(self.averaged, self.weights_path, metadata=about | scores)
+        recipe = json.dumps(json.loads(self.recipe), indent=1)
+        replace_bytes(self.weights_path.with_suffix(".json"), f"{recipe}\n".encode())
+
+    @property
+    def recipe(self) -> str:
+        """The options as JSON, without the paths of this machine."""
+        options = asdict(self.options)
+        places = ("data", "textures", "output", "init")
+        return json.dumps({name: value for name, value in options.items() if name not in places})
 
     @property
     def averaged(self) -> DEQFlow:

@@ -1,34 +1,72 @@
 """What training minimises."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from deqflow.devices import autocast
-from deqflow.equilibrium import OneStep, Path, Recorded
+from deqflow.equilibrium import (
+    Anderson,
+    Broyden,
+    Correction,
+    FixedPointIteration,
+    Gradient,
+    Implicit,
+    NeumannPhantom,
+    OneStep,
+    Path,
+    Phantom,
+    Recorded,
+    Segments,
+    Solver,
+    Step,
+    StoppingRule,
+    Unrolled,
+    jacobian_penalty,
+)
+from deqflow.equilibrium.state import S
 from deqflow.estimator import STRIDE, DEQFlow, FlowState
 from deqflow.network.upsampling import extract_cells
+from deqflow.training.options import Stage
 
 MAX_FLOW = 400.0
 """Pixels that move further than this do not count, as published."""
 
 
-def correction_loss(predictions: Sequence[Tensor], flow: Tensor, valid: Tensor, gamma: float) -> Tensor:
-    """Weighted L1 over the points of the path, ``sum_i gamma^(n-1-i) mean(valid |prediction_i - flow|)``.
+def charbonnier(difference: Tensor) -> Tensor:
+    """Generalised Charbonnier penalty ``(x^2 + eps^2)^0.45``, which lets outliers go.
+
+    Source: Sun, Roth and Black, A Quantitative Analysis of Current Practices in Optical Flow, IJCV 2014.
+    """
+    return (difference.square() + 1e-3**2) ** 0.45
+
+
+DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {"l1": torch.abs, "charbonnier": charbonnier}
+
+
+def correction_loss(
+    predictions: Sequence[Tensor],
+    flow: Tensor,
+    valid: Tensor,
+    gamma: float,
+    distance: Callable[[Tensor], Tensor] = torch.abs,
+) -> Tensor:
+    """Weighted loss over the points of the path, ``sum_i gamma^(n-1-i) mean(valid |prediction_i - flow|)``.
 
     Args:
         predictions: flows (B, 2, ...) in the order of the path.
         flow: (B, 2, ...) ground truth, pixels.
         valid: (B, 1, ...) float, 0 or 1.
         gamma: weight of a point relative to the next.
+        distance: of each component.
 
     Source: Bai et al., CVPR 2022, eq. 8; the mean is over all pixels, as published.
     """
     valid = valid * (flow.norm(dim=1, keepdim=True) < MAX_FLOW)
     flow = torch.where(valid > 0, flow, 0.0)
-    losses = [(valid * (prediction - flow).abs()).mean() for prediction in predictions]
+    losses = [(valid * distance(prediction - flow)).mean() for prediction in predictions]
     weights = [gamma ** (len(losses) - 1 - index) for index in range(len(losses))]
     return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
 
@@ -42,6 +80,63 @@ def stillness_loss(path: Path[FlowState]) -> Tensor:
     return STRIDE * (path.states[-1].flow - path.points[-1].flow).norm(dim=1).mean()
 
 
+def choose_gradient(stage: Stage) -> Gradient:
+    """How each point of the path is differentiated (unrolling differentiates the path itself instead)."""
+    if stage.gradient == "phantom":
+        return Phantom(steps=stage.gradient_steps, damping=stage.damping)
+    if stage.gradient == "neumann":
+        return NeumannPhantom(steps=stage.gradient_steps, damping=stage.damping)
+    return Implicit() if stage.gradient == "implicit" else OneStep()
+
+
+def choose_correction(stage: Stage) -> Correction:
+    """Where along the path losses are taken."""
+    positions = stage.positions or None
+    if stage.gradient == "unrolled":
+        return Unrolled(count=stage.corrections, positions=positions)
+    scheme = Segments if stage.scheme == "segments" else Recorded
+    return scheme(count=stage.corrections, positions=positions)
+
+
+def choose_solver(stage: Stage, model: DEQFlow) -> Solver:
+    """The solver of the forward pass."""
+    solvers: dict[str, Callable[[], Solver]] = {
+        "plain": FixedPointIteration,
+        "anderson": Anderson,
+        "broyden": Broyden,
+    }
+    return model.defaults.solver if stage.solver == "model" else solvers[stage.solver]()
+
+
+@dataclass(frozen=True)
+class PenalisedPath(Path[S]):
+    """A path, and the mean Jacobian penalty at its last point."""
+
+    penalty: Tensor
+
+
+@dataclass(frozen=True)
+class Penalised:
+    """A correction that also measures the Jacobian at the last point of the path.
+
+    Attributes:
+        inner: where losses are taken.
+        seed: of the probe vector.
+    """
+
+    inner: Correction
+    seed: int
+
+    def follow(
+        self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule
+    ) -> PenalisedPath[S]:
+        """See ``Correction.follow``."""
+        path = self.inner.follow(step, state, solver, gradient, stop)
+        probes = torch.Generator(state[0].device).manual_seed(self.seed)
+        penalty = jacobian_penalty(step, path.points[-1], generator=probes).mean()
+        return PenalisedPath(path.points, path.states, path.residual, penalty)
+
+
 @dataclass(frozen=True)
 class StepMetrics:
     """Of one training step: end-point error in pixels and the residual in pixels per solver step."""
@@ -51,16 +146,30 @@ class StepMetrics:
 
 
 class CorrectionObjective(nn.Module):
-    """Loss of a batch of pairs, as a module so that DistributedDataParallel can wrap it."""
+    """Loss of a batch of pairs, as a module so that DistributedDataParallel can wrap it.
 
-    def __init__(self, model: DEQFlow, *, corrections: int, gamma: float, stillness: float) -> None:
+    Args:
+        model: whose parameters are trained.
+        stage: what to minimise, and how it is differentiated.
+    """
+
+    def __init__(self, model: DEQFlow, stage: Stage) -> None:
         super().__init__()
-        self.model = model
-        self.correction = Recorded(count=corrections)
-        self.gamma, self.stillness = gamma, stillness
+        self.model, self.stage = model, stage
+        self.correction, self.gradient = choose_correction(stage), choose_gradient(stage)
+        self.solver = choose_solver(stage, model)
+        if stage.attach_flow is not None:
+            model.config = replace(model.config, attach_flow=stage.attach_flow)
 
     def forward(
-        self, image1: Tensor, image2: Tensor, flow: Tensor, valid: Tensor, chosen: Tensor, steps: int
+        self,
+        image1: Tensor,
+        image2: Tensor,
+        flow: Tensor,
+        valid: Tensor,
+        chosen: Tensor,
+        steps: int,
+        probe: int | None = None,
     ) -> tuple[Tensor, StepMetrics]:
         """Loss over the chosen pixels.
 
@@ -71,13 +180,15 @@ class CorrectionObjective(nn.Module):
             valid: (B, 1, H, W) float.
             chosen: (K,) places inside an 8x8 cell, see ``ConvexUpsampling.cells``.
             steps: solver steps.
+            probe: seed of the Jacobian penalty's probe; None leaves the penalty out.
         """
+        stage = self.stage
         path = self.model.trajectory(
             image1,
             image2,
-            correction=self.correction,
-            gradient=OneStep(),
-            solver=self.model.defaults.solver,
+            correction=self.correction if probe is None else Penalised(self.correction, probe),
+            gradient=self.gradient,
+            solver=self.solver,
             steps=steps,
         )
         with autocast(image1.device, self.model.precision):
@@ -85,7 +196,11 @@ class CorrectionObjective(nn.Module):
                 self.model.upsample.cells(state.hidden, state.flow, chosen) for state in path.states
             ]
         target, known = extract_cells(flow, STRIDE, chosen), extract_cells(valid, STRIDE, chosen)
-        loss = correction_loss(predictions, target, known, self.gamma) + self.stillness * stillness_loss(path)
+        loss = correction_loss(predictions, target, known, stage.gamma, DISTANCES[stage.loss])
+        if stage.stillness:
+            loss = loss + stage.stillness * stillness_loss(path)
+        if isinstance(path, PenalisedPath):
+            loss = loss + stage.jacobian_weight * path.penalty
         error = (predictions[-1].detach() - target).norm(dim=1, keepdim=True)
         epe = torch.where(known > 0, error, 0.0).sum() / known.sum().clamp_min(1)
         return loss, StepMetrics(epe, path.residual[:, 0].mean())

@@ -1,4 +1,4 @@
-"""What a training run is told."""
+"""What a training run is told: a stage, which is a recipe, and how this run of it goes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,90 +6,184 @@ from typing import Literal
 
 from deqflow.errors import ConfigError
 
+StageName = Literal["synthetic", "chairs", "things", "sintel", "kitti", "custom"]
+Variant = Literal["published", "1step"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """Train a model; the fields are the command line.
+class Stage:
+    """A recipe: what to train on, for how long, and what to minimise.
 
     Attributes:
-        stage: what to train on; ``synthetic`` renders scenes as it goes.
-        model: a preset of the zoo.
-        textures: folder of photos and cut-outs for the scenes; None draws procedural textures only.
-        permissive_only: of a folder with a licence manifest, use only what it calls permissive.
-        output: folder for the run: state, weights, TensorBoard scalars. A state found there is resumed.
-        init: weights to start from: a preset whose weights ship with the package, or a safetensors file; None
-            starts from random ones.
+        stage: what to train on; ``synthetic`` renders scenes as it goes, the others read ``data``.
+        data_sets: names of data sets, each perhaps with a number of repetitions and a part of it, such as
+            ``100*sintel:clean``; unused by the synthetic stage.
         steps: optimiser steps of the whole schedule.
         batch: pairs per step, over all processes.
-        height: of a frame, a multiple of 8.
-        width: of a frame, a multiple of 8.
-        learning_rate: peak of the one-cycle schedule.
+        height: of a training frame or crop, a multiple of 8.
+        width: of a training frame or crop, a multiple of 8.
+        learning_rate: peak of the schedule.
+        schedule: ``linear`` rises from zero and falls to zero; ``one-cycle`` is the published one, over 100
+            steps more, rising from 1/25 of the peak.
         warmup: share of the schedule in which the rate rises.
         weight_decay: of AdamW.
         clip: largest norm of the gradient.
-        ema: decay of the averaged weights per step.
+        ema: decay of the averaged weights per step; 0 keeps the last weights instead.
+        freeze_batch_norm: keep the statistics of batch normalisation as they are.
+        solver: ``model`` is the preset's own.
         solver_steps: fewest and most solver steps, drawn anew each step; a range keeps the model from
             learning to be right at one count only.
         corrections: losses along the solver's path.
+        positions: in place of ``corrections``, the solver steps (from 1, rising) whose points losses are on.
+        scheme: ``recorded`` takes points of one uninterrupted solve; ``segments`` starts the solver anew from
+            each correction, as published.
+        gradient: how a point of the path is differentiated.
+        gradient_steps: evaluations of a ``phantom`` or terms of a ``neumann`` gradient.
+        damping: of a ``phantom`` or ``neumann`` gradient.
+        attach_flow: let gradients pass through the incoming flow of a step; None is as the model says.
         gamma: weight of a loss relative to the next one on the path.
+        loss: distance between flows.
         stillness: weight of the flow's movement at the end of the path.
         cells: of the 64 full-resolution pixels per coarse one, how many the loss looks at.
-        seed: of everything random.
-        max_minutes: stop (and save) after this long; 0 means never.
-        save_minutes: between saves of the state.
-        validate_minutes: between evaluations on the held-out scenes; 0 means never.
-        validation_pairs: held-out pairs.
-        workers: processes that render scenes, per training process; 0 renders in between steps.
-        device: auto, cpu, cuda, mps.
-        precision: auto, float32, bfloat16.
+        jacobian_weight: weight of the penalty on the step's Jacobian at the last point; 0 computes none.
+        jacobian_every: steps between two penalties.
+        held_out: share of the sequences kept out of training and evaluated on.
+        validation_sets: data sets to evaluate on besides, written as in ``data_sets``.
+        validate_steps: steps between evaluations on them; 0 leaves it to ``validate_minutes``.
+        keep_best: write weights only when they are better on the held-out pairs than those before training
+            and those already written.
+        patience: stop after so many evaluations in a row without a better one; 0 never.
     """
 
-    stage: Literal["synthetic"] = "synthetic"
-    model: str = "deqflow-s"
-    textures: Path | None = None
-    permissive_only: bool = True
-    output: Path = Path("runs/deqflow-s")
-    init: str | None = None
+    stage: StageName = "synthetic"
+    data_sets: tuple[str, ...] = ()
     steps: int = 20_000
     batch: int = 4
     height: int = 256
     width: int = 320
     learning_rate: float = 5e-4
+    schedule: Literal["linear", "one-cycle"] = "linear"
     warmup: float = 0.05
     weight_decay: float = 1e-4
     clip: float = 1.0
     ema: float = 0.998
+    freeze_batch_norm: bool = False
+    solver: Literal["model", "plain", "anderson", "broyden"] = "model"
     solver_steps: tuple[int, int] = (8, 20)
     corrections: int = 3
+    positions: tuple[int, ...] = ()
+    scheme: Literal["recorded", "segments"] = "recorded"
+    gradient: Literal["one-step", "phantom", "neumann", "implicit", "unrolled"] = "one-step"
+    gradient_steps: int = 3
+    damping: float = 1.0
+    attach_flow: bool | None = None
     gamma: float = 0.8
+    loss: Literal["l1", "charbonnier"] = "l1"
     stillness: float = 0.1
     cells: int = 16
-    seed: int = 0
-    max_minutes: float = 0.0
-    save_minutes: float = 5.0
-    validate_minutes: float = 15.0
-    validation_pairs: int = 64
-    workers: int = 0
-    device: str = "auto"
-    precision: str = "auto"
+    jacobian_weight: float = 0.0
+    jacobian_every: int = 8
+    held_out: float = 0.0
+    validation_sets: tuple[str, ...] = ()
+    validate_steps: int = 0
+    keep_best: bool = False
+    patience: int = 0
 
     def __post_init__(self) -> None:
         """Reject what cannot be run, naming the option."""
-        for name in ("steps", "batch", "cells", "corrections", "validation_pairs"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("steps", "batch", "cells", "corrections", "gradient_steps", "jacobian_every"):
+            at_least(self, name, 1)
+        for name in ("validate_steps", "patience", "jacobian_weight", "learning_rate", "weight_decay"):
+            at_least(self, name, 0)
         for name in ("height", "width"):
             if getattr(self, name) < 64 or getattr(self, name) % 8:
                 raise ConfigError(
                     f"{name} must be a multiple of 8 and at least 64, not {getattr(self, name)}"
                 )
         fewest, most = self.solver_steps
-        if not self.corrections <= fewest <= most:
-            raise ConfigError(
-                f"solver_steps must rise from at least {self.corrections}, not {fewest} to {most}"
-            )
+        least = self.positions[-1] if self.positions else self.corrections
+        if not least <= fewest <= most:
+            raise ConfigError(f"solver_steps must rise from at least {least}, not {fewest} to {most}")
+        if list(self.positions) != sorted({max(1, place) for place in self.positions}):
+            raise ConfigError(f"positions must rise from at least 1, not {self.positions}")
         if self.cells > 64:
             raise ConfigError(f"cells must be at most 64, not {self.cells}")
-        for name in ("ema", "warmup", "gamma", "stillness"):
+        for name in ("ema", "warmup", "gamma", "stillness", "held_out"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
+        if not 0 < self.damping <= 1:
+            raise ConfigError(f"damping must be above 0 and at most 1, not {self.damping}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Stage):
+    """Train a model: a stage, every field of which may be changed, and how this run of it goes.
+
+    Attributes:
+        model: a preset of the zoo.
+        variant: of a published stage; ``1step`` takes one-step gradients in every stage.
+        stages: several stages in a row, each from the weights of the one before and in a folder of its name
+            in ``output``; what is changed on the command line is changed in all of them.
+        data: the folder that holds the data sets, or the user's own frames and flow for ``custom``.
+        textures: folder of photos and cut-outs for the scenes; None draws procedural textures only.
+        permissive_only: of a folder with a licence manifest, use only what it calls permissive.
+        output: folder for the run: states, weights, TensorBoard scalars. The newest state found there is
+            resumed.
+        init: weights to start from: a preset whose weights ship with the package, or a safetensors file; None
+            starts from random ones.
+        seed: of everything random.
+        accumulate: parts that a process's share of a batch is computed in, one after the other.
+        max_minutes: stop (and save) after this long; 0 means never.
+        save_minutes: between saves of the state.
+        keep: states to keep.
+        validate_minutes: between evaluations on the held-out pairs; 0 means never.
+        validation_pairs: most held-out pairs.
+        on_corrupt: a pair that cannot be read is named, then replaced by the next one or the end.
+        max_skipped: steps in a row whose loss or gradient may be infinite or not a number; such steps change
+            nothing. After so many the run stops and writes the last batch to look at.
+        workers: processes that read or render pairs, per training process; 0 does so in between steps.
+        device: auto, cpu, cuda, mps.
+        precision: auto, float32, bfloat16.
+        sync_batch_norm: batch normalisation over the batch of all processes (CUDA only).
+        compile: let ``torch.compile`` translate the network's parts.
+        dry_run: say what the run would take, do one step and write nothing.
+    """
+
+    model: str = "deqflow-s"
+    variant: Variant = "published"
+    stages: tuple[StageName, ...] = ()
+    data: Path | None = None
+    textures: Path | None = None
+    permissive_only: bool = True
+    output: Path = Path("runs/deqflow-s")
+    init: str | None = None
+    seed: int = 0
+    accumulate: int = 1
+    max_minutes: float = 0.0
+    save_minutes: float = 5.0
+    keep: int = 3
+    validate_minutes: float = 15.0
+    validation_pairs: int = 64
+    on_corrupt: Literal["skip", "stop"] = "stop"
+    max_skipped: int = 10
+    workers: int = 0
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    sync_batch_norm: bool = False
+    compile: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject what cannot be run, naming the option."""
+        super().__post_init__()
+        for name in ("validation_pairs", "accumulate", "keep", "max_skipped"):
+            at_least(self, name, 1)
+        for name in ("max_minutes", "save_minutes", "validate_minutes", "workers", "seed"):
+            at_least(self, name, 0)
+
+
+def at_least(options: object, name: str, least: int) -> None:
+    """Raise ConfigError unless the named option has at least this value."""
+    value = getattr(options, name)
+    if not value >= least:
+        raise ConfigError(f"{name} must be at least {least}, not {value}")

@@ -1,0 +1,202 @@
+"""The stages with ground truth on disk: mixtures of data sets, epochs in a drawn order, held-out pairs."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from deqflow.data.datasets import PairDataset, PairFiles, open_dataset
+from deqflow.data.sample import Sample
+from deqflow.errors import ConfigError, DataError, DeqflowError
+from deqflow.training.options import TrainOptions
+from deqflow.training.sources import Sources, corrupt, digest
+
+Prepare = Callable[[Sample, np.random.Generator], Sample]
+MOST_CORRUPT = 100
+"""So many pairs in a row that cannot be read end the run, whatever it was told."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One term of a mixture, written ``repeat*name:part@split``.
+
+    Attributes:
+        text: as it was written.
+        repeat: how often each pair comes in an epoch.
+        name: of a data set of the catalogue.
+        part: a word that the titles of its parts are chosen by, such as ``clean``; empty takes all.
+        split: of the data set.
+    """
+
+    text: str
+    repeat: int
+    name: str
+    part: str
+    split: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """Read one term; raises ConfigError if it does not follow the form."""
+        found = re.fullmatch(r"(?:(\d+)\*)?([\w-]+)(?::([\w-]+))?(?:@(\w+))?", text)
+        if found is None or found[1] == "0":
+            raise ConfigError(
+                f"data set {text!r} is not of the form name, 100*name, name:clean or name@validation"
+            )
+        return cls(text, int(found[1] or 1), found[2], found[3] or "", found[4] or "training")
+
+    def open(self, root: Path) -> list[PairDataset]:
+        """The data sets that the term means; raises DataError if there are none under ``root``."""
+        found = open_dataset(self.name, root, split=self.split)
+        chosen = [pairs for pairs in found if self.part.lower() in pairs.title.lower()]
+        if not chosen:
+            titles = ", ".join(pairs.title for pairs in found)
+            raise DataError(f"{self.text!r} is none of the parts of {self.name} under {root}: {titles}")
+        return chosen
+
+
+def open_pairs(options: TrainOptions) -> Sources:
+    """The mixture that ``options.data_sets`` names, without the sequences kept back.
+
+    Raises:
+        ConfigError: no ``data``, or a name that does not parse.
+        DataError: a data set that is not there or has no such part, or too little to keep anything back.
+    """
+    root = options.data
+    if root is None:
+        raise ConfigError(
+            f"stage {options.stage} reads pairs from disk: --data must name the folder that holds them"
+        )
+    parts = [(part, part.open(root)) for part in map(Part.parse, options.data_sets)]
+    if not parts:
+        raise ConfigError(f"stage {options.stage} needs the names of data sets in --data-sets")
+    pairs = [(part, pair) for part, found in parts for data_set in found for pair in data_set.files]
+    kept = choose_held_out([pair for _, pair in pairs], options.held_out, options.seed)
+    training = [pair for part, pair in pairs if pair.frame1 not in kept for _ in range(part.repeat)]
+    held_out = [pair for _, pair in pairs if pair.frame1 in kept]
+    for part in map(Part.parse, options.validation_sets):
+        held_out += [pair for data_set in part.open(root) for pair in data_set.files]
+    evaluated = spread(held_out, options.validation_pairs)
+    identity = {part.text: digest([pair.name for p, pair in pairs if p is part]) for part, _ in parts}
+    counts = [
+        f"{part.repeat} x {data_set.title} ({len(data_set)} pairs)"
+        for part, found in parts
+        for data_set in found
+    ]
+    return Sources(
+        training=Epochs(training, Crop(options.height, options.width), options.seed, options.on_corrupt),
+        held_out=lambda index: evaluated[index].read(),
+        held_out_pairs=len(evaluated),
+        epoch=len(training),
+        identity={**identity, "held out": digest([pair.name for pair in held_out])},
+        summary=" + ".join(counts) + (f", {len(held_out)} pairs held out" if held_out else ""),
+    )
+
+
+def choose_held_out(pairs: Sequence[PairFiles], share: float, seed: int) -> set[Path]:
+    """The first frames of the pairs to keep back: a share of the sequences, at least one, drawn by the seed.
+
+    Of a single sequence it is the end. Pairs of one sequence show nearly the same, so one that is trained on
+    says nothing about the others.
+
+    Raises:
+        DataError: fewer than two pairs.
+    """
+    if share == 0:
+        return set()
+    groups: dict[str, set[int]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.sequence or pair.name, set()).add(pair.index)
+    names = sorted(groups)
+    if len(names) > 1:
+        count = min(len(names) - 1, max(1, round(share * len(names))))
+        drawn = {names[index] for index in np.random.default_rng(seed).permutation(len(names))[:count]}
+        return {pair.frame1 for pair in pairs if (pair.sequence or pair.name) in drawn}
+    places = sorted(groups[names[0]])
+    if len(places) < 2:
+        raise DataError("one pair is too little to train on and to hold out: give more, or --held-out 0")
+    count = min(len(places) - 1, max(1, round(share * len(places))))
+    return {pair.frame1 for pair in pairs if pair.index >= places[-count]}
+
+
+def spread(pairs: Sequence[PairFiles], most: int) -> list[PairFiles]:
+    """At most so many pairs, evenly from the whole list."""
+    count = min(len(pairs), most)
+    return [pairs[index * len(pairs) // count] for index in range(count)]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Cuts a window of a fixed size out of a pair, at a drawn place."""
+
+    height: int
+    width: int
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The window; raises ConfigError for a pair smaller than it."""
+        height, width = sample.flow.shape[:2]
+        if height < self.height or width < self.width:
+            raise ConfigError(
+                f"{sample.name} is {width}x{height} pixels: --width {self.width} and --height {self.height} "
+                "must not be larger"
+            )
+        top, left = rng.integers(height - self.height + 1), rng.integers(width - self.width + 1)
+        window = np.s_[top : top + self.height, left : left + self.width]
+        return replace(
+            sample,
+            frame1=sample.frame1[window],
+            frame2=sample.frame2[window],
+            flow=sample.flow[window],
+            valid=sample.valid[window],
+            occlusion=None,
+            noc=None,
+            objects=None,
+        )
+
+
+class Epochs(Dataset[Sample]):
+    """Every pair once an epoch, in an order drawn for each epoch; pair ``n`` is a function of (seed, n).
+
+    Args:
+        pairs: an epoch, repetitions included.
+        prepare: what is done to a pair, with draws of its own from (seed, epoch, index).
+        seed: of order and preparation.
+        on_corrupt: ``skip`` puts the epoch's next pair in the place of one that cannot be read, and names it
+            on standard error; ``stop`` raises.
+    """
+
+    def __init__(self, pairs: Sequence[PairFiles], prepare: Prepare, seed: int, on_corrupt: str) -> None:
+        if not pairs:
+            raise DataError("no pair is left to train on: all are held out")
+        self.pairs, self.prepare, self.seed, self.on_corrupt = pairs, prepare, seed, on_corrupt
+        self._named: set[str] = set()
+        self._order: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] | None = None
+
+    def __getitem__(self, number: int) -> Sample:
+        """Pair ``number`` of the run.
+
+        Raises:
+            DataError: it cannot be read and ``on_corrupt`` is ``stop``, or a hundred in a row cannot.
+        """
+        epoch, place = divmod(number, len(self.pairs))
+        for attempt in range(MOST_CORRUPT):
+            index = self.index(epoch, (place + attempt) % len(self.pairs))
+            try:
+                sample = self.pairs[index].read()
+            except (DeqflowError, OSError) as error:
+                name = self.pairs[index].name
+                if self.on_corrupt != "skip" or name not in self._named:
+                    corrupt(f"pair {name!r}", error, self.on_corrupt)
+                self._named.add(name)
+                continue
+            return self.prepare(sample, np.random.default_rng([self.seed, epoch, index]))
+        raise DataError(f"{MOST_CORRUPT} pairs in a row cannot be read, the last of them {name!r}")
+
+    def index(self, epoch: int, place: int) -> int:
+        """Which pair comes at a place of an epoch."""
+        if self._order is None or self._order[0] != epoch:
+            drawn = np.random.default_rng([self.seed, epoch]).permutation(len(self.pairs))
+            self._order = epoch, drawn
+        return int(self._order[1][place])

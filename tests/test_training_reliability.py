@@ -1,0 +1,314 @@
+"""Training loses nothing: kills, full disks, damaged states, numbers that are none, dead workers."""
+
+import errno
+import os
+import signal
+import time
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from training_runs import (
+    arguments,
+    assert_same_run,
+    finish,
+    footage,
+    newest_state,
+    small,
+    start,
+    start_two,
+    weights,
+)
+
+from deqflow.cli import main
+from deqflow.errors import CheckpointError, ConfigError, DataError, TrainingError
+from deqflow.training import loop
+from deqflow.training.data import batches, open_sources
+from deqflow.training.loop import run
+from deqflow.training.losses import CorrectionObjective
+from deqflow.training.pairs import Epochs
+from deqflow.training.processes import Processes
+from deqflow.training.state import StateStore, read_sealed, seal
+
+CPU = Processes(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run, in a process of its own as the interrupted ones are."""
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    assert finish(start(small(output))) == [0]
+    return output
+
+
+@pytest.fixture(scope="module")
+def whole_of_two(tmp_path_factory):
+    """The same by two processes."""
+    output = tmp_path_factory.mktemp("runs") / "two"
+    assert finish(*start_two(small(output))) == [0, 0]
+    return output
+
+
+def test_every_changed_byte_of_a_state_is_noticed(tmp_path):
+    store = StateStore(tmp_path, keep=2)
+    path = store.save({"step": 1, "model": {"weight": torch.arange(5.0)}})
+    data = path.read_bytes()
+    assert read_sealed(path) == data
+    for place in range(len(data)):
+        changed = bytearray(data)
+        changed[place] ^= 0x10
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError, match="damaged"):
+            read_sealed(path)
+    for length in (0, 1, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(CheckpointError, match="damaged"):
+            read_sealed(path)
+
+
+def test_only_the_last_states_are_kept(tmp_path):
+    store = StateStore(tmp_path, keep=2)
+    (tmp_path / ".state-00000001.pt.77.tmp").write_bytes(b"killed while writing")
+    for step in (2, 5, 11, 100):
+        store.save({"step": step})
+    assert sorted(os.listdir(tmp_path)) == ["state-00000011.pt", "state-00000100.pt"]
+    assert newest_state(tmp_path)["step"] == 100
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(tmp_path):
+    store = StateStore(tmp_path, keep=1)
+    store.keep = 3
+    for step in (1, 2):
+        store.save({"step": step})
+    newest = tmp_path / "state-00000002.pt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    store = StateStore(tmp_path, keep=1)
+    with pytest.warns(UserWarning, match=r"state-00000002\.pt cannot be resumed"):
+        assert store.newest()[1]["step"] == 1
+    store.save({"step": 2})
+    # What was damaged is set aside, not counted among the states to keep, and the step is written anew.
+    assert sorted(os.listdir(tmp_path)) == ["state-00000002.pt", "state-00000002.pt.damaged"]
+    assert newest_state(tmp_path)["step"] == 2
+
+
+def test_a_folder_of_damaged_states_only_is_refused_and_kept(tmp_path, capsys):
+    (tmp_path / "state.pt").write_bytes(b"not a state")
+    with pytest.warns(UserWarning), pytest.raises(CheckpointError, match=r"state\.pt is not a whole"):
+        run(small(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert main(["train", *arguments(small(tmp_path))]) == 2
+    assert "state.pt" in capsys.readouterr().err
+    assert (tmp_path / "state.pt").read_bytes() == b"not a state"
+
+
+def test_states_of_the_first_format_are_resumed(whole, tmp_path):
+    run(small(tmp_path, save_minutes=0.0, keep=9))
+    for path in tmp_path.glob("state-0000000[456].pt"):
+        path.unlink()
+    state = newest_state(tmp_path)
+    first = {
+        name: state[name] for name in ("step", "model", "average", "optimizer", "seconds", "rng", "options")
+    }
+    for path in tmp_path.glob("state-*.pt"):
+        path.unlink()
+    torch.save({**first, "format": 1, "schedule": {"last_epoch": 3}}, tmp_path / "state.pt")
+    run(small(tmp_path))
+    assert_same_run(whole, tmp_path)
+
+
+@pytest.mark.parametrize("touch", [4, 7, 11])
+def test_a_run_killed_while_it_writes_resumes_to_the_same_bits(whole, tmp_path, touch):
+    options = small(tmp_path / "run", save_minutes=0.0)
+    assert finish(start(options, die_at=touch)) == [-signal.SIGKILL]
+    assert finish(start(options)) == [0]
+    assert_same_run(whole, options.output)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_every_touch_of_a_file_resumes_to_the_same_bits(whole, tmp_path):
+    died = 0
+    for touch in range(1000):
+        options = small(tmp_path / str(touch), save_minutes=0.0, keep=2)
+        first = finish(start(options, die_at=touch))
+        if first == [0]:
+            break
+        assert first == [-signal.SIGKILL]
+        died += 1
+        assert finish(start(options)) == [0]
+        assert_same_run(whole, options.output)
+    assert died > 20
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_resumes_to_the_same_bits(tmp_path):
+    options = small(tmp_path / "killed", steps=40, save_minutes=0.0)
+    assert finish(start(replace(options, output=tmp_path / "whole"))) == [0]
+    kills = 0
+    for attempt in range(60):
+        process = start(options)
+        process.join(0.35 + 0.17 * (attempt % 7))
+        if process.exitcode == 0:
+            break
+        process.kill()
+        process.join()
+        kills += 1
+    assert kills > 3
+    assert finish(start(options)) == [0]
+    assert_same_run(tmp_path / "whole", options.output)
+
+
+def test_two_processes_killed_resume_to_the_same_bits(whole_of_two, tmp_path):
+    options = small(tmp_path / "run", save_minutes=0.0)
+    assert finish(*start_two(options, die_at=9))[0] == -signal.SIGKILL
+    assert finish(*start_two(options)) == [0, 0]
+    assert_same_run(whole_of_two, options.output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("touch", range(2, 22, 3))
+def test_two_processes_killed_at_many_instants_resume_to_the_same_bits(whole_of_two, tmp_path, touch):
+    test_two = small(tmp_path / "run", save_minutes=0.0)
+    assert finish(*start_two(test_two, die_at=touch))[0] == -signal.SIGKILL
+    assert finish(*start_two(test_two)) == [0, 0]
+    assert_same_run(whole_of_two, test_two.output)
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_state_before(tmp_path, capsys, monkeypatch):
+    options = small(tmp_path, steps=2)
+    run(options)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("state-*.pt")}
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["train", *arguments(replace(options, steps=4))]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "No space left on device" in told and "state-00000002.pt is intact" in told
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("state-*.pt")} == before
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_sigterm_saves_and_ends_well(tmp_path):
+    process = start(small(tmp_path, steps=100_000, save_minutes=1000.0))
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("events.out.tfevents.*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.terminate()
+    assert finish(process) == [0]
+    assert newest_state(tmp_path)["step"] > 0
+
+
+def broken_at(monkeypatch, steps):
+    """Losses are not numbers at these steps."""
+    forward, calls = CorrectionObjective.forward, iter(range(1000))
+
+    def sometimes(self, *inputs):
+        loss, metrics = forward(self, *inputs)
+        return (loss * float("nan") if next(calls) in steps else loss), metrics
+
+    monkeypatch.setattr(CorrectionObjective, "forward", sometimes)
+
+
+def test_steps_that_are_not_numbers_change_nothing_and_are_counted(tmp_path, monkeypatch):
+    run(small(tmp_path / "two", steps=2))
+    with monkeypatch.context() as patched:
+        broken_at(patched, {2, 3})
+        run(small(tmp_path / "four", steps=4, learning_rate=5e-4))
+    (before, _), (after, state) = weights(tmp_path / "two"), weights(tmp_path / "four")
+    assert state["skipped"] == 2 and state["skipped_in_a_row"] == 2
+    # Both schedules give the first two steps the same rates: they are still warming up.
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_too_many_of_them_end_the_run_and_leave_the_batch(tmp_path, capsys, monkeypatch):
+    broken_at(monkeypatch, {2, 3, 4, 5})
+    words = arguments(small(tmp_path, save_minutes=0.0), "--max-skipped", "3")
+    assert main(["train", *words]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "3 steps in a row" in told and "skipped-00000004-0.safetensors" in told
+    with safe_open(tmp_path / "skipped-00000004-0.safetensors", "pt") as file:
+        assert file.get_tensor("image1").shape == (2, 3, 64, 64)
+        assert "synthetic 0/8" in file.metadata()["names"]
+    assert newest_state(tmp_path)["step"] == 4
+
+
+def custom(tmp_path, **changes):
+    data = tmp_path / "footage"
+    if not data.exists():
+        footage(data)
+    return small(tmp_path / "run", stage="custom", data_sets=("custom",), data=data, **changes)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corrupt_pair_is_named_and_replaced_or_ends_the_run(tmp_path, capfd, workers):
+    options = custom(tmp_path, workers=workers)
+    (options.data / "flow" / "clip1" / "001.flo").write_bytes(b"cut short")
+    with pytest.raises(DataError, match=r"clip1/001.* cannot be read.*--on-corrupt skip") as raised:
+        list(batches(open_sources(options).training, 0, 10, options, CPU))
+    assert "\n" not in str(raised.value)
+    options = replace(options, on_corrupt="skip")
+    runs = [
+        [batch.names for batch in batches(open_sources(options).training, 0, 10, options, CPU)]
+        for _ in range(2)
+    ]
+    assert runs[0] == runs[1]
+    seen = {name for names in runs[0] for name in names}
+    assert len(seen) == 8 and "clip1/001" not in seen
+    assert "clip1/001" in capfd.readouterr().err
+
+
+def test_a_data_set_without_a_readable_pair_ends_even_a_lenient_run(tmp_path):
+    options = custom(tmp_path, on_corrupt="skip")
+    for path in options.data.glob("flow/*/*.flo"):
+        path.write_bytes(b"cut short")
+    with pytest.raises(DataError, match="in a row cannot be read"):
+        open_sources(options).training[0]
+
+
+def test_a_worker_that_dies_is_told_in_a_sentence(tmp_path, monkeypatch):
+    options = custom(tmp_path, workers=1)
+    monkeypatch.setattr(Epochs, "__getitem__", lambda self, number: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(TrainingError, match=r"died.*--workers") as raised:
+        next(batches(open_sources(options).training, 0, 10, options, CPU))
+    assert "\n" not in str(raised.value)
+
+
+def test_another_recipe_or_other_data_are_told_or_refused(tmp_path, capsys):
+    options = small(tmp_path, steps=1)
+    run(options)
+    run(replace(options, steps=2, gamma=0.5))
+    told = capsys.readouterr().err
+    assert "steps 2 instead of 1" in told and "gamma 0.5 instead of 0.8" in told
+    run(replace(options, steps=3, height=72, gamma=0.5))
+    assert "height 72 instead of 64" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"stage 'synthetic', not 'custom'"):
+        run(replace(custom(tmp_path), output=options.output))
+
+
+def test_other_textures_are_told(tmp_path, capsys, monkeypatch):
+    options = small(tmp_path, steps=1)
+    run(options)
+    monkeypatch.setattr("deqflow.training.scenes.scenes_fingerprint", lambda: "another version")
+    run(replace(options, steps=2))
+    assert "other scenes than before" in capsys.readouterr().err
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    torch.save({"format": 99, "step": 1}, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match="format 99"):
+        run(small(tmp_path))
+
+
+def test_a_state_of_other_weights_is_refused(tmp_path):
+    StateStore(tmp_path, keep=1).save({"step": 1, "model": {}, "options": "{}"})
+    with pytest.raises(CheckpointError, match="not a training state of this model"):
+        run(small(tmp_path))
+
+
+def test_seal_is_a_zip_comment():
+    assert loop.StateStore is StateStore and seal(b"PK\x05\x06" + bytes(18))[-71:-64] == b"sha256 "
