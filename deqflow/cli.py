@@ -57,7 +57,9 @@ COMMANDS = {
         "deqflow.evaluation.benchmark:run",
     ),
     "bench": Command(
-        "seconds per pair of frames", "deqflow.evaluation.speed:BenchOptions", "deqflow.evaluation.speed:run"
+        "what a model costs in seconds, solver steps and memory",
+        "deqflow.commands.bench:BenchOptions",
+        "deqflow.commands.bench:run",
     ),
     "scenes": Command(
         "statistics and pictures of the synthetic training scenes",

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from deqflow.cli import main
-from deqflow.evaluation import speed
+from deqflow.commands import bench
 from deqflow.io.images import write_image
 from deqflow.io.video import VideoWriter
 
@@ -145,7 +145,7 @@ class TestReadme:
     @pytest.mark.parametrize("line", readme_commands(), ids=" ".join)
     def test_commands_are_understood(self, line, inputs, monkeypatch, capsys):
         """Run the command on tiny inputs; placeholders fail on the file they name and on nothing else."""
-        monkeypatch.setattr(speed, "measure_speed", partial(quick_bench, speed.measure_speed))
+        monkeypatch.setattr(bench, "measure_speed", partial(quick_bench, bench.measure_speed))
         try:
             code = main(line)
         except SystemExit as stop:

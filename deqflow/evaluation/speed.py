@@ -1,54 +1,19 @@
-"""``deqflow bench``: seconds per pair, and which part of the network they go to."""
+"""Seconds per pair, and which part of the network they go to."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
-from typing import Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deqflow import zoo
 from deqflow.devices import resolve_precision
-from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.tables import markdown
 
 PARTS = ("encoders", "correlation", "solve", "upsampling")
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """Seconds per pair of frames at several numbers of solver steps, and the share of each part.
-
-    All combinations take turns in one run, so that a machine whose speed drifts slows them alike.
-
-    Attributes:
-        model: Name of a preset; `deqflow models` lists them.
-        checkpoint: File of weights; without it, the weights that ship with the model.
-        device: auto, cpu, cuda, cuda:1, mps, ...
-        precisions: Number formats of the network to compare.
-        steps: Numbers of evaluations of the update operator; all are run, whatever the residual.
-        width: Pixels of a frame.
-        height: Pixels of a frame.
-        repeats: Measurements of each combination, after one that does not count; the median is printed.
-    """
-
-    model: str = "deqflow-s"
-    checkpoint: Path | None = None
-    device: str = "auto"
-    precisions: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("bfloat16", "float32")
-    steps: tuple[int, ...] = (6, 12, 24)
-    width: int = 1024
-    height: int = 436
-    repeats: int = 5
-
-    def __post_init__(self) -> None:
-        if self.repeats < 1 or min(self.steps, default=0) < 1 or not self.precisions:
-            raise ConfigError("bench needs repeats >= 1, at least one precision, and steps of at least 1")
 
 
 @dataclass(frozen=True)
@@ -66,32 +31,15 @@ class Timing:
         return self.encoders + self.correlation + self.solve + self.upsampling
 
 
-def run(options: BenchOptions) -> int:
-    """Measure and print; the exit code.
-
-    Raises:
-        DeqflowError, OSError: an option does not hold; said in one sentence.
-    """
-    model = zoo.load(options.model, checkpoint=options.checkpoint, device=options.device)
-    timings = measure_speed(
-        model,
-        precisions=options.precisions,
-        steps=options.steps,
-        size=(options.height, options.width),
-        repeats=options.repeats,
-    )
-    print(
-        f"{options.model}, {options.width}x{options.height}, {model.device}, "
-        f"{torch.get_num_threads()} threads, median of {options.repeats}\n"
-    )
+def speed_table(timings: Mapping[tuple[str, int], Sequence[Timing]]) -> str:
+    """A Markdown table of medians, one row per precision and number of steps."""
     header = ["precision", "steps", "seconds per pair", *(f"{part} %" for part in PARTS)]
     rows = []
     for (precision, steps), measured in timings.items():
         total = median(timing.total for timing in measured)
         shares = [median(getattr(timing, part) / timing.total for timing in measured) for part in PARTS]
         rows.append([precision, str(steps), f"{total:.3f}", *(f"{100 * share:.0f}" for share in shares)])
-    print("\n".join(markdown(header, rows)))
-    return 0
+    return "\n".join(markdown(header, rows))
 
 
 def measure_speed(

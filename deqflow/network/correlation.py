@@ -69,6 +69,11 @@ class CorrelationPyramid:
         self.row_length = base
         self._flat = (queries @ torch.cat(columns, dim=2)).flatten()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole volume."""
+        return self._flat.untyped_storage().nbytes()
+
     def lookup(self, flow: Tensor, active: Tensor | None = None) -> Tensor:
         """Correlations in the window around where ``flow`` points, on every level.
 

@@ -1,0 +1,119 @@
+"""``deqflow bench``: what a model costs, in seconds, in solver steps, or in memory to train."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+from deqflow import zoo
+from deqflow.data.datasets import find_benchmarks
+from deqflow.data.sample import Sample
+from deqflow.devices import keep_freed_memory
+from deqflow.errors import ConfigError
+from deqflow.estimator import DEQFlow
+from deqflow.evaluation.convergence import convergence_table, measure_convergence
+from deqflow.evaluation.memory import memory_report
+from deqflow.evaluation.speed import measure_speed, speed_table
+from deqflow.training.options import TrainOptions
+from deqflow.training.scenes import open_scenes
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Seconds per pair of frames, solver steps until the flow rests, or memory of a training step.
+
+    Candidates take turns in one run, so that a machine whose speed drifts slows all of them alike.
+
+    Attributes:
+        measure: `speed`: seconds per pair, and the share of each part. `solvers`: evaluations of the update
+            operator that each solver needs until the flow moves less than the tolerance, on held-out
+            synthetic scenes or the pairs under `--benchmark`. `memory`: what a training step keeps for its
+            backward pass, unrolled and as an equilibrium (random weights, float32, CPU).
+        model: Name of a preset; `deqflow models` lists them.
+        checkpoint: File of weights; without it, the weights that ship with the model.
+        device: auto, cpu, cuda, cuda:1, mps, ...
+        precisions: Number formats of the network to compare the speed of.
+        steps: Numbers of evaluations of the update operator; of `solvers`, the last is the most allowed.
+        width: Pixels of a frame.
+        height: Pixels of a frame.
+        repeats: Measurements of the speed of each combination, after one that does not count; the median is
+            printed.
+        tolerance: Of `solvers`: pixels per step, RMS.
+        benchmark: Of `solvers`: folder of data sets to take pairs from, in place of scenes.
+        textures: Of `solvers`: folder of photos and cut-outs for the scenes; without it, drawn patterns.
+        pairs: Of `solvers`: number of scenes.
+        corrections: Of `memory`: numbers of losses along the solver's path.
+    """
+
+    measure: Literal["speed", "solvers", "memory"] = "speed"
+    model: str = "deqflow-s"
+    checkpoint: Path | None = None
+    device: str = "auto"
+    precisions: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("bfloat16", "float32")
+    steps: tuple[int, ...] = (6, 12, 24)
+    width: int = 1024
+    height: int = 436
+    repeats: int = 5
+    tolerance: float = 0.05
+    benchmark: Path | None = None
+    textures: Path | None = None
+    pairs: int = 32
+    corrections: tuple[int, ...] = (6, 1)
+
+    def __post_init__(self) -> None:
+        """Reject what cannot be measured, naming the option."""
+        if self.repeats < 1 or min(self.steps, default=0) < 1 or not self.precisions:
+            raise ConfigError("bench needs repeats >= 1, at least one precision, and steps of at least 1")
+        if self.pairs < 1 or not self.tolerance > 0:
+            raise ConfigError("bench needs pairs >= 1 and a tolerance above 0")
+        if self.measure == "memory" and not all(1 <= n <= min(self.steps) for n in self.corrections):
+            raise ConfigError(
+                f"corrections must be at least 1 and at most {min(self.steps)}, the fewest steps"
+            )
+        if self.measure == "memory" and (self.width % 8 or self.height % 8):
+            raise ConfigError(
+                f"training frames need sides that are multiples of 8, not {self.width}x{self.height}"
+            )
+
+
+def run(options: BenchOptions) -> int:
+    """Measure and print; the exit code.
+
+    Raises:
+        DeqflowError, OSError: an option does not hold; said in one sentence.
+    """
+    keep_freed_memory()
+    size = (options.height, options.width)
+    if options.measure == "memory":
+        print(f"{options.model}, training step of one pair of {options.width}x{options.height}, float32\n")
+        print(memory_report(options.model, steps=options.steps, corrections=options.corrections, size=size))
+        return 0
+    model = zoo.load(options.model, checkpoint=options.checkpoint, device=options.device)
+    told = f"{options.model}, {model.device}, {torch.get_num_threads()} threads"
+    if options.measure == "solvers":
+        print(f"{told}, until the flow moves less than {options.tolerance:g} px per step\n")
+        _print_convergence(model, options)
+        return 0
+    print(f"{told}, {options.width}x{options.height}, median of {options.repeats}\n")
+    timings = measure_speed(
+        model, precisions=options.precisions, steps=options.steps, size=size, repeats=options.repeats
+    )
+    print(speed_table(timings))
+    return 0
+
+
+def _print_convergence(model: DEQFlow, options: BenchOptions) -> None:
+    samples: Iterable[Sample]
+    if options.benchmark is not None:
+        samples = chain.from_iterable(find_benchmarks(options.benchmark))
+    else:
+        training = TrainOptions(textures=options.textures, height=options.height, width=options.width)
+        samples = map(open_scenes(training).held_out, range(options.pairs))
+    results = measure_convergence(
+        model, tqdm(samples, unit="pair"), tolerance=options.tolerance, steps=options.steps[-1]
+    )
+    print(convergence_table(results))

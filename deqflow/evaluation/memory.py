@@ -1,0 +1,147 @@
+"""Memory of a training step: what the graph keeps for the backward pass, and the peak of the process."""
+
+import multiprocessing
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deqflow import zoo
+from deqflow.devices import autocast
+from deqflow.equilibrium import Correction, OneStep, Recorded, StoppingRule, Unrolled
+from deqflow.estimator import DEQFlow, FrameFeatures, movement
+from deqflow.evaluation.tables import markdown
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes of one training step.
+
+    Attributes:
+        encoders: kept for the backward pass of the feature and context networks.
+        rest: kept for that of correlation, update operator and upsampling, with the correlation volume, which
+            a step function holds as long as it lives.
+        peak: largest resident size of a process that does this step and nothing else; None where the system
+            does not tell.
+    """
+
+    encoders: int
+    rest: int
+    peak: int | None = None
+
+    @property
+    def kept(self) -> int:
+        """Everything kept for the backward pass."""
+        return self.encoders + self.rest
+
+
+class SavedBytes:
+    """Size of the tensors that a graph holds on to, each storage counted once."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._storages: dict[int, int] = {}
+        self._known = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count what is saved inside; parameters and buffers are there anyway and do not count."""
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
+            yield
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._known:
+            self._storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    @property
+    def total(self) -> int:
+        """Bytes so far. The graph must still be alive, else a later tensor may reuse a storage's address."""
+        return sum(self._storages.values())
+
+
+def training_memory(
+    model: DEQFlow, correction: Correction, *, steps: int, size: tuple[int, int], batch: int = 1
+) -> TrainingMemory:
+    """Bytes that one training step keeps; its backward pass runs too, for the peak of the process.
+
+    Args:
+        model: any; gradients are left behind.
+        correction: where losses are taken. ``Unrolled()`` decodes every step, as RAFT is trained.
+        steps: solver steps.
+        size: height and width, multiples of 8; the frames hold noise.
+        batch: pairs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, batch, 3, *size), generator=generator).to(model.device).float()
+    encoders, everything = SavedBytes(model), SavedBytes(model)
+    with torch.enable_grad(), everything.counting():
+        encoded = model.encode(images.flatten(0, 1))
+        first, second = (
+            FrameFeatures(*parts) for parts in zip(*(part.chunk(2) for part in encoded), strict=True)
+        )
+        features = everything.total
+        with encoders.counting(), autocast(model.device, model.precision):
+            # Once more and on its own: inside the operator it cannot be told from the correlation.
+            context = model.encoder.context(first.trunk.detach())
+        context_bytes = encoders.total
+        del context
+        step = model.operator(first, second)
+        stop = StoppingRule(steps=steps, measure=movement)
+        with autocast(model.device, model.precision):
+            path = correction.follow(step, step.start, model.defaults.solver, OneStep(), stop)
+            losses = [model.upsample(state.hidden, state.flow).abs().mean() for state in path.states]
+        loss = torch.stack(losses).sum()
+    kept = everything.total + step.correlation.nbytes
+    loss.backward()
+    return TrainingMemory(features + context_bytes, kept - features - context_bytes, _peak())
+
+
+def _peak() -> int | None:
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _measure(name: str, correction: Correction, steps: int, size: tuple[int, int]) -> TrainingMemory:
+    return training_memory(zoo.create(name).train(), correction, steps=steps, size=size)
+
+
+def memory_report(
+    name: str, *, steps: Sequence[int], corrections: Sequence[int], size: tuple[int, int]
+) -> str:
+    """A Markdown table: a model unrolled against it as a DEQ with so many corrections and one-step gradients.
+
+    Each row is measured in a process of its own, since the peak of a process never falls again.
+    """
+    recipes: list[tuple[str, Correction]] = [("unrolled, every step decoded", Unrolled())]
+    recipes += [(f"DEQ, corrections: {count}", Recorded(count=count)) for count in corrections]
+    header = ["training", "steps", "kept MiB", "without encoders", "peak MiB", "kept x", "without encoders x"]
+    rows = []
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
+        for count in steps:
+            unrolled: TrainingMemory | None = None
+            for title, correction in recipes:
+                found = pool.submit(_measure, name, correction, count, size).result()
+                unrolled = unrolled or found
+                rows.append(
+                    [
+                        title,
+                        str(count),
+                        *(f"{value / MIB:.1f}" for value in (found.kept, found.rest)),
+                        "" if found.peak is None else f"{found.peak / MIB:.0f}",
+                        f"{unrolled.kept / found.kept:.1f}",
+                        f"{unrolled.rest / found.rest:.1f}",
+                    ]
+                )
+    return "\n".join(markdown(header, rows))
