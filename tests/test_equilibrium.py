@@ -1,11 +1,16 @@
 """Solvers against closed forms, alone and in batches."""
 
+import ast
+import doctest
+from pathlib import Path
+
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 import torch
 from fixed_points import Linear, Pair, joined
 
+from deqflow import equilibrium
 from deqflow.equilibrium import (
     Anderson,
     Broyden,
@@ -220,3 +225,32 @@ def test_acceleration_is_computed_in_full_precision_under_autocast():
 def test_impossible_requests_are_refused(make):
     with pytest.raises(ValueError, match=r"must|need"):
         make()
+
+
+def test_the_example_of_the_docstring_runs():
+    found = doctest.testmod(equilibrium)
+    assert found.attempted > 5 and found.failed == 0
+
+
+def test_it_knows_nothing_but_torch():
+    for path in Path(equilibrium.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                foreign = name.startswith("deqflow") and not name.startswith("deqflow.equilibrium")
+                assert not foreign and name.split(".")[0] not in ("numpy", "cv2", "scipy"), f"{path}: {name}"
+
+
+def test_a_solver_of_ones_own():
+    class Averaging(equilibrium.Solver):
+        """The mean of all images so far."""
+
+        def advance(self, state, image, memory):
+            total = [sum(parts) for parts in zip(memory, image, strict=True)] if memory else list(image)
+            self.count = getattr(self, "count", 0) + 1
+            return type(state)(*(part / self.count for part in total)), total
+
+    step = Linear(2, 4, radius=0.4)
+    found = solve(step, step.start(), Averaging(), StoppingRule(steps=4000, tolerance=1e-4))
+    assert found.converged.all()
