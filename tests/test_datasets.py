@@ -423,6 +423,8 @@ class TestCustom:
         (dataset,) = open_dataset("custom", make_list(tmp_path, kind))
         assert [sample.flow[0, 0, 0] for sample in dataset] == [1, 1, 1, 2]
         assert [sample.valid.sum() for sample in dataset][:2] == [HEIGHT * WIDTH, 25]
+        assert names(dataset) == ["clip/0 to 1", "clip/1 to 2", "clip/2 to 3", "clip/0 to 2"]
+        assert {pair.sequence for pair in dataset.files} == {"clip"}
         assert [pair.index for pair in dataset.files] == [0, 1, 2, 4]  # the last does not follow
         assert open_dataset("custom", tmp_path / f"pairs.{kind}", split="testing")[0].files[0].flow is None
 
@@ -485,6 +487,12 @@ class TestAll:
                 for first, second in pairwise(dataset.files):
                     goes_on = first.sequence == second.sequence and second.index == first.index + 1
                     assert goes_on == (first.frame2 == second.frame1)
+
+    @pytest.mark.parametrize("name", MAKERS)
+    def test_names_tell_the_pairs_of_a_data_set_apart(self, tmp_path, name):
+        MAKERS[name](tmp_path)
+        for dataset in open_dataset(name, tmp_path):
+            assert len(set(names(dataset))) == len(dataset)
 
     @pytest.mark.parametrize("name", MAKERS)
     def test_every_sample_is_of_one_kind(self, tmp_path, name):
@@ -685,6 +693,35 @@ class TestHeaders:
             file["disparity"] = np.zeros((3, 4))
         with pytest.raises(DataError, match=r"b.flo5: it has no dataset 'flow' of its own"):
             pixel_size(tmp_path / "b.flo5")
+
+
+class TestSpeed:
+    def test_a_row_per_data_set_and_format(self, tmp_path, capsys):
+        make_sintel(tmp_path)
+        code, out, err = run(
+            capsys, "datasets", "speed", "sintel", tmp_path, "--formats", ".flo5", ".png", "--samples", 1
+        )
+        assert (code, err) == (0, "")
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines()[2:]]
+        assert [row[:5] for row in rows] == [
+            [f"MPI-Sintel {render}{what}", ".png", flow, "24x20", "1"]
+            for render in ("clean", "final")
+            for what, flow in (("", ".flo"), (" as .flo5", ".flo5"), (" as .png", ".png"))
+        ]
+        assert all(float(row[5]) > 0 for row in rows)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--split", "testing"], "MPI-Sintel final has no ground truth to read"),
+            (["--samples", "0"], "--samples must be at least 1, got 0"),
+            (["--formats", ".gif"], "--formats: '.gif' is none of .flo, .png"),
+        ],
+    )
+    def test_options_that_do_not_hold(self, tmp_path, capsys, arguments, message):
+        code, _, err = run(capsys, "datasets", "speed", "sintel", make_sintel(tmp_path), *arguments)
+        assert code == 2
+        assert message in err
 
 
 @pytest.fixture(scope="module")

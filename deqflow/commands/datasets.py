@@ -1,4 +1,4 @@
-"""``deqflow datasets``: which data sets can be read, and whether one on disk is whole."""
+"""``deqflow datasets``: what can be read, whether it is whole on disk, and how fast it is read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,8 +6,12 @@ from typing import Annotated
 
 import tyro
 
-from deqflow.data.datasets.catalogue import DATASETS, family_named
+from deqflow.data.datasets.catalogue import DATASETS, family_named, open_dataset
 from deqflow.data.datasets.check import Checked, check, find_families
+from deqflow.data.datasets.speed import measure_loading
+from deqflow.errors import ConfigError
+from deqflow.evaluation.tables import markdown
+from deqflow.io.flow_files import FLOW_FORMATS
 
 BROKEN = 1
 
@@ -32,19 +36,50 @@ class ListOptions:
     """List the data sets by the name that --dataset takes."""
 
 
+@dataclass(frozen=True)
+class SpeedOptions:
+    """Measure how many pairs per second one process reads, as they lie and with flow in other formats.
+
+    Attributes:
+        dataset: Its name; `deqflow datasets list` shows all.
+        root: The data set's folder, or one that holds it under its official name.
+        split: Which part of it.
+        samples: Most pairs to read of each rendering pass, camera and so on.
+        formats: Suffixes to rewrite the flow in, in a temporary folder.
+    """
+
+    dataset: tyro.conf.Positional[str]
+    root: tyro.conf.Positional[Path]
+    split: str = "training"
+    samples: int = 20
+    formats: tuple[str, ...] = tuple(FLOW_FORMATS)
+
+    def __post_init__(self) -> None:
+        """Rejects what cannot be measured, naming the option."""
+        if self.samples < 1:
+            raise ConfigError(f"--samples must be at least 1, got {self.samples}")
+        unknown = [suffix for suffix in self.formats if suffix not in FLOW_FORMATS]
+        if unknown:
+            raise ConfigError(f"--formats: {unknown[0]!r} is none of {', '.join(FLOW_FORMATS)}")
+
+
 DatasetsOptions = (
     Annotated[CheckOptions, tyro.conf.subcommand("check")]
     | Annotated[ListOptions, tyro.conf.subcommand("list")]
+    | Annotated[SpeedOptions, tyro.conf.subcommand("speed")]
 )
 
 
-def run(options: CheckOptions | ListOptions) -> int:
+def run(options: CheckOptions | ListOptions | SpeedOptions) -> int:
     """Prints; the exit code.
 
     Raises:
         DataError: there is no data set at the root, or none of that name.
+        DeqflowError, OSError: a file cannot be read while speed is measured.
     """
-    return _list() if isinstance(options, ListOptions) else _check(options)
+    if isinstance(options, CheckOptions):
+        return _check(options)
+    return _speed(options) if isinstance(options, SpeedOptions) else _list()
 
 
 def _list() -> int:
@@ -70,3 +105,24 @@ def _check(options: CheckOptions) -> int:
     if broken:
         print(f"{broken} broken files")
     return BROKEN if broken else 0
+
+
+def _speed(options: SpeedOptions) -> int:
+    header = ["pairs", "frames", "flow", "size", "count", "pairs/s", "ms per pair", "of it frames"]
+    rows = []
+    for dataset in open_dataset(options.dataset, options.root, split=options.split):
+        for loading in measure_loading(dataset, most=options.samples, formats=options.formats):
+            rows.append(
+                [
+                    loading.what,
+                    loading.frames,
+                    loading.flow,
+                    "x".join(map(str, loading.size)),
+                    str(loading.pairs),
+                    f"{1 / loading.seconds:.1f}",
+                    f"{1000 * loading.seconds:.1f}",
+                    f"{1000 * loading.frames_seconds:.1f}",
+                ]
+            )
+    print("\n".join(markdown(header, rows)))
+    return 0

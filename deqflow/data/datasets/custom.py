@@ -82,12 +82,13 @@ def _listed(file: Path, testing: bool) -> Iterator[PairFiles]:
         absent = [name for name in needed if paths[name] is None]
         if absent or frame1 is None or frame2 is None:
             raise DataError(f"{file}, line {line}: no {absent[0]}, expected {', '.join(needed)}")
-        sequence = str(row.get("sequence") or frame1.parent.name)
+        stem = Path(str(row["frame1"])).with_suffix("")
+        sequence = str(row.get("sequence") or stem.parent.as_posix())
         index = 0
         if last is not None and last.sequence == sequence:
             index = last.index + (1 if last.frame2 == frame1 else 2)
         last = PairFiles(
-            f"{sequence} {frame1.stem}",
+            f"{stem.as_posix()} to {frame2.stem}",
             frame1,
             frame2,
             None if testing else flow,
