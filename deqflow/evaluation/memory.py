@@ -25,14 +25,16 @@ class TrainingMemory:
 
     Attributes:
         encoders: kept for the backward pass of the feature and context networks.
-        rest: kept for that of correlation, update operator and upsampling, with the correlation volume, which
-            a step function holds as long as it lives.
+        rest: kept for that of correlation, update operator and upsampling.
+        volume: the correlation volume, alive during the solve; the backward pass needs its gradient, which
+            is as large, but not the volume.
         peak: largest resident size of a process that does this step and nothing else; None where the system
             does not tell.
     """
 
     encoders: int
     rest: int
+    volume: int
     peak: int | None = None
 
     @property
@@ -98,9 +100,11 @@ def training_memory(
             path = correction.follow(step, step.start, model.defaults.solver, OneStep(), stop)
             losses = [model.upsample(state.hidden, state.flow).abs().mean() for state in path.states]
         loss = torch.stack(losses).sum()
-    kept = everything.total + step.correlation.nbytes
+    kept, volume = everything.total, step.correlation.nbytes
+    del step  # as in training, where the graph alone lives on
     loss.backward()
-    return TrainingMemory(features + context_bytes, kept - features - context_bytes, _peak())
+    encoders_bytes = features + context_bytes
+    return TrainingMemory(encoders_bytes, kept - encoders_bytes, volume, _peak())
 
 
 def _peak() -> int | None:
@@ -125,7 +129,16 @@ def memory_report(
     """
     recipes: list[tuple[str, Correction]] = [("unrolled, every step decoded", Unrolled())]
     recipes += [(f"DEQ, corrections: {count}", Recorded(count=count)) for count in corrections]
-    header = ["training", "steps", "kept MiB", "without encoders", "peak MiB", "kept x", "without encoders x"]
+    header = [
+        "training",
+        "steps",
+        "kept MiB",
+        "without encoders",
+        "volume",
+        "peak",
+        "kept x",
+        "without encoders x",
+    ]
     rows = []
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
@@ -138,7 +151,7 @@ def memory_report(
                     [
                         title,
                         str(count),
-                        *(f"{value / MIB:.1f}" for value in (found.kept, found.rest)),
+                        *(f"{value / MIB:.1f}" for value in (found.kept, found.rest, found.volume)),
                         "" if found.peak is None else f"{found.peak / MIB:.0f}",
                         f"{unrolled.kept / found.kept:.1f}",
                         f"{unrolled.rest / found.rest:.1f}",
