@@ -1,7 +1,7 @@
 """What a model is made of, and how it is run unless told otherwise."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from deqflow.equilibrium import FixedPointIteration, Solver
@@ -63,9 +63,13 @@ class ModelConfig:
         """Channels of the correlation lookup."""
         return self.levels * (2 * self.radius + 1) ** 2
 
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as JSON knows it."""
+        return asdict(self)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
-        """The inverse of ``dataclasses.asdict``, also after a round trip through JSON.
+        """The inverse of ``to_dict``, also after a round trip through JSON.
 
         Raises:
             ConfigError: an unknown field or kind of room, or a value outside its range.

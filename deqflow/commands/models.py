@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from deqflow import zoo
 from deqflow.errors import CheckpointError
 from deqflow.evaluation.tables import markdown
@@ -52,8 +50,7 @@ def run(options: ModelsOptions) -> int:
 
 def parameter_count(name: str) -> int:
     """Parameters of a preset, without making them."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in zoo.create(name).parameters())
+    return sum(parameter.numel() for parameter in zoo.skeleton(zoo.PRESETS[name].config).parameters())
 
 
 def _weights(name: str) -> str:

@@ -13,6 +13,7 @@ from deqflow.zoo.loading import (
     restore,
     save_weights,
     shipped_weights,
+    skeleton,
 )
 from deqflow.zoo.presets import PRESETS, Preset, PublishedResult
 
@@ -35,4 +36,5 @@ __all__ = [
     "restore",
     "save_weights",
     "shipped_weights",
+    "skeleton",
 ]

@@ -1,15 +1,17 @@
 """Models from presets and files of weights, and files from models."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from deqflow.config import ModelConfig
 from deqflow.devices import resolve_device, resolve_precision
@@ -32,6 +34,28 @@ def create(name: str) -> DEQFlow:
     """A preset with fresh random weights; raises ConfigError for an unknown name."""
     found = preset(name)
     return DEQFlow(found.config, found.defaults, name=name)
+
+
+class _LeaveUninitialised(TorchFunctionMode):
+    """Random initialisation does nothing: on the meta device it would cost a second of imports."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def skeleton(config: ModelConfig, name: str = "custom") -> DEQFlow:
+    """A model whose tensors have shapes and no memory: to count, to compare, or to be given its weights."""
+    defaults = PRESETS[name].defaults if name in PRESETS else None
+    with torch.device("meta"), _LeaveUninitialised():
+        return DEQFlow(config, defaults, name=name)
 
 
 def load(
@@ -78,8 +102,7 @@ def restore(name: str, path: Path) -> DEQFlow:
 
 def build(name: str, config: ModelConfig, checkpoint: Checkpoint) -> DEQFlow:
     """A model of this configuration with these weights; the global random state is left alone."""
-    with torch.device("meta"):
-        model = DEQFlow(config, preset(name).defaults, name=name)
+    model = skeleton(config, name)
     expected = model.state_dict()
     values = {key: value.to(expected[key].dtype, copy=True) for key, value in checkpoint.tensors.items()}
     model.load_state_dict({key: value.contiguous() for key, value in values.items()}, assign=True)
@@ -140,8 +163,7 @@ def family(config: ModelConfig) -> ModelConfig:
 
 def misfits(config: ModelConfig, tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of tensors that are missing, unknown or of another shape, in order."""
-    with torch.device("meta"):
-        expected = DEQFlow(config).state_dict()
+    expected = skeleton(config).state_dict()
     different = {key for key in expected.keys() & tensors if expected[key].shape != tensors[key].shape}
     return sorted((expected.keys() ^ tensors.keys()) | different)
 
@@ -190,5 +212,5 @@ def save_weights(
     for key, value in model.state_dict().items():
         number = dtype if value.is_floating_point() else value.dtype
         tensors[key] = value.detach().cpu().to(number).contiguous()
-    described = {"model": model.name, "config": json.dumps(asdict(model.config)), **(metadata or {})}
+    described = {"model": model.name, "config": json.dumps(model.config.to_dict()), **(metadata or {})}
     replace_bytes(path, save(tensors, metadata=described))

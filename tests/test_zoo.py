@@ -1,0 +1,479 @@
+"""Presets, checkpoints of every kind, and the commands that list and convert them."""
+
+import copy
+import hashlib
+import json
+import os
+import pickle
+import zipfile
+from argparse import Namespace
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from published import shapes_of, state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import deqflow
+from deqflow import zoo
+from deqflow.cli import main
+from deqflow.errors import CheckpointError, ConfigError
+from deqflow.estimator import DEQFlow
+from deqflow.zoo import PRESETS, create, load, load_weights, save_weights
+
+# Without weight norm, what weight norm adds, and with the flow heads of 2022 (without weight norm).
+PARAMETERS = {
+    "deqflow-s": (1_145_240, None, None),
+    "deqflow-tiny": (2_490_528, 448, None),
+    "deqflow-b": (5_241_024, 1_792, 5_241_024),
+    "deqflow-l": (8_670_976, 2_688, 8_447_360),
+    "deqflow-h": (13_391_168, 3_584, 12_796_480),
+    "deqflow-g": (23_244_096, 4_864, 21_909_696),
+    "deqflow-tiny-gma": (2_524_321, 480, None),
+    "deqflow-b-gma": (5_781_697, 1_920, None),
+    "deqflow-l-gma": (9_887_489, 2_880, None),
+    "deqflow-h-gma": (15_553_857, 3_840, None),
+    "deqflow-g-gma": (27_327_809, 5_184, None),
+    "raft": (5_257_536, None, None),
+    "raft-small": (990_162, None, None),
+}
+
+
+def count(config):
+    return sum(parameter.numel() for parameter in zoo.skeleton(config).parameters())
+
+
+def frames(height, width, batch=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 255 * torch.rand(2, batch, 3, height, width, generator=generator)
+
+
+def written(path, tensors):
+    torch.save(tensors, path)
+    return path
+
+
+class TestPresets:
+    def test_all_of_them_are_listed_here(self):
+        assert PRESETS.keys() == PARAMETERS.keys()
+
+    @pytest.mark.parametrize("name", PARAMETERS)
+    def test_parameters_are_exactly_those_published(self, name):
+        plain, weight_norm, old_head = PARAMETERS[name]
+        config = PRESETS[name].config
+        assert count(config) == plain
+        if weight_norm is not None:
+            normed = replace(config, update=replace(config.update, weight_norm=True))
+            assert count(normed) == plain + weight_norm
+        if old_head is not None:
+            assert count(replace(config, update=replace(config.update, head=256))) == old_head
+
+    @pytest.mark.parametrize(("name", "steps"), [("deqflow-b", 60), ("deqflow-h-gma", 60), ("raft", 24)])
+    def test_published_presets_run_as_published(self, name, steps):
+        defaults = PRESETS[name].defaults
+        assert (defaults.steps, defaults.tolerance, defaults.precision) == (steps, 0.0, "float32")
+        assert defaults.solver == deqflow.FixedPointIteration()
+
+    def test_configurations_survive_json(self):
+        for preset in PRESETS.values():
+            described = json.loads(json.dumps(preset.config.to_dict()))
+            assert type(preset.config).from_dict(described) == preset.config
+
+
+class TestPublishedCheckpoints:
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("deqflow-tiny", {}),
+            ("deqflow-tiny", {"prefix": ""}),
+            ("deqflow-tiny", {"weight_norm": True}),
+            ("deqflow-tiny", {"mask": "update_block.mask", "head": 256, "weight_norm": True}),
+            ("deqflow-tiny-gma", {"gma": True}),
+            ("deqflow-tiny-gma", {"gma": True, "weight_norm": True}),
+            ("deqflow-b", {"mask": "update_block.mask"}),
+            ("deqflow-b-gma", {"gma": True, "weight_norm": True}),
+            ("deqflow-l", {"mask": "update_block.mask", "head": 256}),
+            ("raft", {"mask": "update_block.mask", "raft": True}),
+        ],
+        ids=str,
+    )
+    def test_every_tensor_is_used_and_every_parameter_filled(self, name, options, tmp_path):
+        size = name.split("-")[1] if name != "raft" else "b"
+        tensors = state_dict(size, **options)
+        model = load(name, checkpoint=written(tmp_path / "published.pth", tensors), device="cpu")
+        assert model.name == name and not model.training
+        copies = sum(value.numel() for key, value in tensors.items() if ".norm3." in key)
+        held = sum(value.numel() for value in model.state_dict().values())
+        assert held == sum(value.numel() for value in tensors.values()) - copies
+        assert model.config.update.head == options.get("head", model.config.update.head)
+        assert model.config.update.weight_norm == options.get("weight_norm", False)
+
+    def test_weight_norm_is_only_another_parametrisation(self, tmp_path):
+        images = frames(32, 40)
+        flows = []
+        for weight_norm in (False, True):
+            tensors = state_dict("tiny", gma=True, weight_norm=weight_norm)
+            for name in tensors:
+                if name.endswith("gamma"):
+                    tensors[name] = torch.tensor([0.7])
+            path = written(tmp_path / f"{weight_norm}.pth", tensors)
+            flows.append(load("deqflow-tiny-gma", checkpoint=path, device="cpu")(*images, steps=4).flow)
+        torch.testing.assert_close(*flows, rtol=1e-4, atol=1e-4)
+
+    def test_names_of_the_gma_authors_and_of_new_weight_norm(self, tmp_path):
+        tensors = state_dict("tiny", gma=True, weight_norm=True, prefix="")
+        renamed = {
+            key.replace("update_block.gma.", "update_block.aggregator.")
+            .replace("attn.", "att.")
+            .replace(".weight_g", ".parametrizations.weight.original0")
+            .replace(".weight_v", ".parametrizations.weight.original1"): value
+            for key, value in tensors.items()
+        }
+        renamed["att.pos_emb.rel_height.weight"] = torch.zeros(319, 32)
+        first = zoo.restore("deqflow-tiny-gma", written(tmp_path / "a.pth", tensors)).state_dict()
+        second = zoo.restore("deqflow-tiny-gma", written(tmp_path / "b.pth", renamed)).state_dict()
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+    @pytest.mark.parametrize("wrapper", ["state_dict", "model", "anything"])
+    def test_wrapped_state_dicts(self, wrapper, tmp_path):
+        tensors = state_dict("tiny")
+        path = written(tmp_path / "wrapped.ckpt", {"epoch": 3, wrapper: tensors, "optimizer": {"state": {}}})
+        assert zoo.restore("deqflow-tiny", path).training
+
+    def test_files_of_old_pytorch_do_not_count_batches(self, tmp_path):
+        tensors = {
+            key: value for key, value in state_dict("tiny").items() if not key.endswith("num_batches_tracked")
+        }
+        model = zoo.restore("deqflow-tiny", written(tmp_path / "old.pth", tensors))
+        counts = [v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")]
+        assert counts and not any(counts)
+
+    def test_loading_leaves_the_global_random_state_alone(self, tmp_path):
+        path = written(tmp_path / "published.pth", state_dict("tiny"))
+        before = torch.get_rng_state()
+        load("deqflow-tiny", checkpoint=path, device="cpu")
+        assert torch.equal(before, torch.get_rng_state())
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("wanted", "size", "options", "fits"),
+        [
+            ("deqflow-h", "tiny", {}, "deqflow-tiny"),
+            ("deqflow-tiny", "tiny", {"gma": True}, "deqflow-tiny-gma"),
+            ("deqflow-b", "b", {"raft": True}, "raft"),
+            ("raft-small", "b", {"weight_norm": True}, "deqflow-b"),
+            ("deqflow-s", "l", {"head": 256}, "deqflow-l"),
+        ],
+    )
+    def test_the_preset_that_fits_is_named(self, wanted, size, options, fits, tmp_path):
+        path = written(tmp_path / "published.pth", state_dict(size, **options))
+        with pytest.raises(CheckpointError, match=rf"published.pth is not for {wanted}: it fits {fits}$"):
+            load(wanted, checkpoint=path, device="cpu")
+
+    def test_no_tensor_may_miss_or_be_left_over(self, tmp_path):
+        complete = state_dict("tiny", prefix="")
+        missing = {key: value for key, value in complete.items() if key != "fnet.layer2.0.conv1.bias"}
+        with pytest.raises(CheckpointError, match=r"1 tensors are missing.*feature_net.stages.2.conv1.bias"):
+            load("deqflow-tiny", checkpoint=written(tmp_path / "missing.pth", missing))
+        extra = {**complete, "fnet.layer4.0.conv1.weight": torch.zeros(3)}
+        with pytest.raises(CheckpointError, match=r"no published model has .*layer4"):
+            load("deqflow-tiny", checkpoint=written(tmp_path / "extra.pth", extra))
+        narrow = {**complete, "update_block.flow_head.conv2.weight": torch.zeros(2, 63, 3, 3)}
+        with pytest.raises(CheckpointError, match="another shape"):
+            load("deqflow-tiny", checkpoint=written(tmp_path / "narrow.pth", narrow))
+
+    def test_values_that_cannot_be(self, tmp_path):
+        complete = state_dict("tiny", prefix="")
+        differing = {**complete, "cnet.layer2.0.norm3.bias": torch.ones(96)}
+        with pytest.raises(CheckpointError, match="differs"):
+            load("deqflow-tiny", checkpoint=written(tmp_path / "copies.pth", differing))
+        nan = {**complete, "fnet.conv1.bias": torch.full((64,), torch.nan)}
+        with pytest.raises(CheckpointError, match="not finite"):
+            load("deqflow-tiny", checkpoint=written(tmp_path / "nan.pth", nan))
+        repeated = {**complete, "fnet.conv1.bias": torch.zeros(1).expand(10**12)}
+        with pytest.raises(CheckpointError, match="larger than what the file holds"):
+            load("deqflow-tiny", checkpoint=written(tmp_path / "repeated.pth", repeated))
+        letters = {**complete, "fnet.conv1.bias": torch.zeros(64, dtype=torch.complex64)}
+        with pytest.raises(CheckpointError, match="plain tensor"):
+            load("deqflow-tiny", checkpoint=written(tmp_path / "complex.pth", letters))
+
+    def test_a_pickle_that_wants_more_than_tensors(self, tmp_path):
+        class Command:
+            def __reduce__(self):
+                return os.mkdir, (str(tmp_path / "made"),)
+
+        path = written(tmp_path / "evil.pth", {"state_dict": state_dict("tiny"), "extra": Command()})
+        with pytest.raises(CheckpointError, match=r"evil.pth wants .*mkdir.*refused"):
+            load("deqflow-tiny", checkpoint=path)
+        assert not (tmp_path / "made").exists()
+        path = written(
+            tmp_path / "args.pth", {"state_dict": state_dict("tiny"), "args": Namespace(small=True)}
+        )
+        with pytest.raises(CheckpointError, match=r"argparse.Namespace"):
+            load("deqflow-tiny", checkpoint=path)
+        path.write_bytes(pickle.dumps(Command(), protocol=2))
+        with pytest.raises(CheckpointError, match=r"args.pth"):
+            load("deqflow-tiny", checkpoint=path)
+
+    def test_files_that_are_no_checkpoints(self, tmp_path):
+        whole = written(tmp_path / "whole.pth", state_dict("tiny")).read_bytes()
+        broken = tmp_path / "broken.pth"
+        for content in (b"", b"\x80", b"PK\x03\x04", b"not weights" * 99, whole[:-1000], whole[:1000]):
+            broken.write_bytes(content)
+            with pytest.raises(CheckpointError, match=r"broken.pth"):
+                load("deqflow-tiny", checkpoint=broken)
+        with zipfile.ZipFile(broken, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", bytes(10**7))
+        with pytest.raises(CheckpointError, match="compressed"):
+            load("deqflow-tiny", checkpoint=broken)
+        for nothing in ([1, 2], {}, {"state_dict": {}}, {"a": state_dict("tiny"), "b": state_dict("tiny")}):
+            with pytest.raises(CheckpointError, match="no dictionary of tensors"):
+                load("deqflow-tiny", checkpoint=written(broken, nothing))
+        with pytest.raises(CheckpointError, match="does not exist"):
+            load("deqflow-tiny", checkpoint=tmp_path / "absent.pth")
+        with pytest.raises(CheckpointError, match="not a file"):
+            load("deqflow-tiny", checkpoint=tmp_path)
+        with pytest.raises(CheckpointError, match="no weights for 'deqflow-h'"):
+            load("deqflow-h")
+
+    def test_unknown_names(self):
+        for wrong in ({"name": "deqflow-z"}, {"precision": "float8"}, {"device": "abacus"}):
+            with pytest.raises(ConfigError, match=r"unknown|not available"):
+                load(**wrong)
+
+
+class TestOurFiles:
+    def test_weights_survive_a_round_trip(self, tmp_path):
+        model = create("deqflow-s").eval()
+        path = tmp_path / "weights.safetensors"
+        save_weights(model, path, metadata={"note": "a test"})
+        loaded = load("deqflow-s", checkpoint=path, device="cpu", precision="float32")
+        images = frames(32, 32)
+        assert torch.equal(loaded(*images, steps=2).flow, model(*images, steps=2).flow)
+        assert load_weights(create("deqflow-s"), path)["note"] == "a test"
+
+    def test_the_first_files_describe_a_model_in_one_list_of_sizes(self, tmp_path):
+        path = tmp_path / "first.safetensors"
+        flat = {
+            **{"widths": [48, 96], "depths": [2, 3], "features": 128, "context": 64, "hidden": 96},
+            **{"motion": 64, "mixed": 192, "kernel": 7, "mask": 128, "levels": 4, "radius": 3},
+            "attach_flow": False,
+        }
+        save_weights(create("deqflow-s"), path, metadata={"config": json.dumps(flat)})
+        assert load("deqflow-s", checkpoint=path, device="cpu").config == PRESETS["deqflow-s"].config
+        save_weights(
+            create("deqflow-s"), path, metadata={"config": json.dumps({**flat, "mask": 64, "extra": 1})}
+        )
+        with pytest.raises(CheckpointError, match="'extra'"):
+            load("deqflow-s", checkpoint=path)
+
+    @pytest.mark.parametrize(
+        ("config", "sentence"),
+        [
+            ("{", "describes no model"),
+            ("[1]", "describes no model"),
+            ('{"hidden": 1000000000}', "hidden of the model"),
+            ('{"encoder": {"kind": "huge"}}', "'huge'"),
+            ('{"encoder": {"kind": "gru"}}', "'gru'"),
+            ('{"encoder": 3}', "encoder"),
+            ('{"update": {"kind": "gru", "kernels": [[2, 2]]}}', "kernels"),
+            ('{"update": {"kind": "gru", "flow": [1, 2, 3]}}', "flow"),
+            ('{"hidden": 32}', "other sizes"),
+        ],
+    )
+    def test_descriptions_that_are_not_ours(self, config, sentence, tmp_path):
+        path = tmp_path / "described.safetensors"
+        save_file({"weight": torch.zeros(3)}, path, metadata={"config": config})
+        with pytest.raises(CheckpointError, match=sentence):
+            load("deqflow-s", checkpoint=path)
+
+    def test_files_that_are_not_safetensors(self, tmp_path):
+        path = tmp_path / "weights.safetensors"
+        path.write_bytes(b"\x80\x04 not weights")
+        with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+            load("deqflow-s", checkpoint=path)
+        other = create("raft-small")
+        save_weights(other, path)
+        with pytest.raises(CheckpointError, match="is not for deqflow-s: it fits raft-small"):
+            load("deqflow-s", checkpoint=path)
+        with pytest.raises(CheckpointError, match="not for deqflow-s"):
+            load_weights(create("deqflow-s"), path)
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+class TestConvert:
+    def test_a_published_file_becomes_one_that_describes_itself(self, tmp_path, capsys):
+        tensors = state_dict("tiny", gma=True, weight_norm=True, head=256)
+        source = written(tmp_path / "published.pth", tensors)
+        measured = tmp_path / "report.json"
+        measured.write_text('{"epe": 1.5}')
+        target = tmp_path / "new" / "ours.safetensors"
+        assert run("convert", source, target, "--metrics", measured) == 0
+        assert "deqflow-tiny-gma" in capsys.readouterr().out
+        with safe_open(str(target), framework="pt") as file:
+            metadata = file.metadata()
+        assert metadata["model"] == "deqflow-tiny-gma" and metadata["source"] == "published.pth"
+        assert metadata["source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+        assert metadata["licence"] == "AGPL-3.0"
+        assert json.loads(metadata["metrics"]) == {"published": [], "measured": {"epe": 1.5}}
+        before = load("deqflow-tiny-gma", checkpoint=source, device="cpu")
+        after = load("deqflow-tiny-gma", checkpoint=target, device="cpu")
+        assert before.config == after.config and after.config.update.weight_norm
+        assert after.config.update.head == 256
+        images = frames(24, 32)
+        assert torch.equal(before(*images, steps=3).flow, after(*images, steps=3).flow)
+
+    def test_published_results_travel_along(self, tmp_path):
+        source = written(tmp_path / "b.pth", state_dict("b", raft=True, mask="update_block.mask"))
+        assert run("convert", source, tmp_path / "b.safetensors", "--dtype", "float16") == 0
+        with safe_open(str(tmp_path / "b.safetensors"), framework="pt") as file:
+            (result,) = json.loads(file.metadata()["metrics"])["published"]
+        assert result["sintel_clean"] == 1.43
+        assert (tmp_path / "b.safetensors").stat().st_size < 0.55 * source.stat().st_size
+        tensors = load_file(tmp_path / "b.safetensors")
+        assert tensors["encoder.context_net.stem_norm.num_batches_tracked"].dtype == torch.int64
+        load("raft", checkpoint=tmp_path / "b.safetensors", device="cpu")
+
+    def test_our_own_files_keep_what_they_say(self, tmp_path):
+        shipped = zoo.shipped_weights("deqflow-s")
+        assert run("convert", shipped, tmp_path / "s.safetensors") == 0
+        with safe_open(str(tmp_path / "s.safetensors"), framework="pt") as file:
+            metadata = file.metadata()
+        with safe_open(str(shipped), framework="pt") as file:
+            original = file.metadata()
+        assert {**metadata, "config": ""} | original == {**metadata, **original}
+        first, second = load_file(shipped), load_file(tmp_path / "s.safetensors")
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+    def test_what_it_refuses(self, tmp_path, capfd):
+        source = written(tmp_path / "tiny.pth", state_dict("tiny"))
+
+        def wrong(*arguments):
+            assert run("convert", *arguments) == 2
+            return capfd.readouterr().err
+
+        assert ".safetensors" in wrong(source, tmp_path / "out.pth")
+        out = tmp_path / "out.safetensors"
+        assert "it fits deqflow-tiny" in wrong(source, out, "--model", "deqflow-g")
+        assert "'huge'" in wrong(source, out, "--model", "huge")
+        nonsense = written(tmp_path / "nonsense.pth", {"weight": torch.zeros(2)})
+        assert "fits no preset" in wrong(nonsense, out)
+        assert "absent.pth" in wrong(tmp_path / "absent.pth", out)
+        (tmp_path / "list.json").write_text("[1]")
+        assert "no JSON object" in wrong(source, out, "--metrics", tmp_path / "list.json")
+        assert not out.exists()
+        out.write_text("mine")
+        assert "exists already" in wrong(source, out)
+        assert out.read_text() == "mine"
+        assert run("convert", source, out, "--overwrite") == 0
+
+
+def test_models_lists_presets_parameters_licences_and_published_numbers(capsys):
+    assert run("models") == 0
+    printed = capsys.readouterr().out
+    for name, (parameters, _, _) in PARAMETERS.items():
+        (row,) = [
+            line
+            for line in printed.splitlines()
+            if line.startswith(f"| {name} ") and f"{parameters:,}" in line
+        ]
+        assert PRESETS[name].licence in row
+    assert " 1.27 | " in printed and " 26.90 |" in printed
+
+
+SMALL_ONES = ["deqflow-s", "deqflow-tiny", "deqflow-tiny-gma", "raft-small"]
+
+
+@pytest.fixture(params=[*SMALL_ONES, "weight norm"])
+def model(request, device):
+    """A small preset with random weights; of the kind that a user may meet."""
+    torch.manual_seed(3)
+    if request.param == "weight norm":
+        config = PRESETS["deqflow-tiny-gma"].config
+        return DEQFlow(replace(config, update=replace(config.update, weight_norm=True))).to(device).eval()
+    return create(request.param).to(device).eval()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 63), (64, 24)])
+def test_any_size_gives_finite_flow(model, size):
+    estimate = model(*frames(*size).to(model.device), steps=6, tolerance=0.0)
+    assert estimate.flow.shape == (1, 2, *size) and torch.isfinite(estimate.flow).all()
+
+
+def test_a_batch_is_its_samples(model):
+    images = frames(40, 48, batch=3).to(model.device)
+    together = model(*images, steps=8, tolerance=0.0)
+    for index in range(3):
+        alone = model(*images[:, index : index + 1], steps=8, tolerance=0.0)
+        scale = together.flow[index].abs().max().clamp_min(1)
+        assert (alone.flow[0] - together.flow[index]).abs().max() <= 1e-5 * scale
+
+
+def test_samples_may_be_picked_and_repeated(model):
+    with torch.no_grad():
+        first, second = (model.encode(image) for image in frames(32, 40, batch=3).to(model.device))
+        step = model.operator(first, second)
+        state = step(step(step.start))
+        picked = torch.tensor([2, 0, 2], device=model.device)
+        part = step(type(state)(*(value[picked] for value in state)), picked)
+        whole = step(state)
+    for found, expected in zip(part, whole, strict=True):
+        torch.testing.assert_close(found, expected[picked], rtol=1e-4, atol=1e-5)
+
+
+def test_models_copy_pickle_and_restore(model):
+    images = frames(24, 32).to(model.device)
+    expected = model(*images, steps=3, tolerance=0.0).flow
+    fresh = DEQFlow(model.config).to(model.device).eval()
+    fresh.load_state_dict(model.state_dict())
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), fresh):
+        assert torch.equal(twin(*images, steps=3, tolerance=0.0).flow, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_lower_precisions_agree_roughly(model, dtype):
+    images = frames(32, 40).to(model.device)
+    expected = model(*images, steps=3, tolerance=0.0).flow
+    model.precision = dtype
+    flow = model(*images, steps=3, tolerance=0.0).flow
+    assert flow.dtype == torch.float32
+    assert (flow - expected).abs().mean() < 0.05 * (0.1 + expected.abs().mean())
+
+
+def test_every_parameter_can_be_trained(model):
+    """One recurrent pass with a graph: RAFT's start, attention and weight norm get gradients too."""
+    from deqflow.equilibrium import FixedPointIteration, OneStep, Unrolled
+
+    model.requires_grad_(True)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("aggregation.scale"):  # which starts at zero, where what it scales gets none
+                parameter.fill_(0.5)
+    path = model.trajectory(
+        *frames(32, 40).to(model.device),
+        correction=Unrolled(count=2),
+        gradient=OneStep(),
+        solver=FixedPointIteration(),
+        steps=2,
+    )
+    chosen = torch.tensor([0, 37])
+    sum(model.upsample.cells(*state, chosen).abs().mean() for state in path.states).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert without == []
+
+
+def test_published_layouts_written_here_are_the_real_ones(shared_parity):
+    arrays = np.load(shared_parity / "deq_tiny_wnorm.npz")
+    real = {
+        key.removeprefix("weights/"): arrays[key].shape for key in arrays.files if key.startswith("weights/")
+    }
+    ours = {key: tuple(value.shape) for key, value in state_dict("tiny", weight_norm=True, prefix="").items()}
+    assert ours == real
+    assert len(shapes_of("tiny")) < len(real)
