@@ -51,6 +51,11 @@ COMMANDS = {
         "deqflow.commands.datasets:DatasetsOptions",
         "deqflow.commands.datasets:run",
     ),
+    "convert": Command(
+        "a published checkpoint as a safetensors file",
+        "deqflow.commands.convert:ConvertOptions",
+        "deqflow.commands.convert:run",
+    ),
     "evaluate": Command(
         "errors on data sets with ground truth",
         "deqflow.evaluation.benchmark:EvaluateOptions",
