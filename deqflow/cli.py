@@ -58,8 +58,8 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "errors on data sets with ground truth",
-        "deqflow.evaluation.benchmark:EvaluateOptions",
-        "deqflow.evaluation.benchmark:run",
+        "deqflow.commands.evaluate:EvaluateOptions",
+        "deqflow.commands.evaluate:run",
     ),
     "bench": Command(
         "what a model costs in seconds, solver steps and memory",

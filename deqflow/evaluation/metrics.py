@@ -138,7 +138,9 @@ def measure(
             f"validity mask of shape {valid.shape} does not fit ground truth of shape {truth.shape}"
         )
     error, length = end_point_error(flow, truth), _length(truth)
-    return _summarise(error, length) if valid is None else _summarise(error[valid], length[valid])
+    if valid is not None:
+        error, length = error[valid], length[valid]
+    return _Pixels(error.ravel(), length.ravel()).errors()
 
 
 def measure_sample(flow: NDArray[np.floating], sample: Sample) -> dict[str, RegionErrors]:
@@ -171,7 +173,8 @@ def measure_sample(flow: NDArray[np.floating], sample: Sample) -> dict[str, Regi
                 f"which does not fit ground truth of shape {sample.flow.shape}"
             )
     # From here on only valid pixels, as vectors: ground truth is often sparse, its gaps may hold anything.
-    error, length = _sample_error(flow, sample)[valid], _length(sample.flow)[valid]
+    length = _length(sample.flow)[valid]
+    pixels = _Pixels(_sample_error(flow, sample)[valid], length)
     chosen = {
         "s0-10": length < 10,
         "s10-40": (length >= 10) & (length < 40),
@@ -187,8 +190,7 @@ def measure_sample(flow: NDArray[np.floating], sample: Sample) -> dict[str, Regi
         chosen["bg"] = ~chosen["fg"]
     if sample.noc is not None and sample.objects is not None:
         chosen["noc-fg"], chosen["noc-bg"] = (chosen["noc"] & chosen[part] for part in ("fg", "bg"))
-    found = {name: _summarise(error[mask], length[mask]) for name, mask in chosen.items()}
-    found["all"] = _summarise(error, length)
+    found = {"all": pixels.errors(), **{name: pixels.errors(mask) for name, mask in chosen.items()}}
     return {name: found[name] for name in REGIONS if name in found}
 
 
@@ -208,16 +210,32 @@ def _length(flow: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.hypot(flow[..., 0].astype(np.float64), flow[..., 1])
 
 
-def _summarise(error: NDArray[np.float64], length: NDArray[np.float64]) -> RegionErrors:
-    """Errors and lengths of the true motion, (N,) or (H, W), as counts."""
-    finite = np.isfinite(error)
-    # Negated comparisons, because NaN compares false with everything and must come out as wrong; it is sorted
-    # behind every threshold.
-    return RegionErrors(
-        pixels=error.size,
-        nonfinite=int(error.size - finite.sum()),
-        total=float(error[finite].sum()),
-        outliers=tuple(int(np.sum(~(error <= threshold))) for threshold in OUTLIER_THRESHOLDS),
-        fl=int(np.sum(~((error <= 3.0) | (error <= 0.05 * length)))),
-        wauc=int(_WAUC_SCORES[np.searchsorted(_WAUC_THRESHOLDS, error)].sum()),
-    )
+class _Pixels:
+    """What is counted of each pixel, and the counts over some of them."""
+
+    def __init__(self, error: NDArray[np.float64], length: NDArray[np.float64]) -> None:
+        """``error`` and ``length`` of the true motion are (N,), of valid pixels."""
+        finite = np.isfinite(error)
+        self.nonfinite = ~finite
+        self.error = np.where(finite, error, 0.0)
+        # Negated comparisons, because NaN compares false with everything and must come out as wrong; it is
+        # sorted behind every threshold.
+        self.outliers = [~(error <= threshold) for threshold in OUTLIER_THRESHOLDS]
+        self.fl = ~((error <= 3.0) | (error <= 0.05 * length))
+        self.wauc = _WAUC_SCORES[np.searchsorted(_WAUC_THRESHOLDS, error)]
+
+    def errors(self, region: NDArray[np.bool_] | None = None) -> RegionErrors:
+        """Counts over the pixels that a mask (N,) chooses, or all."""
+
+        def count(flags: NDArray[np.bool_]) -> int:
+            return int(np.count_nonzero(flags if region is None else flags & region))
+
+        error, wauc = (self.error, self.wauc) if region is None else (self.error[region], self.wauc[region])
+        return RegionErrors(
+            pixels=error.size,
+            nonfinite=count(self.nonfinite),
+            total=float(error.sum()),
+            outliers=tuple(map(count, self.outliers)),
+            fl=count(self.fl),
+            wauc=int(wauc.sum()),
+        )

@@ -149,7 +149,7 @@ def read_ahead(plan: Plan, workers: int) -> Iterator[Item]:
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

@@ -1,0 +1,209 @@
+"""``deqflow evaluate``: a model beside baselines on data sets with ground truth."""
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from deqflow import zoo
+from deqflow.data.datasets import PairDataset, find_benchmarks, open_dataset
+from deqflow.data.datasets.catalogue import family_named
+from deqflow.equilibrium import Anderson, Broyden, FixedPointIteration, Solver
+from deqflow.errors import ConfigError
+from deqflow.estimator import DEQFlow
+from deqflow.evaluation.benchmark import run_benchmark
+from deqflow.evaluation.folder import ResultsFolder
+from deqflow.evaluation.predictors import BaselinePredictor, PairPredictor, Predictor, SequencePredictor
+from deqflow.evaluation.runner import Plan
+from deqflow.io.files import replace_bytes
+from deqflow.training.processes import start_processes
+
+SOLVERS: dict[str, Solver] = {
+    "plain": FixedPointIteration(),
+    "anderson": Anderson(),
+    "broyden": Broyden(),
+}
+"""By the names that ``--solver`` takes, with their usual settings."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Errors of a model on data sets with ground truth, by each benchmark's own definitions.
+
+    Data sets are read in their official layouts, complete or in part. Started by `torchrun`, several
+    processes share the work.
+
+    Attributes:
+        benchmark: Folder that holds data sets under their official names (MPI-Sintel, KITTI-2015, ...): all
+            that are there are used.
+        dataset: Names of data sets to use; `deqflow datasets list` lists them.
+        root: Folder of the data set named, or one that holds several under their official names.
+        split: Part of the data sets named; without it validation where there is such a split, else training.
+        limit: Use the first so many pairs of each data set.
+        model: Name of a preset; `deqflow models` lists them.
+        checkpoint: File of weights; without it, the weights that ship with the model.
+        steps: Most evaluations of the update operator per pair; without it, the model's own.
+        tolerance: Stop when the flow moves less than this many pixels per step; 0 runs all steps.
+        solver: Where to evaluate next; preset is the model's own.
+        reuse: Start each solve from the fixed point of the pair before, along each sequence.
+        warm_start: Start each solve from the flow of the pair before alone, as RAFT does.
+        precision: Number format of the network; auto takes bfloat16 where the device is fast at it, else
+            float32.
+        device: auto, cpu, cuda, cuda:1, mps, ...
+        batch: Pairs of one size that are computed together.
+        workers: Threads that read ahead; 0 reads when needed.
+        baselines: What to compare with: dis is OpenCV's DIS (medium preset), zero is no motion.
+        output: Folder to keep every pair's result in (samples.csv), with settings and summary. A run that
+            ended early goes on from there.
+        overwrite: Forget what the output folder holds of another run.
+        json: Also write every figure to this file.
+    """
+
+    benchmark: Path | None = None
+    dataset: tuple[str, ...] = ()
+    root: Path | None = None
+    split: str | None = None
+    limit: int | None = None
+    model: str = "deqflow-s"
+    checkpoint: Path | None = None
+    steps: int | None = None
+    tolerance: float | None = None
+    solver: Literal["preset", "plain", "anderson", "broyden"] = "preset"
+    reuse: bool = False
+    warm_start: bool = False
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    batch: int = 1
+    workers: int = 1
+    baselines: tuple[Literal["dis", "zero"], ...] = ("dis", "zero")
+    output: Path | None = None
+    overwrite: bool = False
+    json: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Rejects what does not go together, naming the options."""
+        if (self.benchmark is None) == (self.root is None):
+            raise ConfigError(
+                "expected --dataset NAME ... --root FOLDER, or --benchmark FOLDER for all that is there"
+            )
+        if self.root is not None and not self.dataset:
+            raise ConfigError("--root needs --dataset NAME ...; --benchmark takes all data sets in a folder")
+        if self.benchmark is not None and (self.dataset or self.split):
+            raise ConfigError("--dataset and --split go with --root, not with --benchmark")
+        for name, value, least in (
+            ("--batch", self.batch, 1),
+            ("--workers", self.workers, 0),
+            ("--limit", self.limit, 1),
+            ("--steps", self.steps, 1),
+            ("--tolerance", self.tolerance, 0),
+        ):
+            if value is not None and not value >= least:
+                raise ConfigError(f"{name} must be {least} or more, got {value:g}")
+        if self.reuse and self.warm_start:
+            raise ConfigError("--reuse and --warm-start are two ways to start a solve: expected one of them")
+        if self.sequential and self.batch > 1:
+            raise ConfigError(
+                f"--batch {self.batch} does not go with --reuse or --warm-start: "
+                "every pair waits for the one before"
+            )
+        if self.overwrite and self.output is None:
+            raise ConfigError("--overwrite goes with --output FOLDER")
+
+    @property
+    def sequential(self) -> bool:
+        """Whether solves start from the pair before."""
+        return self.reuse or self.warm_start
+
+    def datasets(self) -> list[PairDataset]:
+        """The data sets asked for.
+
+        Raises:
+            DataError: one is not there.
+            ConfigError: one has no ground truth.
+        """
+        if self.benchmark is not None:
+            return find_benchmarks(self.benchmark)
+        assert self.root is not None  # checked above
+        found: list[PairDataset] = []
+        for name in dict.fromkeys(self.dataset):
+            splits = family_named(name).splits
+            split = self.split or ("validation" if "validation" in splits else "training")
+            found += open_dataset(name, self.root, split=split)
+            if found[-1].files[0].flow is None:
+                raise ConfigError(f"the {split} split of {name} has no public ground truth to compare with")
+        return found
+
+    def predictor(self, model: DEQFlow) -> Predictor:
+        """The model as a method."""
+        solver = SOLVERS.get(self.solver)
+        if not self.sequential:
+            return PairPredictor(model, self.steps, self.tolerance, solver)
+        return SequencePredictor(
+            model, flow_only=self.warm_start, steps=self.steps, tolerance=self.tolerance, solver=solver
+        )
+
+    def settings(self, model: DEQFlow, plan: Plan) -> dict[str, Any]:
+        """Everything that the results depend on."""
+        return {
+            "model": self.model,
+            "weights": fingerprint(model),
+            "steps": model.defaults.steps if self.steps is None else self.steps,
+            "tolerance": model.defaults.tolerance if self.tolerance is None else self.tolerance,
+            "solver": str(SOLVERS.get(self.solver, model.defaults.solver)),
+            "start": "reuse" if self.reuse else "warm start" if self.warm_start else "zero",
+            "precision": str(model.precision).removeprefix("torch."),
+            "device": model.device.type,
+            "baselines": list(self.baselines),
+            "pairs": plan.pairs,
+        }
+
+
+def run(options: EvaluateOptions) -> int:
+    """Evaluate and print; the exit code.
+
+    Raises:
+        DeqflowError, OSError: an option does not hold; said in one sentence.
+    """
+    plan = Plan.of(options.datasets(), sequential=options.sequential, limit=options.limit)
+    if options.json is not None:
+        # Before the work rather than after it: an unwritable place must not cost a whole run.
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.touch()
+    with start_processes(options.device) as processes:
+        model = zoo.load(
+            options.model,
+            checkpoint=options.checkpoint,
+            device=str(processes.device),
+            precision=options.precision,
+        )
+        methods: dict[str, Predictor] = {options.model: options.predictor(model)}
+        methods |= {name: BaselinePredictor(name) for name in options.baselines}
+        settings = options.settings(model, plan)
+        summary = run_benchmark(
+            methods,
+            plan,
+            processes,
+            batch=options.batch,
+            workers=options.workers,
+            folder=None if options.output is None else ResultsFolder(options.output),
+            settings=settings,
+            overwrite=options.overwrite,
+        )
+        if processes.first:
+            print(summary.table())
+            if options.json is not None:
+                report = json.dumps({"settings": settings, **summary.as_dict()}, indent=2, allow_nan=False)
+                replace_bytes(options.json, report.encode() + b"\n")
+    return 0
+
+
+def fingerprint(model: DEQFlow) -> str:
+    """What tells weights from others: the first 16 digits of a hash over their names and values."""
+    digest = sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
