@@ -20,11 +20,15 @@ EXIT_INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Command:
-    """Where a command's options and its ``run`` live, as ``module:name``, and what it does in a line."""
+    """Where a command's options and its ``run`` live, as ``module:name``, and what it does in a line.
+
+    ``parse`` makes the options of the command line, where they are more than tyro's dataclass.
+    """
 
     summary: str
     options: str
     run: str
+    parse: str = "tyro:cli"
 
 
 COMMANDS = {
@@ -71,7 +75,12 @@ COMMANDS = {
         "deqflow.data.synthetic.report:ScenesOptions",
         "deqflow.data.synthetic.report:run",
     ),
-    "train": Command("train a model", "deqflow.training.options:TrainOptions", "deqflow.training.loop:run"),
+    "train": Command(
+        "train a model",
+        "deqflow.training.options:TrainOptions",
+        "deqflow.training.loop:run",
+        parse="deqflow.training.stages:parse",
+    ),
 }
 
 
@@ -109,10 +118,8 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise DeqflowError(f"there is no command {name!r}, expected one of {', '.join(COMMANDS)}")
-    import tyro
-
     command = COMMANDS[name]
-    options = tyro.cli(_resolve(command.options), args=rest, prog=f"deqflow {name}")
+    options = _resolve(command.parse)(_resolve(command.options), args=rest, prog=f"deqflow {name}")
     return _resolve(command.run)(options) or 0
 
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from deqflow.errors import CheckpointError, ConfigError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.io.files import replace_bytes
 from deqflow.training.data import Batch, batches, open_sources
+from deqflow.training.dry_run import describe
 from deqflow.training.losses import CorrectionObjective
 from deqflow.training.model import create_model
 from deqflow.training.options import TrainOptions
@@ -34,11 +35,12 @@ from deqflow.training.validation import Progress, evaluate, score_of
 from deqflow.zoo import save_weights
 
 
-def run(options: TrainOptions) -> None:
+def run(plan: TrainOptions | Sequence[TrainOptions]) -> None:
     """Train as told; under ``torchrun`` as one of several processes.
 
-    Writes to ``options.output``: ``state-<step>.pt`` (everything a resumed run needs), the averaged weights
-    as ``<model>.safetensors``, the recipe as ``<model>.json`` and TensorBoard scalars. The newest state found
+    Several stages go one after the other, each from the weights of the one before. Each writes to its
+    ``output``: ``state-<step>.pt`` (everything a resumed run needs), the averaged weights as
+    ``<model>.safetensors``, the recipe as ``<model>.json`` and TensorBoard scalars. The newest state found
     there is resumed.
 
     Raises:
@@ -47,8 +49,19 @@ def run(options: TrainOptions) -> None:
         DataError: data or textures that cannot be used.
         TrainingError: the run cannot go on; what it had reached is saved.
     """
-    with start_processes(options.device) as processes:
-        Trainer(options, processes).train()
+    stages = [plan] if isinstance(plan, TrainOptions) else list(plan)
+    with start_processes(stages[0].device) as processes:
+        weights: Path | None = None
+        for options in stages:
+            if weights is not None and not options.dry_run:
+                options = replace(options, init=str(weights))
+            trainer = Trainer(options, processes)
+            if options.dry_run:
+                trainer.rehearse()
+            elif not trainer.train():
+                break
+            weights = trainer.weights_path
+            processes.wait()
 
 
 def averaging(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
@@ -96,13 +109,25 @@ class Trainer:
             self._restore(*newest)
         self.saved_step = self.step
         self.writer: SummaryWriter | None = None
-        if processes.first:
-            options.output.mkdir(parents=True, exist_ok=True)
-            self.writer = SummaryWriter(str(options.output), purge_step=self.step or None)
         self.stopping = False
 
-    def train(self) -> None:
-        """Run until the last step, ``max_minutes``, SIGTERM or SIGINT; save on the way and at the end."""
+    def rehearse(self) -> None:
+        """Say what the run would take, from one step; nothing is written."""
+        told = describe(
+            self.options, self.processes, self.sources, self.model, self.objective, self.optimizer
+        )
+        if self.processes.first:
+            print(told)
+
+    def train(self) -> bool:
+        """Run until the last step, ``max_minutes``, SIGTERM or SIGINT; save on the way and at the end.
+
+        Returns:
+            Whether the stage is finished: no steps are left, or no patience.
+        """
+        if self.processes.first:
+            self.options.output.mkdir(parents=True, exist_ok=True)
+            self.writer = SummaryWriter(str(self.options.output), purge_step=self.step or None)
         before = {name: signal.signal(name, self._stop) for name in (signal.SIGTERM, signal.SIGINT)}
         first, options = self.processes.first, self.options
         try:
@@ -115,6 +140,7 @@ class Trainer:
                 signal.signal(name, handler)
             if self.writer is not None:
                 self.writer.close()
+        return self.step >= options.steps or self._out_of_patience()
 
     def _loop(self, bar: "tqdm[None]") -> None:
         options, processes = self.options, self.processes

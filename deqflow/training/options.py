@@ -41,6 +41,8 @@ class Stage:
         gradient_steps: evaluations of a ``phantom`` or terms of a ``neumann`` gradient.
         damping: of a ``phantom`` or ``neumann`` gradient.
         attach_flow: let gradients pass through the incoming flow of a step; None is as the model says.
+        augment: change scale, colours and more of the pairs that are read, by the stage's ranges; else only
+            crop them.
         gamma: weight of a loss relative to the next one on the path.
         loss: distance between flows.
         stillness: weight of the flow's movement at the end of the path.
@@ -77,6 +79,7 @@ class Stage:
     gradient_steps: int = 3
     damping: float = 1.0
     attach_flow: bool | None = None
+    augment: bool = True
     gamma: float = 0.8
     loss: Literal["l1", "charbonnier"] = "l1"
     stillness: float = 0.1

@@ -1,0 +1,89 @@
+"""What a run would take, from one pair that goes through one step of it."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from deqflow.training.data import collate
+from deqflow.training.options import TrainOptions
+from deqflow.training.processes import Processes
+from deqflow.training.sources import Sources
+
+
+def describe(
+    options: TrainOptions,
+    processes: Processes,
+    sources: Sources,
+    model: nn.Module,
+    objective: Callable[..., Any],
+    optimizer: torch.optim.Optimizer,
+) -> str:
+    """Do one step with one pair and say what was counted; the model is not what it was afterwards.
+
+    Counted are multiplications and additions of convolutions and matrix products, and the bytes that the
+    backward pass keeps; neither depends on the machine.
+    """
+    share = options.batch // processes.count
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    batch = collate([sources.training[0]]).to(processes.device)
+    chosen = torch.arange(options.cells, device=processes.device)
+    kept = _KeptBytes(model)
+    started = time.monotonic()
+    optimizer.zero_grad(set_to_none=True)
+    with FlopCounterMode(display=False) as counted:
+        with torch.autograd.graph.saved_tensors_hooks(kept.note, lambda tensor: tensor):
+            probe = 0 if options.jacobian_weight > 0 else None
+            loss, metrics = objective(
+                batch.image1, batch.image2, batch.flow, batch.valid, chosen, options.solver_steps[1], probe
+            )
+        loss.backward()
+    optimizer.step()
+    seconds = time.monotonic() - started
+    # Weights, averaged weights, gradients and the optimiser's two moments.
+    fixed = 5 * 4 * parameters / 2**30
+    at_once = share // options.accumulate
+    pair = kept.bytes / 2**30
+    operations = counted.get_total_flops()
+    epochs = "no pair comes twice"
+    if sources.epoch is not None:
+        epochs = (
+            f"{sources.epoch} pairs, {-(-sources.epoch // options.batch)} steps per epoch, "
+            f"{options.steps * options.batch / sources.epoch:.2f} epochs"
+        )
+    size = f"{options.width}x{options.height}"
+    lines = {
+        "stage": f"{options.stage}, {options.steps} steps of {options.batch} pairs of {size}",
+        "data": sources.summary,
+        "pairs": f"{epochs}; {sources.held_out_pairs} to validate on",
+        "model": f"{options.model}, {parameters:,} parameters",
+        "memory": f"{fixed:.2f} GiB for weights and optimiser, {at_once * pair:.2f} GiB for the graph of "
+        f"{at_once} pairs ({pair:.2f} each), in each of {processes.count} processes",
+        "operations": f"{operations / 1e12:.3f} TFLOP per pair, forward and backward; "
+        f"{operations * options.steps * options.batch / 1e18:.3f} EFLOP for the stage",
+        "one step": f"loss {float(loss.detach()):.3f}, end-point error {float(metrics.epe):.2f} px, "
+        f"{seconds:.1f} s for one pair",
+    }
+    return "\n".join(f"{name:10}  {text}" for name, text in lines.items())
+
+
+class _KeptBytes:
+    """Adds up the distinct memory that a graph keeps, parameters apart."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        self.bytes = 0
+        self.alive: list[Tensor] = []
+
+    def note(self, tensor: Tensor) -> Tensor:
+        """Called with each tensor that is kept."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.seen:
+            self.seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+            # Or its address could be given to another one.
+            self.alive.append(tensor.detach())
+        return tensor

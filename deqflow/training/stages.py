@@ -1,0 +1,173 @@
+"""The stages that models are trained through, and the command line's way to one or several of them.
+
+Numbers are those of the published recipes: DEQ-Flow's (Bai et al., CVPR 2022, and its code of 2022 and
+2023) and RAFT's (Teed and Deng, ECCV 2020, and its ``train_standard.sh``). ``synthetic`` and ``custom`` are
+our own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import tyro
+
+from deqflow.errors import ConfigError
+from deqflow.training.options import Stage, StageName, TrainOptions, Variant
+
+_CHAIRS = Stage(
+    stage="chairs",
+    data_sets=("chairs",),
+    steps=120_000,
+    batch=12,
+    height=368,
+    width=496,
+    learning_rate=4e-4,
+    schedule="one-cycle",
+    ema=0.0,
+    solver="plain",
+    solver_steps=(36, 36),
+    corrections=6,
+    scheme="segments",
+    stillness=0.0,
+    cells=64,
+)
+_THINGS = replace(
+    _CHAIRS,
+    stage="things",
+    data_sets=("things:clean", "things:final"),
+    batch=6,
+    height=400,
+    width=720,
+    learning_rate=1.25e-4,
+    freeze_batch_norm=True,
+    solver_steps=(40, 40),
+    corrections=2,
+    gradient="phantom",
+    gradient_steps=3,
+    attach_flow=True,
+)
+_SINTEL = replace(
+    _THINGS,
+    stage="sintel",
+    data_sets=("100*sintel:clean", "100*sintel:final", "200*kitti-2015", "5*hd1k", "things:clean"),
+    height=368,
+    width=768,
+    solver="broyden",
+    solver_steps=(36, 36),
+    corrections=6,
+    attach_flow=None,
+    gamma=0.9,
+)
+_KITTI = replace(
+    _SINTEL,
+    stage="kitti",
+    data_sets=("kitti-2015",),
+    steps=50_000,
+    height=288,
+    width=960,
+    learning_rate=1e-4,
+    gradient="one-step",
+)
+_CUSTOM = Stage(
+    stage="custom",
+    data_sets=("custom",),
+    steps=2_000,
+    learning_rate=1e-4,
+    freeze_batch_norm=True,
+    held_out=0.1,
+    validate_steps=100,
+    keep_best=True,
+    patience=5,
+)
+
+STAGES: Mapping[StageName, Stage] = MappingProxyType(
+    {
+        "synthetic": Stage(),
+        "chairs": _CHAIRS,
+        "things": _THINGS,
+        "sintel": _SINTEL,
+        "kitti": _KITTI,
+        "custom": _CUSTOM,
+    }
+)
+"""Every stage as DEQ-Flow trains it, ``synthetic`` and ``custom`` as deqflow-s does."""
+
+OWN = "deqflow-s"
+_HOW = ("solver", "solver_steps", "corrections", "scheme", "gradient", "gradient_steps", "attach_flow")
+_RAFT_CHANGES: Mapping[StageName, Mapping[str, Any]] = {
+    "chairs": {"steps": 100_000, "batch": 10},
+    "things": {"steps": 100_000},
+    "sintel": {"steps": 100_000, "weight_decay": 1e-5, "gamma": 0.85},
+    "kitti": {"weight_decay": 1e-5, "gamma": 0.85},
+}
+
+
+def stage_for(name: StageName, model: str = OWN, variant: Variant = "published") -> Stage:
+    """A stage as the model is trained in it.
+
+    The data, steps and rates of a stage are the same for every DEQ model; how its fixed point is solved and
+    differentiated goes by the model. RAFT is unrolled over 12 iterations, with a loss on each.
+
+    Args:
+        name: of the stage.
+        model: a preset of the zoo.
+        variant: ``1step`` solves and differentiates every stage as Chairs does.
+    """
+    stage = STAGES[name]
+    if model.startswith("raft"):
+        unrolled = replace(
+            stage,
+            solver="plain",
+            solver_steps=(12, 12),
+            corrections=12,
+            gradient="unrolled",
+            attach_flow=None,
+            stillness=0.0,
+            cells=64,
+        )
+        return replace(unrolled, **_RAFT_CHANGES.get(name, {}))
+    if model == OWN:
+        own = {field: getattr(STAGES["synthetic"], field) for field in (*_HOW, "cells", "stillness", "ema")}
+        return replace(stage, **own)
+    if variant == "1step" or name in ("synthetic", "custom"):
+        return replace(stage, **{field: getattr(_CHAIRS, field) for field in _HOW})
+    return stage
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """The options that decide the defaults of the others."""
+
+    stage: StageName = "synthetic"
+    stages: tuple[StageName, ...] = ()
+    model: str = OWN
+    variant: Variant = "published"
+
+
+def parse(options: type[TrainOptions], *, args: Sequence[str], prog: str) -> list[TrainOptions]:
+    """A command line as the stages to run one after the other: a stage's values, changed where it says so.
+
+    Raises:
+        ConfigError: an option outside its range, or both ``--stage`` and ``--stages``.
+    """
+    quiet = [word for word in args if word not in ("-h", "--help")]
+    selected, _ = tyro.cli(_Selection, args=quiet, prog=prog, return_unknown_args=True)
+    if selected.stages and "--stage" in args:
+        raise ConfigError("--stage names one stage and --stages several: give one of them")
+    return [
+        _parse_stage(options, args, prog, selected, name) for name in selected.stages or (selected.stage,)
+    ]
+
+
+def _parse_stage(
+    options: type[TrainOptions], args: Sequence[str], prog: str, selected: _Selection, name: StageName
+) -> TrainOptions:
+    stage = stage_for(name, selected.model, selected.variant)
+    folder = selected.model if name == "synthetic" or selected.stages else f"{selected.model}-{name}"
+    default = options(
+        **asdict(stage), model=selected.model, variant=selected.variant, output=Path("runs") / folder
+    )
+    chosen = tyro.cli(options, args=args, prog=prog, default=default)
+    return replace(chosen, stage=name, output=chosen.output / name) if selected.stages else chosen
