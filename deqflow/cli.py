@@ -51,7 +51,7 @@ COMMANDS = {
         "the models there are", "deqflow.commands.models:ModelsOptions", "deqflow.commands.models:run"
     ),
     "datasets": Command(
-        "the data sets there are, and whether one is whole",
+        "the data sets there are, and whether one on disk is whole",
         "deqflow.commands.datasets:DatasetsOptions",
         "deqflow.commands.datasets:run",
     ),
@@ -64,6 +64,11 @@ COMMANDS = {
         "errors on data sets with ground truth",
         "deqflow.commands.evaluate:EvaluateOptions",
         "deqflow.commands.evaluate:run",
+    ),
+    "evaluate submit": Command(
+        "flow of a test split as the benchmark's server takes it",
+        "deqflow.commands.submit:SubmitOptions",
+        "deqflow.commands.submit:run",
     ),
     "bench": Command(
         "what a model costs in seconds, solver steps and memory",
@@ -118,6 +123,8 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise DeqflowError(f"there is no command {name!r}, expected one of {', '.join(COMMANDS)}")
+    if rest and f"{name} {rest[0]}" in COMMANDS:
+        name, rest = f"{name} {rest[0]}", rest[1:]
     command = COMMANDS[name]
     options = _resolve(command.parse)(_resolve(command.options), args=rest, prog=f"deqflow {name}")
     return _resolve(command.run)(options) or 0

@@ -14,7 +14,7 @@ from deqflow.estimator import DEQFlow
 
 
 @dataclass(frozen=True, kw_only=True)
-class EstimatorOptions:
+class ModelOptions:
     """Which model, and how it is solved.
 
     Attributes:
@@ -25,8 +25,6 @@ class EstimatorOptions:
             float32.
         steps: Most evaluations of the update operator per pair; without it, the model's own.
         tolerance: Stop when the flow moves less than this many pixels per step; 0 runs all steps.
-        max_flow: Length in pixels drawn at full saturation; without it, it follows the motion.
-        overwrite: Replace results that are already there.
     """
 
     model: str = "deqflow-s"
@@ -35,8 +33,6 @@ class EstimatorOptions:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     steps: int | None = None
     tolerance: float | None = None
-    max_flow: float | None = None
-    overwrite: bool = False
 
     def __post_init__(self) -> None:
         """Rejects what cannot be run, naming the option."""
@@ -44,13 +40,30 @@ class EstimatorOptions:
             raise ConfigError(f"--steps must be at least 1, got {self.steps}")
         if self.tolerance is not None and not self.tolerance >= 0:
             raise ConfigError(f"--tolerance must be 0 or more, got {self.tolerance:g}")
-        if self.max_flow is not None and not self.max_flow > 0:
-            raise ConfigError(f"--max-flow must be positive, got {self.max_flow:g}")
 
     def load(self) -> DEQFlow:
         """The model, ready to estimate."""
         keep_freed_memory()
         return zoo.load(self.model, checkpoint=self.checkpoint, device=self.device, precision=self.precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimatorOptions(ModelOptions):
+    """Which model, how it is solved, and how its flow is drawn.
+
+    Attributes:
+        max_flow: Length in pixels drawn at full saturation; without it, it follows the motion.
+        overwrite: Replace results that are already there.
+    """
+
+    max_flow: float | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Rejects what cannot be run, naming the option."""
+        super().__post_init__()
+        if self.max_flow is not None and not self.max_flow > 0:
+            raise ConfigError(f"--max-flow must be positive, got {self.max_flow:g}")
 
 
 def prepare_outputs(files: Iterable[Path], *, overwrite: bool) -> None:
