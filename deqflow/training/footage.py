@@ -1,0 +1,201 @@
+"""The footage stage: pairs of neighbouring frames without ground truth, from videos and folders of images."""
+
+import mimetypes
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from deqflow.data.sample import Sample
+from deqflow.errors import ConfigError, DataError
+from deqflow.io.files import natural_key
+from deqflow.io.images import IMAGE_SUFFIXES
+from deqflow.io.video import open_video
+from deqflow.stream import is_cut
+from deqflow.training.options import TrainOptions
+from deqflow.training.sources import Sources, digest
+
+ROOM = 1.3
+"""Frames are kept so much larger than the crops: room to choose from, and no more than that in memory."""
+
+MOST_FRAMES = 4000
+"""Frames that are kept in all, spread evenly over the sources."""
+
+Frame = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Frames of one take, compressed without loss.
+
+    Attributes:
+        name: of its source and place in it.
+        frames: PNG files in memory.
+    """
+
+    name: str
+    frames: Sequence[bytes]
+
+    def __getitem__(self, index: int) -> Frame:
+        """Frame ``index``, uint8 RGB (H, W, 3)."""
+        packed = np.frombuffer(self.frames[index], np.uint8)
+        return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR_RGB), np.uint8)
+
+
+def open_footage(options: TrainOptions) -> Sources:
+    """Pairs of frames of what ``options.data`` holds; the end of every shot is held out.
+
+    Raises:
+        ConfigError: no ``data``.
+        DataError: no two neighbouring frames in it that are large enough.
+        VideoError: a source that cannot be read.
+    """
+    if options.data is None:
+        raise ConfigError("stage footage needs --data: a video, a folder of images, or a folder of either")
+    crop = (options.height, options.width)
+    places = find_footage(options.data)
+    shots = [shot for place in places for shot in read_shots(place, crop, MOST_FRAMES // len(places))]
+    training, kept = [], []
+    for shot in shots:
+        split = len(shot.frames) - round(options.held_out * len(shot.frames))
+        training.append(Shot(shot.name, shot.frames[:split]))
+        kept.append(Shot(shot.name, shot.frames[split:]))
+    pairs = FootagePairs(training, crop, seed=options.seed)
+    held_out = [(shot, first) for shot in kept for first in range(len(shot.frames) - 1)]
+    count = min(len(held_out), options.validation_pairs)
+    chosen = [held_out[index * len(held_out) // count] for index in range(count)]
+    frames = sum(len(shot.frames) for shot in shots)
+    return Sources(
+        training=pairs,
+        held_out=lambda index: middle(*chosen[index], crop),
+        held_out_pairs=count,
+        epoch=None,
+        identity={
+            "footage": digest([f"{shot.name}: {len(shot.frames)}" for shot in shots]),
+            "held out": digest([f"{shot.name}: {first}" for shot, first in held_out]),
+        },
+        summary=f"footage without ground truth: {frames} frames, {len(shots)} shots, {count} pairs held out",
+    )
+
+
+def find_footage(place: Path) -> list[Path]:
+    """Videos and folders of images at or under a place, in natural order.
+
+    Raises:
+        DataError: nothing there.
+    """
+    if place.is_file():
+        return [place]
+    folders = [place, *(entry for entry in place.rglob("*") if entry.is_dir())] if place.is_dir() else []
+    found: list[Path] = []
+    for folder in sorted(folders, key=lambda entry: [natural_key(Path(part)) for part in entry.parts]):
+        files = sorted((entry for entry in folder.iterdir() if entry.is_file()), key=natural_key)
+        if sum(file.suffix.lower() in IMAGE_SUFFIXES for file in files) > 1:
+            found.append(folder)
+        found += [file for file in files if (mimetypes.guess_type(file.name)[0] or "").startswith("video/")]
+    if not found:
+        raise DataError(f"{place} holds neither videos nor folders of images")
+    return found
+
+
+def read_shots(place: Path, crop: tuple[int, int], most: int) -> Iterator[Shot]:
+    """The takes of one source, cut where the scene changes.
+
+    Args:
+        place: a video or a folder of images.
+        crop: height and width that must fit into a frame.
+        most: frames to read.
+
+    Raises:
+        DataError: frames smaller than the crop.
+        VideoError: what cannot be read.
+    """
+    source = open_video(place)
+    height, width = source.size
+    if height < crop[0] or width < crop[1]:
+        raise DataError(
+            f"{place} has frames of {width}x{height} pixels, which crops of {crop[1]}x{crop[0]} do not "
+            "fit into: give a smaller --width and --height"
+        )
+    scale = min(1.0, ROOM * max(crop[0] / height, crop[1] / width))
+    size = (max(crop[1], round(scale * width)), max(crop[0], round(scale * height)))
+    frames: list[bytes] = []
+    last: torch.Tensor | None = None
+    number = 0
+    for count, frame in enumerate(source):
+        if count == most:
+            break
+        if scale < 1:
+            frame = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
+        gray = torch.from_numpy(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)).float()[None, None]
+        if last is not None and is_cut(last, gray, torch.zeros(1, 2, *gray.shape[-2:])):
+            if len(frames) > 1:
+                yield Shot(f"{place.name} {number}", frames)
+            frames, number = [], count
+        frames.append(pack(frame))
+        last = gray
+    if len(frames) > 1:
+        yield Shot(f"{place.name} {number}", frames)
+
+
+def pack(frame: Frame) -> bytes:
+    """A frame as a PNG file, quickly rather than small."""
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    return cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+
+
+class FootagePairs(Dataset[Sample]):
+    """Crops of two frames of a shot, in either order of time; pair ``n`` is a function of (seed, n).
+
+    Args:
+        shots: to draw from, each frame as likely as any other.
+        crop: height and width.
+        seed: of every draw.
+        farthest: frames between the two of a pair, at most.
+
+    Raises:
+        DataError: no shot with two frames.
+    """
+
+    def __init__(self, shots: Sequence[Shot], crop: tuple[int, int], *, seed: int, farthest: int = 1) -> None:
+        self.shots = [shot for shot in shots if len(shot.frames) > 1]
+        if not self.shots:
+            raise DataError("the footage holds no two neighbouring frames to train on")
+        self.crop, self.seed, self.farthest = crop, seed, farthest
+        self._ends = np.cumsum([len(shot.frames) - 1 for shot in self.shots])
+
+    def __getitem__(self, number: int) -> Sample:
+        """Pair ``number`` of the run."""
+        draw = np.random.default_rng([self.seed, number])
+        first = int(draw.integers(self._ends[-1]))
+        which = int(np.searchsorted(self._ends, first, side="right"))
+        shot = self.shots[which]
+        first -= int(self._ends[which - 1]) if which else 0
+        second = min(first + int(draw.integers(1, self.farthest + 1)), len(shot.frames) - 1)
+        order = (first, second) if draw.random() < 0.5 else (second, first)
+        one, two = (shot[index] for index in order)
+        height, width = self.crop
+        top, left = (int(draw.integers(0, one.shape[axis] - self.crop[axis] + 1)) for axis in (0, 1))
+        one, two = (frame[top : top + height, left : left + width] for frame in (one, two))
+        if draw.random() < 0.5:
+            one, two = (np.ascontiguousarray(frame[:, ::-1]) for frame in (one, two))
+        return unlabelled(one, two, f"{shot.name} {order[0]} {order[1]}")
+
+
+def middle(shot: Shot, first: int, crop: tuple[int, int]) -> Sample:
+    """The middle of frame ``first`` and its successor."""
+    one, two = shot[first], shot[first + 1]
+    top, left = ((one.shape[axis] - crop[axis]) // 2 for axis in (0, 1))
+    inner = (slice(top, top + crop[0]), slice(left, left + crop[1]))
+    return unlabelled(one[inner], two[inner], f"{shot.name} {first}")
+
+
+def unlabelled(frame1: Frame, frame2: Frame, name: str) -> Sample:
+    """A pair whose flow is unknown everywhere."""
+    size = frame1.shape[:2]
+    return Sample(frame1, frame2, np.zeros((*size, 2), np.float32), np.zeros(size, bool), name=name)
