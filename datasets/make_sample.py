@@ -41,11 +41,11 @@ def main(root: Path) -> None:
     root.mkdir(parents=True)
     sintel = root / "sintel"
     write_sintel(sintel / "training", "shapes_1", seed=16, frames=4, truth=True)
-    write_sintel(sintel / "training", "shapes_2", seed=14, frames=3, truth=True)
-    write_sintel(sintel / "test", "shapes_3", seed=30, frames=3, truth=False)
-    for number, seed in enumerate((14, 8)):
+    write_sintel(sintel / "training", "shapes_2", seed=65, frames=3, truth=True)
+    write_sintel(sintel / "test", "shapes_3", seed=55, frames=3, truth=False)
+    for number, seed in enumerate((14, 7)):
         write_kitti(root / "kitti-2015" / "training", number, seed, truth=True)
-    write_kitti(root / "kitti-2015" / "testing", 0, 6, truth=False)
+    write_kitti(root / "kitti-2015" / "testing", 0, 31, truth=False)
 
 
 def surfaces() -> Surfaces:
