@@ -1,20 +1,21 @@
 """The stages with ground truth on disk: mixtures of data sets, epochs in a drawn order, held-out pairs."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from deqflow.data.augmentation import AUGMENTATIONS, Augmentation
 from deqflow.data.datasets import PairDataset, PairFiles, open_dataset
 from deqflow.data.sample import Sample
 from deqflow.errors import ConfigError, DataError, DeqflowError
 from deqflow.training.options import TrainOptions
 from deqflow.training.sources import Sources, corrupt, digest
 
-Prepare = Callable[[Sample, np.random.Generator], Sample]
 MOST_CORRUPT = 100
 """So many pairs in a row that cannot be read end the run, whatever it was told."""
 
@@ -74,7 +75,10 @@ def open_pairs(options: TrainOptions) -> Sources:
         raise ConfigError(f"stage {options.stage} needs the names of data sets in --data-sets")
     pairs = [(part, pair) for part, found in parts for data_set in found for pair in data_set.files]
     kept = choose_held_out([pair for _, pair in pairs], options.held_out, options.seed)
-    training = [pair for part, pair in pairs if pair.frame1 not in kept for _ in range(part.repeat)]
+    changes = {part: augmentation(options, part) for part, _ in parts}
+    training = [
+        (pair, changes[part]) for part, pair in pairs if pair.frame1 not in kept for _ in range(part.repeat)
+    ]
     held_out = [pair for _, pair in pairs if pair.frame1 in kept]
     for part in map(Part.parse, options.validation_sets):
         held_out += [pair for data_set in part.open(root) for pair in data_set.files]
@@ -86,7 +90,7 @@ def open_pairs(options: TrainOptions) -> Sources:
         for data_set in found
     ]
     return Sources(
-        training=Epochs(training, Crop(options.height, options.width), options.seed, options.on_corrupt),
+        training=Epochs(training, options.seed, options.on_corrupt),
         held_out=lambda index: evaluated[index].read(),
         held_out_pairs=len(evaluated),
         epoch=len(training),
@@ -127,50 +131,38 @@ def spread(pairs: Sequence[PairFiles], most: int) -> list[PairFiles]:
     return [pairs[index * len(pairs) // count] for index in range(count)]
 
 
-@dataclass(frozen=True)
-class Crop:
-    """Cuts a window of a fixed size out of a pair, at a drawn place."""
+def augmentation(options: TrainOptions, part: Part) -> Augmentation:
+    """What is done to the pairs of a data set in a stage, to the stage's crop.
 
-    height: int
-    width: int
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """The window; raises ConfigError for a pair smaller than it."""
-        height, width = sample.flow.shape[:2]
-        if height < self.height or width < self.width:
-            raise ConfigError(
-                f"{sample.name} is {width}x{height} pixels: --width {self.width} and --height {self.height} "
-                "must not be larger"
-            )
-        top, left = rng.integers(height - self.height + 1), rng.integers(width - self.width + 1)
-        window = np.s_[top : top + self.height, left : left + self.width]
-        return replace(
-            sample,
-            frame1=sample.frame1[window],
-            frame2=sample.frame2[window],
-            flow=sample.flow[window],
-            valid=sample.valid[window],
-            occlusion=None,
-            noc=None,
-            objects=None,
-        )
+    Own footage is treated as Sintel is.
+    """
+    crop = (options.height, options.width)
+    if not options.augment:
+        names = ("scale", "asymmetric", "eraser")
+        still: dict[str, Any] = {f"{name}_probability": 0.0 for name in names}
+        still |= dict.fromkeys(("flip_horizontal", "flip_vertical"), 0.0)
+        still |= dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)
+        return Augmentation(crop=crop, **still)
+    sort = part.name.removesuffix("-2012").removesuffix("-2015")
+    mixed = f"{options.stage}-{sort}"
+    name = mixed if mixed in AUGMENTATIONS else options.stage
+    return replace(AUGMENTATIONS.get(name, AUGMENTATIONS["sintel"]), crop=crop)
 
 
 class Epochs(Dataset[Sample]):
     """Every pair once an epoch, in an order drawn for each epoch; pair ``n`` is a function of (seed, n).
 
     Args:
-        pairs: an epoch, repetitions included.
-        prepare: what is done to a pair, with draws of its own from (seed, epoch, index).
-        seed: of order and preparation.
+        pairs: an epoch, repetitions included, and what is done to each, with draws from (seed, epoch, index).
+        seed: of order and changes.
         on_corrupt: ``skip`` puts the epoch's next pair in the place of one that cannot be read, and names it
             on standard error; ``stop`` raises.
     """
 
-    def __init__(self, pairs: Sequence[PairFiles], prepare: Prepare, seed: int, on_corrupt: str) -> None:
+    def __init__(self, pairs: Sequence[tuple[PairFiles, Augmentation]], seed: int, on_corrupt: str) -> None:
         if not pairs:
             raise DataError("no pair is left to train on: all are held out")
-        self.pairs, self.prepare, self.seed, self.on_corrupt = pairs, prepare, seed, on_corrupt
+        self.pairs, self.seed, self.on_corrupt = pairs, seed, on_corrupt
         self._named: set[str] = set()
         self._order: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] | None = None
 
@@ -183,16 +175,16 @@ class Epochs(Dataset[Sample]):
         epoch, place = divmod(number, len(self.pairs))
         for attempt in range(MOST_CORRUPT):
             index = self.index(epoch, (place + attempt) % len(self.pairs))
+            pair, change = self.pairs[index]
             try:
-                sample = self.pairs[index].read()
+                sample = pair.read()
             except (DeqflowError, OSError) as error:
-                name = self.pairs[index].name
-                if self.on_corrupt != "skip" or name not in self._named:
-                    corrupt(f"pair {name!r}", error, self.on_corrupt)
-                self._named.add(name)
+                if self.on_corrupt != "skip" or pair.name not in self._named:
+                    corrupt(f"pair {pair.name!r}", error, self.on_corrupt)
+                self._named.add(pair.name)
                 continue
-            return self.prepare(sample, np.random.default_rng([self.seed, epoch, index]))
-        raise DataError(f"{MOST_CORRUPT} pairs in a row cannot be read, the last of them {name!r}")
+            return change(sample, np.random.default_rng([self.seed, epoch, index]))
+        raise DataError(f"{MOST_CORRUPT} pairs in a row cannot be read, the last of them {pair.name!r}")
 
     def index(self, epoch: int, place: int) -> int:
         """Which pair comes at a place of an epoch."""
