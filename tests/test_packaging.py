@@ -96,7 +96,8 @@ def readme_commands() -> list[list[str]]:
     for line in "\n".join(code_blocks(REPOSITORY, "bash")).splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["torchrun"]:
-            words = ["python", *words[words.index("train.py") :]]
+            script = next(index for index, word in enumerate(words) if word.endswith(".py"))
+            words = ["python", *words[script:]]
         if words[:1] == ["python"]:
             words = ["deqflow", words[1].removesuffix(".py"), *words[2:]]
         if words[:1] == ["deqflow"]:
@@ -115,6 +116,7 @@ def inputs(tmp_path, monkeypatch) -> None:
     frames = [texture[8 : 8 + 48, 4 + shift : 4 + shift + 64] for shift in range(3)]
     monkeypatch.chdir(tmp_path)
     Path("frames").mkdir()
+    Path("datasets").symlink_to(REPOSITORY / "datasets")
     for index, frame in enumerate(frames, start=1):
         write_image(f"frame{index}.png", frame)
         write_image(f"frames/{index:04d}.png", frame)
