@@ -131,7 +131,7 @@ def start_two(options, *, die_at=None):
     ]
 
 
-def finish(*processes, seconds=240):
+def finish(*processes, seconds=600):
     """Wait for the processes and return their exit codes; when one has died, the others are killed."""
     for process in processes:
         process.join(seconds)

@@ -22,36 +22,37 @@ MOST_CORRUPT = 100
 
 @dataclass(frozen=True)
 class Part:
-    """One term of a mixture, written ``repeat*name:part@split``.
+    """One term of a mixture, written ``repeat*name:word:word@split``.
 
     Attributes:
         text: as it was written.
         repeat: how often each pair comes in an epoch.
         name: of a data set of the catalogue.
-        part: a word that the titles of its parts are chosen by, such as ``clean``; empty takes all.
+        words: which the titles of its parts must have, such as ``clean`` and ``left``.
         split: of the data set.
     """
 
     text: str
     repeat: int
     name: str
-    part: str
+    words: tuple[str, ...]
     split: str
 
     @classmethod
     def parse(cls, text: str) -> "Part":
         """Read one term; raises ConfigError if it does not follow the form."""
-        found = re.fullmatch(r"(?:(\d+)\*)?([\w-]+)(?::([\w-]+))?(?:@(\w+))?", text)
+        found = re.fullmatch(r"(?:(\d+)\*)?([\w-]+)((?::[\w-]+)*)(?:@(\w+))?", text)
         if found is None or found[1] == "0":
             raise ConfigError(
                 f"data set {text!r} is not of the form name, 100*name, name:clean or name@validation"
             )
-        return cls(text, int(found[1] or 1), found[2], found[3] or "", found[4] or "training")
+        words = tuple(found[3].lower().split(":")[1:])
+        return cls(text, int(found[1] or 1), found[2], words, found[4] or "training")
 
     def open(self, root: Path) -> list[PairDataset]:
         """The data sets that the term means; raises DataError if there are none under ``root``."""
         found = open_dataset(self.name, root, split=self.split)
-        chosen = [pairs for pairs in found if self.part.lower() in pairs.title.lower()]
+        chosen = [pairs for pairs in found if set(self.words) <= set(pairs.title.lower().split())]
         if not chosen:
             titles = ", ".join(pairs.title for pairs in found)
             raise DataError(f"{self.text!r} is none of the parts of {self.name} under {root}: {titles}")

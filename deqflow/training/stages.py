@@ -36,7 +36,7 @@ _CHAIRS = Stage(
 _THINGS = replace(
     _CHAIRS,
     stage="things",
-    data_sets=("things:clean", "things:final"),
+    data_sets=("things:clean:left", "things:final:left"),
     batch=6,
     height=400,
     width=720,
@@ -51,7 +51,7 @@ _THINGS = replace(
 _SINTEL = replace(
     _THINGS,
     stage="sintel",
-    data_sets=("100*sintel:clean", "100*sintel:final", "200*kitti-2015", "5*hd1k", "things:clean"),
+    data_sets=("100*sintel:clean", "100*sintel:final", "200*kitti-2015", "5*hd1k", "things:clean:left"),
     height=368,
     width=768,
     solver="broyden",
