@@ -102,7 +102,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.skipped = self.skipped_in_a_row = 0
         self.progress = Progress()
-        self.to_beat = self._score_to_beat() if options.keep_best else None
+        self.to_beat = self._score_to_beat() if options.keep_best else math.inf
         self.store = StateStore(options.output, options.keep)
         newest = self.store.newest()
         if newest is not None:
@@ -173,6 +173,8 @@ class Trainer:
                 break
         if self.step > self.saved_step or not self.store.paths():
             self._save()
+        elif processes.first and not options.keep_best:
+            self._save_weights()  # a kill may have come between the last state and its weights
         if options.keep_best and processes.first:
             tqdm.write(f"deqflow: {self.progress.verdict(self.weights_path)}")
 
@@ -212,7 +214,7 @@ class Trainer:
         self.step += 1
         return means
 
-    def _score_to_beat(self) -> float | None:
+    def _score_to_beat(self) -> float:
         """The error of the weights that are already there, which only better ones replace."""
         if not self.sources.held_out_pairs:
             raise ConfigError("keep_best needs pairs to compare on: give --held-out or --validation-sets")
@@ -274,7 +276,7 @@ class Trainer:
             self.writer.add_scalar(f"held_out/{name}", value, self.step)
         told = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         tqdm.write(f"step {self.step}, {self.seconds / 3600:.2f} h: held out {told}")
-        if self.options.keep_best and better and scores["epe"] < (self.to_beat or math.inf):
+        if self.options.keep_best and better and scores["epe"] < self.to_beat:
             self._save_weights(held_out_epe=repr(scores["epe"]), held_out=self.sources.identity["held out"])
 
     def _save(self) -> None:

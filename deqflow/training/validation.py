@@ -1,5 +1,6 @@
 """Errors on pairs that are never trained on, and what they say about the run."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +50,14 @@ def evaluate(
     return {name: means[name] / means["pairs"] for name in ways} if means["pairs"] else {}
 
 
-def score_of(weights: Path, held_out: str) -> float | None:
-    """The error that a file of weights claims on these held-out pairs; None if there is no such file.
+def score_of(weights: Path, held_out: str) -> float:
+    """The error that a file of weights claims on these held-out pairs; infinite if there is no file.
 
     Raises:
         TrainingError: the file says nothing about these pairs, so nothing could be said to be better.
     """
     if not weights.exists():
-        return None
+        return math.inf
     try:
         with safe_open(str(weights), framework="pt") as file:
             metadata = file.metadata() or {}
