@@ -57,7 +57,7 @@ def describe(
     size = f"{options.width}x{options.height}"
     lines = {
         "stage": f"{options.stage}, {options.steps} steps of {options.batch} pairs of {size}",
-        "data": sources.summary,
+        "data": "; ".join(filter(None, (sources.summary, sources.textures))),
         "pairs": f"{epochs}; {sources.held_out_pairs} to validate on",
         "model": f"{options.model}, {parameters:,} parameters",
         "memory": f"{fixed:.2f} GiB for weights and optimiser, {at_once * pair:.2f} GiB for the graph of "

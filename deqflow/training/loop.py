@@ -321,6 +321,7 @@ class Trainer:
         about = {
             "weights": "exponential moving average" if self.options.ema else "of the last step",
             "data": self.sources.summary,
+            "textures": self.sources.textures,
             "steps": str(self.step),
             "hours": f"{self.seconds / 3600:.2f}",
             "recipe": self.recipe,

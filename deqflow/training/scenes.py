@@ -35,7 +35,8 @@ def open_scenes(options: TrainOptions) -> Sources:
         held_out_pairs=options.validation_pairs,
         epoch=None,
         identity={"scenes": scenes_fingerprint(), "textures": f"{counts}, {digest(names)}"},
-        summary=f"synthetic scenes of {counts}, {licence}",
+        summary="synthetic scenes",
+        textures=f"{counts}, {licence}",
     )
 
 

@@ -22,6 +22,7 @@ class Sources:
         epoch: pairs until all have been seen once; None if they never repeat.
         identity: what the pairs are drawn from, to be compared when a run is resumed.
         summary: a line for people.
+        textures: what synthetic scenes are made of, for people.
     """
 
     training: Dataset[Sample]
@@ -30,6 +31,7 @@ class Sources:
     epoch: int | None
     identity: Mapping[str, str]
     summary: str
+    textures: str = ""
 
 
 def digest(names: Sequence[str]) -> str:
