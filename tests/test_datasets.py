@@ -1,5 +1,6 @@
 """Data sets in their official layouts: which pairs there are, and what is read of them."""
 
+from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -12,10 +13,8 @@ from dataset_files import (
     WIDTH,
     corner,
     make_chairs,
-    make_custom,
     make_hd1k,
     make_kitti,
-    make_list,
     make_middlebury,
     make_sintel,
     make_spring,
@@ -29,7 +28,6 @@ from dataset_files import (
 
 from deqflow.data.datasets import DATASETS, find_benchmarks, open_dataset
 from deqflow.errors import DataError, FlowFileError
-from deqflow.io.flow_files import FLOW_FORMATS
 
 
 class TestSintel:
@@ -258,70 +256,6 @@ class TestTartanAir:
             open_dataset("tartanair", tmp_path)[0][0]
 
 
-class TestCustom:
-    @pytest.mark.parametrize("suffix", FLOW_FORMATS)
-    def test_folders_with_any_flow_format(self, tmp_path, suffix):
-        (dataset,) = open_dataset("custom", make_custom(tmp_path / "mine", suffix))
-        assert (dataset.title, names(dataset)) == ("mine", ["shot1", "shot2"])
-        first, second = dataset
-        assert second.flow[0, 0].tolist() == [2, -2]
-        assert first.valid.all() and np.array_equal(second.valid, corner(7, 7))
-        assert [(s.sequence, s.index) for s in (first, second)] == [("mine", 0), ("mine", 1)]
-
-    def test_a_folder_per_sequence(self, tmp_path):
-        for sequence, number in product(("b", "a2", "a10"), (1, 2)):
-            write_frame(tmp_path / "frames" / sequence / f"{number}.png", number)
-        for sequence in ("b", "a10"):
-            write_motion(tmp_path / "flow" / sequence / "1.pfm")
-        assert names(open_dataset("custom", tmp_path)[0]) == ["a10/1", "b/1"]
-        testing = open_dataset("custom", tmp_path, split="testing")[0]
-        assert names(testing) == ["a2/1", "a10/1", "b/1"]
-        assert testing.files[0].flow is None
-
-    @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-    def test_a_list(self, tmp_path, kind):
-        (dataset,) = open_dataset("custom", make_list(tmp_path, kind))
-        assert [sample.flow[0, 0, 0] for sample in dataset] == [1, 1, 1, 2]
-        assert [sample.valid.sum() for sample in dataset][:2] == [HEIGHT * WIDTH, 25]
-        assert names(dataset) == ["clip/0 to 1", "clip/1 to 2", "clip/2 to 3", "clip/0 to 2"]
-        assert {pair.sequence for pair in dataset.files} == {"clip"}
-        assert [pair.index for pair in dataset.files] == [0, 1, 2, 4]  # the last does not follow
-        assert open_dataset("custom", tmp_path / f"pairs.{kind}", split="testing")[0].files[0].flow is None
-
-    @pytest.mark.parametrize(
-        ("file", "content", "message"),
-        [
-            ("a.csv", "frame1,flow\n", "a.csv has no column 'frame2'"),
-            ("a.csv", "", "a.csv has no column 'frame1'"),
-            (
-                "a.csv",
-                "frame1,frame2,flow\nx.png,y.png,z.flo\n",
-                r"a.csv, line 2: the frame1 .*x.png does not",
-            ),
-            (
-                "a.csv",
-                "frame1,frame2\nin.png,in.png\n",
-                "a.csv, line 2: no flow, expected frame1, frame2, flow",
-            ),
-            ("a.jsonl", '{"frame1": "in.png"}\n', "a.jsonl, line 1: no frame2"),
-            ("a.jsonl", "[1]\n", "a.jsonl, line 1: expected a JSON object"),
-            ("a.jsonl", "{\n", "a.jsonl cannot be read as a list of pairs"),
-            ("a.jsonl", "\x00" * 9, "a.jsonl cannot be read as a list of pairs"),
-            ("a.jsonl", "\n", "holds no complete pair"),
-            ("a.txt", "in.png in.png", "a.txt is not a folder"),
-        ],
-    )
-    def test_a_list_that_is_wrong_says_where(self, tmp_path, file, content, message):
-        write_frame(tmp_path / "in.png")
-        (tmp_path / file).write_text(content)
-        with pytest.raises(DataError, match=message):
-            open_dataset("custom", tmp_path / file)
-
-    def test_a_folder_without_frames(self, tmp_path):
-        with pytest.raises(DataError, match=r"frames is not a folder: expected frames/ and flow/"):
-            open_dataset("custom", tmp_path)
-
-
 class TestAll:
     @pytest.mark.parametrize("name", MAKERS)
     def test_a_higher_index_means_that_the_frames_go_on(self, tmp_path, name):
@@ -385,6 +319,36 @@ class TestAll:
         path.write_bytes(path.read_bytes()[:-8])
         with pytest.raises(FlowFileError, match=r"frame_0001.flo .* 24x20 pixels, 3852 bytes, but has 3844"):
             open_dataset("sintel", tmp_path)[0][0]
+
+    def test_sizes_that_differ_are_named(self, tmp_path):
+        path = write_frame(make_chairs(tmp_path) / "data/00003_img2.ppm", height=HEIGHT + 2)
+        with pytest.raises(DataError, match=r"00003_img2.ppm is 24x22 pixels, but .*00003_img1.ppm is 24x20"):
+            open_dataset("chairs", tmp_path)[0][1]
+        write_frame(path)
+        write_mask(tmp_path / "frames/occ.png", np.zeros((HEIGHT, WIDTH + 1), bool))
+        pair = replace(open_dataset("chairs", tmp_path)[0].files[1], occlusion=tmp_path / "frames/occ.png")
+        with pytest.raises(DataError, match=r"occ.png is 25x20 pixels, but .*00003_img1.ppm is 24x20"):
+            pair.read()
+
+    def test_benchmarks_under_one_root(self, tmp_path):
+        for name in ("chairs", "kitti-2012", "sintel"):
+            MAKERS[name](tmp_path / DATASETS[name].folder)
+        titles = [dataset.title for dataset in find_benchmarks(tmp_path)]
+        assert titles == ["MPI-Sintel clean", "MPI-Sintel final", "KITTI-2012", "FlyingChairs"]
+        assert len(find_benchmarks(tmp_path)[-1]) == 4  # all of them, whatever the list of the split says
+
+    def test_a_root_without_benchmarks_is_named(self, tmp_path):
+        with pytest.raises(
+            DataError, match="gone is not a folder: expected one that holds data sets such as"
+        ):
+            find_benchmarks(tmp_path / "gone")
+        with pytest.raises(
+            DataError, match=r"no known data set: expected at least one of MPI-Sintel, KITTI-2015"
+        ):
+            find_benchmarks(tmp_path)
+        (tmp_path / "KITTI-2015").mkdir()
+        with pytest.raises(DataError, match="no complete pair of KITTI-2015"):
+            find_benchmarks(tmp_path)
 
     def test_slices(self, tmp_path):
         (dataset,) = open_dataset("chairs", make_chairs(tmp_path))

@@ -21,7 +21,7 @@ class Sample:
             ``flow_noc`` says; None if unknown.
         objects: uint8 (H, W), above 0 on moving foreground objects (KITTI's object map); None if unknown.
         sequence: what the frames were taken from; consecutive ``index`` of one sequence follow each other.
-        index: number of the first frame in its sequence.
+        index: number of the first frame in its sequence; of pairs that run backward in time, its negative.
         invalid: bool (H, W), true where Sintel's own mask calls the flow unreliable. Sintel's published EPE
             counts these pixels, so they are part of ``valid``; None if unknown.
         subpixels: float32 (4, H, W, 2), the four values of ground truth of twice the frames' resolution that

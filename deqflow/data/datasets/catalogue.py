@@ -124,7 +124,7 @@ DATASETS: dict[str, Family] = {
         "TartanAir",
         "abandonedfactory/Easy/P000/flow/000000_000001_flow.npy",
         tartanair,
-        ("**/flow/*_flow.npy",),
+        ("*/*/*/flow/*_flow.npy", "*/*/*/*/flow/*_flow.npy"),
         splits=("training",),
     ),
     "custom": Family(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -104,7 +105,7 @@ def _path(file: Path, line: int, row: Mapping[str, Any], name: str) -> Path | No
     if value is None or value == "":
         return None
     path = file.parent / str(value)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file it takes any text for a name
         raise DataError(f"{file}, line {line}: the {name} {path} does not exist")
     return path
 
@@ -129,7 +130,9 @@ def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                     if not isinstance(value, dict):
                         raise DataError(f"{file}, line {number}: expected a JSON object")
                     yield number, value
-    except (csv.Error, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except DataError:
+        raise
+    except (csv.Error, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as a list of pairs: {error}") from error
 
 

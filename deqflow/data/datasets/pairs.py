@@ -160,7 +160,7 @@ class PairDataset(Sequence[Sample]):
             (self.files if pair.missing() is None else self.incomplete).append(pair)
         if not self.files:
             raise NoPairsError(
-                f"{root} holds no complete pair of {title}: a flow file and the two frames it belongs to"
+                f"{root} holds no complete pair of {title}: two frames, and their flow where it is published"
                 if not self.incomplete
                 else f"{root} holds no complete pair of {title}: {self.incomplete[0].missing()} is missing"
             )

@@ -1,0 +1,115 @@
+"""Own footage as a data set: folders of frames and flow, and lists of pairs."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from dataset_files import (
+    HEIGHT,
+    WIDTH,
+    corner,
+    make_custom,
+    make_list,
+    names,
+    write_frame,
+    write_motion,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deqflow.data.datasets import open_dataset
+from deqflow.errors import DataError
+from deqflow.io.flow_files import FLOW_FORMATS
+
+
+class TestCustom:
+    @pytest.mark.parametrize("suffix", FLOW_FORMATS)
+    def test_folders_with_any_flow_format(self, tmp_path, suffix):
+        (dataset,) = open_dataset("custom", make_custom(tmp_path / "mine", suffix))
+        assert (dataset.title, names(dataset)) == ("mine", ["shot1", "shot2"])
+        first, second = dataset
+        assert second.flow[0, 0].tolist() == [2, -2]
+        assert first.valid.all() and np.array_equal(second.valid, corner(7, 7))
+        assert [(s.sequence, s.index) for s in (first, second)] == [("mine", 0), ("mine", 1)]
+
+    def test_a_folder_per_sequence(self, tmp_path):
+        for sequence, number in product(("b", "a2", "a10"), (1, 2)):
+            write_frame(tmp_path / "frames" / sequence / f"{number}.png", number)
+        for sequence in ("b", "a10"):
+            write_motion(tmp_path / "flow" / sequence / "1.pfm")
+        assert names(open_dataset("custom", tmp_path)[0]) == ["a10/1", "b/1"]
+        testing = open_dataset("custom", tmp_path, split="testing")[0]
+        assert names(testing) == ["a2/1", "a10/1", "b/1"]
+        assert testing.files[0].flow is None
+
+    @pytest.mark.parametrize("kind", ["csv", "jsonl"])
+    def test_a_list(self, tmp_path, kind):
+        (dataset,) = open_dataset("custom", make_list(tmp_path, kind))
+        assert [sample.flow[0, 0, 0] for sample in dataset] == [1, 1, 1, 2]
+        assert [sample.valid.sum() for sample in dataset][:2] == [HEIGHT * WIDTH, 25]
+        assert names(dataset) == ["clip/0 to 1", "clip/1 to 2", "clip/2 to 3", "clip/0 to 2"]
+        assert {pair.sequence for pair in dataset.files} == {"clip"}
+        assert [pair.index for pair in dataset.files] == [0, 1, 2, 4]  # the last does not follow
+        assert open_dataset("custom", tmp_path / f"pairs.{kind}", split="testing")[0].files[0].flow is None
+
+    @pytest.mark.parametrize(
+        ("file", "content", "message"),
+        [
+            ("a.csv", "frame1,flow\n", "a.csv has no column 'frame2'"),
+            ("a.csv", "", "a.csv has no column 'frame1'"),
+            (
+                "a.csv",
+                "frame1,frame2,flow\nx.png,y.png,z.flo\n",
+                r"a.csv, line 2: the frame1 .*x.png does not",
+            ),
+            (
+                "a.csv",
+                "frame1,frame2\nin.png,in.png\n",
+                "a.csv, line 2: no flow, expected frame1, frame2, flow",
+            ),
+            ("a.jsonl", '{"frame1": "in.png"}\n', "a.jsonl, line 1: no frame2"),
+            ("a.jsonl", "[1]\n", "a.jsonl, line 1: expected a JSON object"),
+            ("a.jsonl", "{\n", "a.jsonl cannot be read as a list of pairs"),
+            ("a.jsonl", "\x00" * 9, "a.jsonl cannot be read as a list of pairs"),
+            ("a.jsonl", "\n", "holds no complete pair"),
+            ("a.txt", "in.png in.png", "a.txt is not a folder"),
+        ],
+    )
+    def test_a_list_that_is_wrong_says_where(self, tmp_path, file, content, message):
+        write_frame(tmp_path / "in.png")
+        (tmp_path / file).write_text(content)
+        with pytest.raises(DataError, match=message):
+            open_dataset("custom", tmp_path / file)
+
+    @pytest.mark.parametrize("kind", ["csv", "jsonl"])
+    def test_no_list_fails_otherwise(self, tmp_path, kind):
+        write_frame(tmp_path / "in.png")
+        write_motion(tmp_path / "in.flo")
+        file = tmp_path / f"any.{kind}"
+        words = [
+            "frame1,frame2,flow\n",
+            "in.png",
+            ",",
+            "in.flo",
+            '{"frame1": ',
+            '"in.png"',
+            "}",
+            "[",
+            "\n",
+            '"',
+            "9" * 5000,
+        ]
+
+        @given(st.one_of(st.binary(), st.lists(st.sampled_from(words)).map("".join).map(str.encode)))
+        def opened_or_refused(content: bytes) -> None:
+            file.write_bytes(content)
+            try:
+                assert len(open_dataset("custom", file)[0]) > 0
+            except DataError as error:
+                assert file.name in str(error)
+
+        opened_or_refused()
+
+    def test_a_folder_without_frames(self, tmp_path):
+        with pytest.raises(DataError, match=r"frames is not a folder: expected frames/ and flow/"):
+            open_dataset("custom", tmp_path)
