@@ -1,6 +1,7 @@
-"""State dicts as published code lays them out, from the architecture alone, with random values."""
+"""Published models from the architecture alone: layouts of state dicts, and a plain forward pass."""
 
 import torch
+import torch.nn.functional as F
 
 
 def conv(out, into, rows, columns=None, *, bias=True):
@@ -107,3 +108,107 @@ def state_dict(size, *, weight_norm=False, prefix="module.", seed=0, **options):
             # The direction's length does not matter.
             tensors[f"{name}_v"] = 3 * weight
     return {f"{prefix}{name}": value for name, value in tensors.items()}
+
+
+def naive_lookup(features1, features2, flow, levels, radius):
+    """All-pairs volume, pooled level by level, sampled bilinearly with zeros outside."""
+    batch, channels, height, width = features1.shape
+    volume = torch.einsum("bcij,bckl->bijkl", features1, features2) / channels**0.5
+    volume = volume.reshape(batch * height * width, 1, *features2.shape[-2:])
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    centre = torch.stack((x, y)) + flow
+    offset = torch.arange(-radius, radius + 1).to(flow)
+    channels = []
+    for level in range(levels):
+        h, w = volume.shape[-2:]
+        at = centre.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2) / 2**level
+        at = at + torch.stack(torch.meshgrid(offset, offset, indexing="ij"), dim=-1)
+        if min(h, w) < 1:
+            seen = torch.zeros(at.shape[:-1])
+        else:
+            # align_corners=False keeps the formula free of a division by (size - 1).
+            grid = (2 * at + 1) / torch.tensor([w, h]) - 1
+            seen = F.grid_sample(volume, grid, align_corners=False, padding_mode="zeros")
+        channels.append(seen.reshape(batch, height, width, -1))
+        volume = F.avg_pool2d(volume, 2) if min(h, w) > 1 else volume[..., :0, :0]
+    return torch.cat(channels, dim=-1).permute(0, 3, 1, 2)
+
+
+class PlainForward:
+    """Flow after some steps, computed from a state dict (no prefix, no weight norm) in the obvious way."""
+
+    def __init__(self, weights, *, raft=False, gma=False):
+        self.weights, self.raft, self.gma = weights, raft, gma
+
+    def conv(self, x, name, stride=1):
+        weight = self.weights[f"{name}.weight"]
+        padding = (weight.shape[2] // 2, weight.shape[3] // 2)
+        return F.conv2d(x, weight, self.weights.get(f"{name}.bias"), stride, padding)
+
+    def norm(self, x, name):
+        if f"{name}.weight" not in self.weights:
+            return F.instance_norm(x)
+        values = [self.weights[f"{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias")]
+        return F.batch_norm(x, *values)
+
+    def encode(self, x, name):
+        x = F.relu(self.norm(self.conv(x, f"{name}.conv1", 2), f"{name}.norm1"))
+        for stage in (1, 2, 3):
+            for block in (0, 1):
+                at = f"{name}.layer{stage}.{block}"
+                stride = 2 if stage > 1 and block == 0 else 1
+                y = F.relu(self.norm(self.conv(x, f"{at}.conv1", stride), f"{at}.norm1"))
+                y = F.relu(self.norm(self.conv(y, f"{at}.conv2"), f"{at}.norm2"))
+                if stride == 2:
+                    x = self.norm(self.conv(x, f"{at}.downsample.0", 2), f"{at}.downsample.1")
+                x = F.relu(x + y)
+        return self.conv(x, f"{name}.conv2")
+
+    def gru(self, hidden, x, suffix):
+        both = torch.cat((hidden, x), dim=1)
+        update = torch.sigmoid(self.conv(both, f"update_block.gru.convz{suffix}"))
+        reset = torch.sigmoid(self.conv(both, f"update_block.gru.convr{suffix}"))
+        candidate = torch.tanh(
+            self.conv(torch.cat((reset * hidden, x), dim=1), f"update_block.gru.convq{suffix}")
+        )
+        return (1 - update) * hidden + update * candidate
+
+    def step(self, hidden, flow, context, attention, features):
+        seen = naive_lookup(*features, flow, 4, 4)
+        at = "update_block.encoder"
+        seen = F.relu(self.conv(F.relu(self.conv(seen, f"{at}.convc1")), f"{at}.convc2"))
+        moved = F.relu(self.conv(F.relu(self.conv(flow, f"{at}.convf1")), f"{at}.convf2"))
+        motion = F.relu(self.conv(torch.cat((seen, moved), dim=1), f"{at}.conv"))
+        motion = torch.cat((motion, flow), dim=1)
+        x = torch.cat((context, motion), dim=1)
+        if self.gma:
+            value = self.conv(motion, "update_block.gma.to_v")
+            together = torch.einsum("bij,bcj->bci", attention, value.flatten(2)).view_as(value)
+            x = torch.cat((x, motion + self.weights["update_block.gma.gamma"] * together), dim=1)
+        hidden = self.gru(self.gru(hidden, x, "1"), x, "2")
+        delta = F.relu(self.conv(hidden, "update_block.flow_head.conv1"))
+        return hidden, flow + self.conv(delta, "update_block.flow_head.conv2")
+
+    def __call__(self, image1, image2, steps):
+        image1, image2 = (2 * image / 255 - 1 for image in (image1, image2))
+        features = self.encode(image1, "fnet"), self.encode(image2, "fnet")
+        context = self.encode(image1, "cnet")
+        batch, channels, height, width = context.shape
+        hidden = torch.zeros_like(context)
+        if self.raft:
+            hidden, context = context.split(channels // 2, dim=1)
+            hidden = torch.tanh(hidden)
+        context = F.relu(context)
+        attention = None
+        if self.gma:
+            query, key = self.conv(context, "attn.to_qk").chunk(2, dim=1)
+            product = torch.einsum("bci,bcj->bij", query.flatten(2), key.flatten(2))
+            attention = torch.softmax(product * query.shape[1] ** -0.5, dim=2)
+        flow = torch.zeros(batch, 2, height, width)
+        for _ in range(steps):
+            hidden, flow = self.step(hidden, flow, context, attention, features)
+        mask = 0.25 * self.conv(F.relu(self.conv(hidden, "mask.0")), "mask.2")
+        mask = torch.softmax(mask.view(batch, 1, 9, 8, 8, height, width), dim=2)
+        around = F.unfold(8 * flow, 3, padding=1).view(batch, 2, 9, 1, 1, height, width)
+        full = (mask * around).sum(dim=2).permute(0, 1, 4, 2, 5, 3)
+        return full.reshape(batch, 2, 8 * height, 8 * width)

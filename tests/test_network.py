@@ -3,34 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from published import naive_lookup
 
 from deqflow.network import ConvexUpsampling, CorrelationPyramid, MixerUpdate, StandardizedConv2d
 from deqflow.network.update import PointwiseConv2d
 from deqflow.network.upsampling import extract_cells
-
-
-def naive_lookup(features1, features2, flow, levels, radius):
-    """All-pairs volume, pooled level by level, sampled bilinearly with zeros outside."""
-    batch, channels, height, width = features1.shape
-    volume = torch.einsum("bcij,bckl->bijkl", features1, features2) / channels**0.5
-    volume = volume.reshape(batch * height * width, 1, *features2.shape[-2:])
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    centre = torch.stack((x, y)) + flow
-    offset = torch.arange(-radius, radius + 1).to(flow)
-    channels = []
-    for level in range(levels):
-        h, w = volume.shape[-2:]
-        at = centre.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2) / 2**level
-        at = at + torch.stack(torch.meshgrid(offset, offset, indexing="ij"), dim=-1)
-        if min(h, w) < 1:
-            seen = torch.zeros(at.shape[:-1])
-        else:
-            # align_corners=False keeps the formula free of a division by (size - 1).
-            grid = (2 * at + 1) / torch.tensor([w, h]) - 1
-            seen = F.grid_sample(volume, grid, align_corners=False, padding_mode="zeros")
-        channels.append(seen.reshape(batch, height, width, -1))
-        volume = F.avg_pool2d(volume, 2) if min(h, w) > 1 else volume[..., :0, :0]
-    return torch.cat(channels, dim=-1).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("size", [(8, 10), (5, 7), (2, 2), (1, 3), (16, 9)])

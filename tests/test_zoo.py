@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from published import shapes_of, state_dict
+from published import PlainForward, shapes_of, state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -109,6 +109,26 @@ class TestPublishedCheckpoints:
         assert held == sum(value.numel() for value in tensors.values()) - copies
         assert model.config.update.head == options.get("head", model.config.update.head)
         assert model.config.update.weight_norm == options.get("weight_norm", False)
+
+    @pytest.mark.parametrize(
+        ("name", "size", "options"),
+        [
+            ("deqflow-tiny-gma", "tiny", {"gma": True}),
+            ("deqflow-tiny", "tiny", {"head": 256}),
+            ("raft", "b", {"raft": True}),
+        ],
+    )
+    def test_flow_is_that_of_a_plain_forward_pass(self, name, size, options, tmp_path):
+        tensors = state_dict(size, prefix="", **options)
+        if "gma" in options:
+            tensors["update_block.gma.gamma"] = torch.tensor([1.5])
+            tensors["attn.to_qk.weight"] *= 200  # or all positions would weigh alike
+        images = frames(72, 64, batch=2)
+        options.pop("head", None)
+        expected = PlainForward(tensors, **options)(*images, steps=3)
+        path = written(tmp_path / "published.pth", tensors)
+        flow = load(name, checkpoint=path, device="cpu")(*images, steps=3).flow
+        assert (flow - expected).abs().max() < 1e-5 * expected.abs().max()
 
     def test_weight_norm_is_only_another_parametrisation(self, tmp_path):
         images = frames(32, 40)
