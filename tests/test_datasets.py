@@ -338,13 +338,9 @@ class TestAll:
         assert len(find_benchmarks(tmp_path)[-1]) == 4  # all of them, whatever the list of the split says
 
     def test_a_root_without_benchmarks_is_named(self, tmp_path):
-        with pytest.raises(
-            DataError, match="gone is not a folder: expected one that holds data sets such as"
-        ):
+        with pytest.raises(DataError, match="gone is not a folder: expected one that holds data sets"):
             find_benchmarks(tmp_path / "gone")
-        with pytest.raises(
-            DataError, match=r"no known data set: expected at least one of MPI-Sintel, KITTI-2015"
-        ):
+        with pytest.raises(DataError, match=r"no known data set: expected at least one of MPI-Sintel"):
             find_benchmarks(tmp_path)
         (tmp_path / "KITTI-2015").mkdir()
         with pytest.raises(DataError, match="no complete pair of KITTI-2015"):
