@@ -37,9 +37,9 @@ class StandardizedConv2d(nn.Conv2d):
         scale = self.gain[:, None] * torch.rsqrt(flat.square().sum(dim=1, keepdim=True) + 1e-8)
         return (flat * scale).view_as(self.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve (B, C, H, W)."""
-        return self._conv_forward(x, self.standardized(), self.bias)
+    def forward(self, x: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Convolve (B, C, H, W); the result is scaled through the filters, which are smaller than it."""
+        return self._conv_forward(x, scale * self.standardized(), scale * self.get_parameter("bias"))
 
 
 def centre_and_scale(x: Tensor) -> Tensor:
@@ -67,8 +67,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
-        y = F.relu(self.conv1(x)) * RELU_GAIN
-        return F.relu(self.shortcut(x) + self.branch_scale * self.conv2(y))
+        # In place, which a convolution's gradient allows: memory traffic costs as much as arithmetic here.
+        y = F.relu_(self.conv1(x, RELU_GAIN))
+        return F.relu_(self.conv2(y, self.branch_scale).add_(self.shortcut(x)))
 
 
 class SharedEncoder(nn.Module):
@@ -108,7 +109,7 @@ class SharedEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Image (B, 3, H, W) in -1..1 -> features (B, F, H/8, W/8) and trunk (B, C, H/8, W/8)."""
-        trunk = centre_and_scale(self.stages(F.relu(self.stem(image)) * RELU_GAIN))
+        trunk = centre_and_scale(self.stages(F.relu_(self.stem(image, RELU_GAIN))))
         return centre_and_scale(self.feature_head(trunk)), trunk
 
     def context(self, trunk: Tensor) -> tuple[Tensor, None]:
