@@ -25,9 +25,17 @@ class PointwiseConv2d(nn.Linear):
     format, which makes its neighbours slow too.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, H, W)."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W).
+
+        ``onto`` (B, out, H, W) takes the place of the bias: the product is added to it in one go.
+        """
+        x = x.permute(0, 2, 3, 1)
+        if onto is None:
+            return super().forward(x).permute(0, 3, 1, 2)
+        onto = onto.permute(0, 2, 3, 1)
+        product = torch.addmm(onto.flatten(0, 2), x.flatten(0, 2), self.weight.t())
+        return product.view(onto.shape).permute(0, 3, 1, 2)
 
 
 class MixerUpdate(nn.Module):
@@ -83,9 +91,13 @@ class MixerUpdate(nn.Module):
             nn.init.zeros_(displacement.get_parameter("bias"))
 
     def prepare(self, context: Tensor) -> Tensor:
-        """The context's share of the gates, (B, mixed, H, W): the same at every step, so computed once."""
-        injected: Tensor = self.inject(context)
-        return injected
+        """The context's share of the gates, (B, H, W, mixed): the same at every step, so computed once.
+
+        The bias of the product that it is added to is in it. Channels come last so that selecting samples
+        keeps that memory layout, in the gradient as well.
+        """
+        injected = self.inject(context) + self.expand.bias[:, None, None]
+        return injected.permute(0, 2, 3, 1)
 
     def forward(
         self,
@@ -101,14 +113,15 @@ class MixerUpdate(nn.Module):
             hidden: (B, hidden, H, W).
             flow: (B, 2, H, W) in pixels of this grid.
             correlation: (B, correlation, H, W), looked up at ``flow``.
-            prepared: (N, mixed, H, W) from ``prepare``.
+            prepared: (N, H, W, mixed) from ``prepare``.
             active: (B,) which of these N samples are given; None means all.
         """
-        injected = prepared if active is None else prepared[active]
+        injected = (prepared if active is None else prepared[active]).permute(0, 3, 1, 2)
         seen = F.relu(self.correlation_encoder(correlation))
-        moved = F.relu(self.flow_encoder(flow))
+        # As the state's hidden is: one tensor in another memory format would make all after it convert.
+        moved = F.relu(self.flow_encoder(flow.contiguous(memory_format=torch.channels_last)))
         motion = F.relu(self.motion_encoder(torch.cat((seen, moved), dim=1)))
-        mixed = F.silu(self.expand(self.spatial(torch.cat((hidden, motion), dim=1))) + injected)
+        mixed = F.silu(self.expand(self.spatial(torch.cat((hidden, motion), dim=1)), injected))
         gate, candidate = self.gates(mixed).chunk(2, dim=1)
         hidden = torch.lerp(
             hidden, torch.tanh(candidate).to(hidden.dtype), torch.sigmoid(gate).to(hidden.dtype)
