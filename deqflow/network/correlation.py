@@ -53,21 +53,29 @@ class CorrelationPyramid:
         batch, channels, self.height, self.width = features1.shape
         self.levels, self.radius = levels, radius
         self.taps = 2 * radius + 2
-        columns, self._sizes, self._bases = [], [], []
+        device = features1.device
+        sizes, bases, columns = [], [], []
         base = self.taps  # the matrix starts with zeros: windows that miss a level altogether read them
         columns.append(features2.new_zeros(batch, channels, base))
         for _ in range(levels):
             h, w = features2.shape[-2:]
-            self._sizes.append((h, w))
-            self._bases.append(base)
+            sizes.append((w, h))
+            bases.append(base)
             padded = F.pad(features2.transpose(2, 3), (0, self.taps)).flatten(2)
             columns.append(padded)
             base += padded.shape[2]
             # A level may run out of rows on small frames; nothing is seen there then.
             features2 = F.avg_pool2d(features2, 2) if min(h, w) > 1 else features2[:, :, :0, :0]
         queries = features1.flatten(2).transpose(1, 2) / math.sqrt(channels)
-        self.row_length = base
         self._flat = (queries @ torch.cat(columns, dim=2)).flatten()
+        # What every lookup needs: where positions of frame 1 are, where their rows of the matrix start, and
+        # of each level its share of the resolution, size and place in a row.
+        positions = torch.arange(batch * self.height * self.width, device=device)
+        self._origins = (base * positions).view(batch, -1)
+        self._grid = coordinate_grid(self.height, self.width, device=device)
+        self._scales = torch.tensor([[0.5**level] for level in range(levels)], device=device)
+        self._sizes = torch.tensor(sizes, device=device)
+        self._bases = torch.tensor(bases, device=device)
 
     @property
     def nbytes(self) -> int:
@@ -85,30 +93,26 @@ class CorrelationPyramid:
             (b, levels * (2 radius + 1)^2, H, W) float32, bilinear, zeros outside; channel
             ``l (2r+1)^2 + (dx+r) (2r+1) + (dy+r)``, the published order.
         """
-        batch, positions, taps = flow.shape[0], self.height * self.width, self.taps
-        centre = flow + coordinate_grid(self.height, self.width, device=flow.device)
-        x, y = centre[:, 0].flatten(), centre[:, 1].flatten()
-        samples = torch.arange(batch, device=flow.device) if active is None else active
-        origin = (
-            samples[:, None] * positions + torch.arange(positions, device=flow.device)
-        ) * self.row_length
-        starts, fractions = [], []
-        offsets = torch.arange(taps, device=flow.device) - self.radius
-        for level, ((h, w), base) in enumerate(zip(self._sizes, self._bases, strict=True)):
-            # Far outside is as good as just outside; clamping keeps NaN and huge values out of the index.
-            at_x = torch.nan_to_num(x / 2**level).clamp(-taps, w + taps)
-            at_y = torch.nan_to_num(y / 2**level).clamp(-taps, h + taps)
-            left, top = at_x.floor(), at_y.floor()
-            fractions.append(torch.stack((at_x - left, at_y - top), dim=1))
-            column = left.long()[:, None] + offsets
-            row = (top.long() - self.radius).clamp(-taps, h)[:, None]
-            inside = (column >= 0) & (column < w)
-            starts.append(torch.where(inside, base + column * (h + taps) + row, 0))
-        start = torch.stack(starts, dim=1) + origin.flatten()[:, None, None]
+        taps, radius = self.taps, self.radius
+        # Far outside is as good as just outside; clamping keeps NaN and huge values out of the index.
+        centre = torch.nan_to_num(flow + self._grid).permute(0, 2, 3, 1).reshape(-1, 1, 2)
+        at = torch.minimum((centre * self._scales).clamp_min(-taps), self._sizes + float(taps))
+        corner = at.floor()
+        fraction = at - corner
+        left, top = corner.long().unbind(dim=2)
+        width, height = self._sizes.unbind(dim=1)
+        origin = (self._origins if active is None else self._origins[active]).view(-1, 1)
+        row = torch.minimum((top - radius).clamp_min(-taps), height)
+        offsets = torch.arange(-radius, taps - radius, device=flow.device)
+        stride = height + taps
+        first = origin + self._bases + left * stride + row
+        left = left[..., None]
+        inside = (offsets >= -left) & (offsets < width[:, None] - left)
+        start = torch.where(inside, first[..., None] + stride[:, None] * offsets, origin[..., None])
         values = _WindowRows.apply(self._flat, start.flatten(), taps)
         values = values.view(-1, self.levels, taps, taps).float()
-        fraction = torch.stack(fractions, dim=1)[..., None]
-        values = torch.lerp(values[..., :-1], values[..., 1:], fraction[:, :, 1:])
-        values = torch.lerp(values[:, :, :-1], values[:, :, 1:], fraction[:, :, :1])
+        across, down = fraction[..., None, None].unbind(dim=2)
+        values = torch.lerp(values[..., :-1], values[..., 1:], down)
+        values = torch.lerp(values[:, :, :-1], values[:, :, 1:], across)
         # Positions first, channels last: this view is an NCHW tensor in channels_last memory, without a copy.
-        return values.reshape(batch, self.height, self.width, -1).permute(0, 3, 1, 2)
+        return values.reshape(flow.shape[0], self.height, self.width, -1).permute(0, 3, 1, 2)
