@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:  # slow to import, and video needs none of it
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 Image = NDArray[np.uint8]
@@ -346,13 +347,25 @@ def _axes(xlabel: str, ylabel: str, *, log: str = "") -> Iterator["Axes"]:
         axes = Figure(figsize=_SIZE, dpi=150, layout="constrained").add_subplot(xlabel=xlabel, ylabel=ylabel)
         if "x" in log:
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:g}")
+            _plain_numbers(axes.xaxis)
         if "y" in log:
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
+            _plain_numbers(axes.yaxis)
         axes.grid(alpha=0.25, color=_INK, linewidth=0.6)
         axes.set_axisbelow(True)
         yield axes
+
+
+def _plain_numbers(axis: "Axis") -> None:
+    """0.1, 1, 10 on a logarithmic axis, and 2 and 5 between them where there is room."""
+
+    def label(value: float, _: float) -> str:
+        low, high = axis.get_view_interval()
+        steps = round(value / 10 ** np.floor(np.log10(value) + 1e-9))
+        return f"{value:g}" if steps == 1 or (steps in (2, 5) and high < 200 * low) else ""
+
+    axis.set_major_formatter(label)
+    axis.set_minor_formatter(label)
 
 
 def _figure_of(axes: "Axes") -> "Figure":

@@ -9,15 +9,17 @@ from typing import Any, Literal
 import torch
 
 from deqflow import zoo
+from deqflow.commands.common import prepare_outputs
 from deqflow.data.datasets import PairDataset, find_benchmarks, open_dataset
 from deqflow.data.datasets.catalogue import family_named
 from deqflow.equilibrium import Anderson, Broyden, FixedPointIteration, Solver
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.benchmark import run_benchmark
-from deqflow.evaluation.folder import ResultsFolder
+from deqflow.evaluation.folder import REPORT, ResultsFolder
 from deqflow.evaluation.predictors import BaselinePredictor, PairPredictor, Predictor, SequencePredictor
 from deqflow.evaluation.runner import Plan
+from deqflow.evaluation.summary import Summary
 from deqflow.io.files import replace_bytes
 from deqflow.training.processes import start_processes
 
@@ -58,8 +60,11 @@ class EvaluateOptions:
         baselines: What to compare with: dis is OpenCV's DIS (medium preset), zero is no motion.
         output: Folder to keep every pair's result in (samples.csv), with settings and summary. A run that
             ended early goes on from there.
-        overwrite: Forget what the output folder holds of another run.
+        overwrite: Forget what the output folder holds of another run, and replace files that exist.
         json: Also write every figure to this file.
+        report: Folder for a page with plots and samples (report.html); also that of the results, if no other
+            is given.
+        report_samples: How many samples the page shows; each is solved several times more.
     """
 
     benchmark: Path | None = None
@@ -82,6 +87,8 @@ class EvaluateOptions:
     output: Path | None = None
     overwrite: bool = False
     json: Path | None = None
+    report: Path | None = None
+    report_samples: int = 12
 
     def __post_init__(self) -> None:
         """Rejects what does not go together, naming the options."""
@@ -97,6 +104,7 @@ class EvaluateOptions:
             ("--batch", self.batch, 1),
             ("--workers", self.workers, 0),
             ("--limit", self.limit, 1),
+            ("--report-samples", self.report_samples, 1),
             ("--steps", self.steps, 1),
             ("--tolerance", self.tolerance, 0),
         ):
@@ -109,8 +117,13 @@ class EvaluateOptions:
                 f"--batch {self.batch} does not go with --reuse or --warm-start: "
                 "every pair waits for the one before"
             )
-        if self.overwrite and self.output is None:
-            raise ConfigError("--overwrite goes with --output FOLDER")
+        if self.overwrite and self.results is None and self.json is None:
+            raise ConfigError("--overwrite goes with --output, --report or --json")
+
+    @property
+    def results(self) -> Path | None:
+        """The folder that keeps every pair's result."""
+        return self.report if self.output is None else self.output
 
     @property
     def sequential(self) -> bool:
@@ -170,8 +183,9 @@ def run(options: EvaluateOptions) -> int:
     plan = Plan.of(options.datasets(), sequential=options.sequential, limit=options.limit)
     if options.json is not None:
         # Before the work rather than after it: an unwritable place must not cost a whole run.
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.touch()
+        prepare_outputs([options.json], overwrite=options.overwrite)
+    if options.report not in (None, options.results):
+        prepare_outputs([options.report / REPORT], overwrite=options.overwrite)
     with start_processes(options.device) as processes:
         model = zoo.load(
             options.model,
@@ -188,7 +202,7 @@ def run(options: EvaluateOptions) -> int:
             processes,
             batch=options.batch,
             workers=options.workers,
-            folder=None if options.output is None else ResultsFolder(options.output),
+            folder=None if options.results is None else ResultsFolder(options.results),
             settings=settings,
             overwrite=options.overwrite,
         )
@@ -197,7 +211,31 @@ def run(options: EvaluateOptions) -> int:
             if options.json is not None:
                 report = json.dumps({"settings": settings, **summary.as_dict()}, indent=2, allow_nan=False)
                 replace_bytes(options.json, report.encode() + b"\n")
+            if options.report is not None:
+                _report(options, model, summary, plan, settings)
     return 0
+
+
+def _report(
+    options: EvaluateOptions, model: DEQFlow, summary: Summary, plan: Plan, settings: dict[str, Any]
+) -> None:
+    # Only now, because matplotlib and jinja2 take a while to import.
+    from deqflow.evaluation.report import write_report
+
+    assert options.report is not None and options.results is not None
+    page = write_report(
+        options.report,
+        model,
+        summary,
+        plan.datasets,
+        ResultsFolder(options.results).finished(),
+        settings,
+        steps=options.steps,
+        tolerance=options.tolerance,
+        solver=SOLVERS.get(options.solver),
+        samples=options.report_samples,
+    )
+    print(f"Report: {page}")
 
 
 def fingerprint(model: DEQFlow) -> str:

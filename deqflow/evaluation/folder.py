@@ -27,6 +27,7 @@ from deqflow.io.files import atomic_path
 SETTINGS = "settings.json"
 SUMMARY = "summary.json"
 TABLE = "table.md"
+REPORT = "report.html"
 
 
 class ResultsFolder:

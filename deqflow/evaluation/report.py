@@ -1,0 +1,361 @@
+"""The report of an evaluation: one page that needs nothing but itself, and its pictures as PNG beside it."""
+
+import base64
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from deqflow import zoo
+from deqflow.data.datasets import PairDataset
+from deqflow.equilibrium import Solver
+from deqflow.estimator import DEQFlow
+from deqflow.evaluation.charts import Chart, charts
+from deqflow.evaluation.folder import REPORT
+from deqflow.evaluation.predictors import Item
+from deqflow.evaluation.results import SampleResult
+from deqflow.evaluation.study import Study, spearman, study
+from deqflow.evaluation.summary import Summary
+from deqflow.evaluation.totals import Total
+from deqflow.io.files import replace_bytes
+from deqflow.io.images import write_image
+from deqflow.visualize import color_bar, figure_image, flow_to_color, scalar_map, side_by_side
+
+MOST_SAMPLES = 20
+"""Samples that a page takes: it must stay light enough to be mailed."""
+
+_WIDTH = 560  # pixels of a picture on the page
+_COLUMNS = {"1px": "1px %", "3px": "3px %", "5px": "5px %", "fl_all": "Fl %", "wauc": "WAUC"}
+_PUBLISHED = {"MPI-Sintel clean": "epe", "MPI-Sintel final": "epe", "KITTI-2015": "epe fl_all"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A sample that is shown, and why: "best", "median" or "worst" of its data set."""
+
+    rank: str
+    result: SampleResult
+    item: Item
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a sample.
+
+    Attributes:
+        title: what it shows.
+        image: uint8 RGB.
+        scale: the value of the brightest colour, for pictures of numbers.
+    """
+
+    title: str
+    image: NDArray[np.uint8]
+    scale: str = ""
+
+    @property
+    def source(self) -> Markup:
+        """The picture as an address that holds it."""
+        done, data = cv2.imencode(
+            ".webp", cv2.cvtColor(self.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, 88]
+        )
+        assert done
+        return Markup("data:image/webp;base64,") + base64.b64encode(data.tobytes()).decode()
+
+
+@dataclass
+class Findings:
+    """What the page is about.
+
+    Attributes:
+        summary: totals of all methods.
+        results: those of the model, one per pair.
+        studies: the samples looked at closely.
+        settings: what was run.
+    """
+
+    summary: Summary
+    results: list[SampleResult]
+    studies: list[tuple[Choice, Study]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """The method of interest."""
+        return self.summary.methods[0]
+
+
+def write_report(
+    folder: Path,
+    model: DEQFlow,
+    summary: Summary,
+    datasets: Sequence[PairDataset],
+    results: Iterable[SampleResult],
+    settings: Mapping[str, Any],
+    *,
+    steps: int | None = None,
+    tolerance: float | None = None,
+    solver: Solver | None = None,
+    samples: int = 12,
+) -> Path:
+    """Looks closely at some samples and writes the page and its pictures.
+
+    Args:
+        folder: where to; made if it is not there.
+        model: the method of interest, the first of the summary.
+        summary: totals of all methods on all pairs.
+        datasets: what the pairs are in.
+        results: one per pair and method.
+        settings: what was run, shown at the top.
+        steps: as in the run.
+        tolerance: as in the run.
+        solver: as in the run.
+        samples: how many are looked at and shown, at most ``MOST_SAMPLES``.
+
+    Returns:
+        The page.
+
+    Raises:
+        DeqflowError, OSError: a pair cannot be read, or the folder not be written.
+    """
+    method = summary.methods[0]
+    own = [result for result in results if result.method == method]
+    studies = [
+        (choice, study(model, choice.item, steps=steps, tolerance=tolerance, solver=solver))
+        for choice in tqdm(choose(own, datasets, min(samples, MOST_SAMPLES)), unit="sample", desc="report")
+    ]
+    findings = Findings(summary, own, studies, settings)
+    stop = model.defaults.tolerance if tolerance is None else tolerance
+    drawn = charts(summary, own, [look for _, look in studies], tolerance=stop)
+    for name in ("plots", "samples"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for chart in drawn:
+        write_image(folder / "plots" / f"{chart.name}.png", figure_image(chart.figure))
+    shown = []
+    for number, (choice, look) in enumerate(studies, 1):
+        pictures = sample_pictures(look)
+        write_image(folder / "samples" / f"{number:02d}_{file_name(look.name)}.png", panel(pictures))
+        shown.append({"choice": choice, "study": look, "pictures": pictures})
+    replace_bytes(folder / REPORT, render(findings, drawn, shown).encode())
+    return folder / REPORT
+
+
+def choose(results: Sequence[SampleResult], datasets: Sequence[PairDataset], limit: int) -> list[Choice]:
+    """The worst, median and best sample of each data set, in the data sets' order; no more than ``limit``.
+
+    If that is too many, best ones are left out first, then median ones. Without a finite EPE it is the worst.
+    """
+    chosen: list[tuple[str, int, SampleResult]] = []
+    for number, dataset in enumerate(datasets):
+        mine = sorted(
+            (result for result in results if result.dataset == dataset.title),
+            key=lambda result: (not math.isfinite(result.epe), result.epe),
+        )
+        if mine:
+            ranks = {len(mine) - 1: "worst", (len(mine) - 1) // 2: "median", 0: "best"}
+            if len(mine) < 3:
+                ranks = {len(mine) - 1: "worst", 0: "best"} if len(mine) == 2 else {0: "only"}
+            chosen += [(rank, number, mine[place]) for place, rank in ranks.items()]
+    order = ("only", "worst", "median", "best")
+    chosen = sorted(chosen, key=lambda choice: order.index(choice[0]))[:limit]
+    places = {dataset.title: {f.name: i for i, f in enumerate(dataset.files)} for dataset in datasets}
+    found = []
+    for rank, number, result in sorted(chosen, key=lambda choice: (choice[1], -order.index(choice[0]))):
+        dataset = datasets[number]
+        found.append(Choice(rank, result, Item(dataset, dataset[places[dataset.title][result.name]])))
+    return found
+
+
+def sample_pictures(look: Study) -> list[Picture]:
+    """What is shown of a sample: frames, truth, estimate, error, disagreement; all of one size."""
+    sample = look.item.sample
+    valid = sample.valid
+    lengths = np.hypot(sample.flow[..., 0], sample.flow[..., 1])[valid]
+    longest = round_up(float(np.percentile(lengths, 99)) if lengths.size else 1.0)
+    known = look.known
+    largest = round_up(float(np.percentile(look.error[known], 98)) if known.any() else 1.0)
+    apart = round_up(float(np.percentile(look.disagreement, 99)))
+    everywhere = np.ones(valid.shape, bool)
+    truth = shrink_known(sample.flow, valid)
+    estimate = shrink_known(look.flow, np.asarray(np.isfinite(look.flow).all(axis=-1)))
+    frame1, frame2 = (
+        np.clip(np.rint(shrink_known(frame, everywhere)), 0, 255).astype(np.uint8)
+        for frame in (sample.frame1, sample.frame2)
+    )
+    error = shrink_known(look.error[..., None], known)
+    spread = shrink_known(look.disagreement[..., None], everywhere)
+    full = f"{longest:g} px"
+    return [
+        Picture("Frame 1", frame1),
+        Picture("Ground truth", flow_to_color(truth, longest, clip=True), full),
+        Picture("Estimate", flow_to_color(estimate, longest, clip=True), full),
+        Picture("Frame 2", frame2),
+        Picture("Error", scalar_map(error[..., 0], largest), f"{largest:g} px"),
+        Picture("Disagreement between starts", scalar_map(spread[..., 0], apart), f"{apart:g} px"),
+    ]
+
+
+def shrink_known(values: NDArray[Any], known: NDArray[np.bool_], width: int = _WIDTH) -> NDArray[np.float32]:
+    """Scales (H, W, C) down to a width by averaging what is known; NaN where nothing is.
+
+    Sparse ground truth stays visible, which plain scaling would fade to nothing.
+    """
+    height = max(1, round(values.shape[0] * min(1.0, width / values.shape[1])))
+    size = (min(width, values.shape[1]), height)
+    weight = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    filled = np.where(known[..., None], values, 0).astype(np.float32)
+    total = cv2.resize(filled, size, interpolation=cv2.INTER_AREA).reshape(height, size[0], -1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(weight[..., None] > 1e-3, total / weight[..., None], np.nan).astype(np.float32)
+
+
+def panel(pictures: Sequence[Picture]) -> NDArray[np.uint8]:
+    """Pictures of one size in rows of three, titled."""
+    blank = np.full_like(pictures[0].image, 32)
+    images = [picture.image for picture in pictures] + [blank] * (-len(pictures) % 3)
+    titles = [f"{p.title}, {p.scale}" if p.scale else p.title for p in pictures]
+    rows = [side_by_side(images[i : i + 3], titles[i : i + 3]) for i in range(0, len(images), 3)]
+    return np.concatenate(rows)
+
+
+def round_up(value: float) -> float:
+    """The next of 1, 2, 5, 10, ... times a power of ten, at least 0.1: a scale that can be said."""
+    value = max(value, 0.1)
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (1, 2, 5, 10) if value <= step * power * (1 + 1e-9))
+
+
+def file_name(name: str) -> str:
+    """A name as part of a file's name, whatever it holds."""
+    return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)[:80]
+
+
+def render(findings: Findings, drawn: Sequence[Chart], shown: Sequence[Mapping[str, Any]]) -> str:
+    """The page as HTML."""
+    environment = Environment(
+        autoescape=True,
+        loader=PackageLoader("deqflow.evaluation"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = shown_number
+    return environment.get_template(REPORT).render(
+        findings=findings,
+        charts={chart.name: chart for chart in drawn},
+        samples=shown,
+        errors=error_table(findings.summary),
+        published=published_table(findings.summary),
+        confidence=confidence(findings),
+        bar=Picture("", color_bar(160, 10)).source,
+        wheel=Picture("", wheel()).source,
+    )
+
+
+def shown_number(value: float | None, digits: int = 2) -> str:
+    """A number for people; a dash where there is none."""
+    return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def wheel(size: int = 96) -> NDArray[np.uint8]:
+    """The colours of flow: a disc of all directions, white around it."""
+    axis = np.linspace(-1, 1, size, dtype=np.float32)
+    flow = np.stack(np.meshgrid(axis, axis), axis=-1)
+    inside = np.hypot(flow[..., 0], flow[..., 1]) <= 1
+    return np.where(inside[..., None], flow_to_color(flow, 1.0, clip=True), 255).astype(np.uint8)
+
+
+def error_table(summary: Summary) -> dict[str, Any]:
+    """Cells of the table of all data sets."""
+    first = summary.methods[0]
+    rows = []
+    for title, totals in summary.totals.items():
+        own = totals[first]
+        figures = own.metrics()
+        rows.append(
+            {
+                "title": title,
+                "pairs": own.pairs,
+                "epe": [headline_epe(title, totals[method]) for method in summary.methods],
+                "figures": [figures.get(name) for name in _COLUMNS],
+                "steps": own.mean_steps,
+                "seconds": own.mean_seconds,
+            }
+        )
+    return {"methods": summary.methods, "columns": list(_COLUMNS.values()), "rows": rows}
+
+
+def headline_epe(title: str, total: Total) -> float:
+    """The EPE that is compared: Sintel's and Spring's over all pixels together, the others' over images."""
+    return total.all.epe_pixel if title.startswith(("MPI-Sintel", "Spring")) else total.all.epe_image
+
+
+def published_table(summary: Summary) -> list[dict[str, Any]]:
+    """Rows of this run's methods and of published models on Sintel and KITTI 2015; empty without these."""
+    if not any(title in summary.totals for title in _PUBLISHED):
+        return []
+    rows = []
+    for method in summary.methods:
+        cells: list[float | None] = []
+        for title, names in _PUBLISHED.items():
+            total = summary.totals.get(title, {}).get(method)
+            values = [] if total is None else [headline_epe(title, total), total.all.fl]
+            cells += values[: len(names.split())] or [None] * len(names.split())
+        rows.append({"name": f"{method}, this run", "ours": method == summary.methods[0], "cells": cells})
+    results = {result.checkpoint: (name, result) for name, p in zoo.PRESETS.items() for result in p.published}
+    for checkpoint, (name, result) in results.items():
+        cells = [result.sintel_clean, result.sintel_final, result.kitti_epe, result.kitti_fl]
+        label = f"RAFT {checkpoint}" if name.startswith("raft") else f"DEQ-Flow {checkpoint}"
+        rows.append({"name": label, "ours": False, "cells": cells})
+    return rows
+
+
+def coverage(summary: Summary) -> list[str]:
+    """Which published data sets were evaluated only in part, in words."""
+    return [
+        f"{summary.totals[title][summary.methods[0]].pairs} of {count} pairs of {title}"
+        for title, count in (("MPI-Sintel clean", 1041), ("MPI-Sintel final", 1041), ("KITTI-2015", 200))
+        if title in summary.totals and summary.totals[title][summary.methods[0]].pairs < count
+    ]
+
+
+def confidence(findings: Findings) -> dict[str, Any]:
+    """How well residual and disagreement tell the error, as rank correlations and in words."""
+    results = [r for r in findings.results if r.residual is not None and math.isfinite(r.epe)]
+    residual = spearman(
+        np.array([r.residual for r in results], float), np.array([r.epe for r in results], float)
+    )
+    looks = [look for _, look in findings.studies]
+    spread = spearman(
+        np.array([look.mean_disagreement for look in looks]), np.array([look.epe for look in looks])
+    )
+    within = [look.correlation for look in looks if math.isfinite(look.correlation)]
+    return {
+        "residual": residual,
+        "residual_pairs": len(results),
+        "residual_words": in_words(residual),
+        "spread": spread,
+        "spread_pairs": len(looks),
+        "spread_words": in_words(spread),
+        "within": float(np.median(within)) if within else math.nan,
+        "within_words": in_words(float(np.median(within)) if within else math.nan),
+        "starts": looks[0].starts if looks else 0,
+        "coverage": coverage(findings.summary),
+    }
+
+
+def in_words(correlation: float) -> str:
+    """What a rank correlation says."""
+    if math.isnan(correlation):
+        return "too few samples to say"
+    for least, words in ((0.7, "tells well"), (0.4, "tells in part"), (0.2, "tells a little")):
+        if correlation >= least:
+            return words
+    return "does not tell"

@@ -1,0 +1,195 @@
+"""A pair looked at closely: what more steps bring, how the solve settles, and whether other starts agree."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deqflow.devices import autocast
+from deqflow.equilibrium import Solver, StoppingRule, solve
+from deqflow.estimator import DEQFlow, FlowState, movement
+from deqflow.evaluation.metrics import end_point_error, measure_sample
+from deqflow.evaluation.predictors import Item
+from deqflow.geometry import Padding
+
+Map = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One pair and how its solve behaves.
+
+    Attributes:
+        item: the pair.
+        flow: the estimate, (H, W, 2) in pixels.
+        error: its end-point error, (H, W) in pixels; NaN where the truth is not known.
+        epe: mean of that, by the data set's definition.
+        steps: evaluations it took.
+        residual: how far the flow moved in the last of them, RMS in pixels.
+        curve: EPE after so many steps, whatever the tolerance.
+        trace: residual after each step of the same solve.
+        disagreement: how far the flows from several starts lie apart, (H, W): root mean square distance from
+            their mean in pixels.
+        starts: how many starts.
+    """
+
+    item: Item
+    flow: NDArray[np.float32]
+    error: Map
+    epe: float
+    steps: int
+    residual: float
+    curve: dict[int, float]
+    trace: Map
+    disagreement: Map
+    starts: int
+
+    @property
+    def name(self) -> str:
+        """The data set and the pair."""
+        return f"{self.item.dataset.title} {self.item.sample.name}"
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Where there is an error to speak of."""
+        return np.isfinite(self.error)
+
+    @property
+    def mean_disagreement(self) -> float:
+        """Over all pixels of the frame, so that no ground truth is needed."""
+        return float(self.disagreement.mean())
+
+    @property
+    def correlation(self) -> float:
+        """Rank correlation of disagreement and error over the pixels whose error is known."""
+        return spearman(self.disagreement[self.known], self.error[self.known])
+
+
+@torch.no_grad()
+def study(
+    model: DEQFlow,
+    item: Item,
+    *,
+    steps: int | None = None,
+    tolerance: float | None = None,
+    solver: Solver | None = None,
+    starts: int = 3,
+    seed: int = 0,
+) -> Study:
+    """Solve a pair in several ways.
+
+    Args:
+        model: the estimator.
+        item: a pair with ground truth.
+        steps: see ``DEQFlow.forward``.
+        tolerance: see ``DEQFlow.forward``.
+        solver: see ``DEQFlow.forward``.
+        starts: how many starts are compared: zeros, and states of noise.
+        seed: of the noise.
+    """
+    sample, padding = item.sample, item.padding
+    first, second = (
+        model.encode(padding.pad(model.to_tensor(frame, name)))
+        for name, frame in (("frame1", sample.frame1), ("frame2", sample.frame2))
+    )
+    steps = model.defaults.steps if steps is None else steps
+
+    def settle(state: FlowState | None) -> tuple[FlowState, NDArray[np.float32], int, float]:
+        solution = model.solve_pair(first, second, state, steps=steps, tolerance=tolerance, solver=solver)
+        flow = upsampled(model, solution.state, padding)
+        return solution.state, flow, int(solution.steps[0]), float(solution.residual[0, 0])
+
+    found, flow, taken, residual = settle(None)
+    generator = torch.Generator(found.flow.device).manual_seed(seed)
+    flows = [flow] + [settle(noise_like(found, generator))[1] for _ in range(starts - 1)]
+
+    # Every step up to twice the usual number; all are measured, and none ends the solve.
+    counts = step_counts(steps)
+    step = model.operator(first, second)
+    with autocast(model.device, model.precision):
+        stop = StoppingRule(steps=counts[-1], measure=movement, keep="best")
+        path = solve(step, step.start, solver or model.defaults.solver, stop, record=counts)
+    curve = {
+        count: measure_sample(upsampled(model, state, padding), sample)["all"].epe
+        for count, state in zip(counts, path.recorded, strict=True)
+    }
+    return Study(
+        item=item,
+        flow=flow,
+        error=np.where(sample.valid, end_point_error(flow, sample.flow), np.nan),
+        epe=measure_sample(flow, sample)["all"].epe,
+        steps=taken,
+        residual=residual,
+        curve=curve,
+        trace=path.trace[:, 0].double().cpu().numpy(),
+        disagreement=disagreement(flows),
+        starts=starts,
+    )
+
+
+def upsampled(model: DEQFlow, state: FlowState, padding: Padding) -> NDArray[np.float32]:
+    """A state as flow of the frame's size, (H, W, 2)."""
+    with autocast(model.device, model.precision):
+        flow = model.upsample(state.hidden, state.flow)
+    return padding.crop(flow)[0].float().permute(1, 2, 0).cpu().numpy()
+
+
+def noise_like(state: FlowState, generator: torch.Generator) -> FlowState:
+    """Noise as large as a state: flow as long as its own (at least a pixel of the grid), hidden as spread."""
+
+    def noise(part: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+        drawn = torch.randn(part.shape, generator=generator, device=part.device)
+        return (drawn * size).to(part.dtype)
+
+    length = state.flow.float().square().mean().sqrt().clamp_min(1.0)
+    return FlowState(noise(state.hidden, state.hidden.float().std()), noise(state.flow, length))
+
+
+def disagreement(flows: Sequence[NDArray[np.floating]]) -> Map:
+    """Root mean square distance of flows (H, W, 2) from their mean at each pixel, (H, W) in pixels."""
+    stacked = np.stack(flows).astype(np.float64)
+    return np.sqrt(np.square(stacked - stacked.mean(axis=0)).sum(axis=-1).mean(axis=0))
+
+
+def step_counts(steps: int) -> list[int]:
+    """Powers of two below ``steps``, ``steps`` itself and its double."""
+    return [2**power for power in range(steps.bit_length()) if 2**power < steps] + [steps, 2 * steps]
+
+
+def spearman(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
+    """Spearman's rank correlation of (N,) and (N,), ties sharing their mean rank; NaN below three points."""
+    if len(x) < 3:
+        return math.nan
+    a, b = (_ranks(values) for values in (x, y))
+    a, b = a - a.mean(), b - b.mean()
+    size = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / size if size else math.nan
+
+
+def _ranks(values: NDArray[np.floating]) -> Map:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
+
+
+def sparsification(
+    error: NDArray[np.floating], uncertainty: NDArray[np.floating], shares: Iterable[float]
+) -> Map:
+    """Mean error of what is left when the most uncertain pixels are taken away, relative to that of all.
+
+    Source: Ilg et al., Uncertainty Estimates and Multi-Hypotheses Networks for Optical Flow, ECCV 2018.
+
+    Args:
+        error: (N,) errors.
+        uncertainty: (N,) what ranks them.
+        shares: of the pixels to take away, each below 1.
+
+    Returns:
+        One number per share; 1 throughout if the uncertainty says nothing about the error.
+    """
+    ordered = error[np.argsort(uncertainty, kind="stable")].astype(np.float64)
+    means = np.cumsum(ordered) / np.arange(1, len(ordered) + 1)
+    left = [max(1, round((1 - share) * len(ordered))) for share in shares]
+    return np.array([means[count - 1] for count in left]) / (means[-1] or 1.0)
