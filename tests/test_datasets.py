@@ -122,6 +122,13 @@ class TestChairs:
         with pytest.raises(DataError, match="not the official list"):
             open_dataset("chairs", tmp_path)
 
+    def test_a_list_that_ends_before_the_pairs_is_refused(self, tmp_path):
+        (make_chairs(tmp_path) / "FlyingChairs_train_val.txt").write_text("1\n2\n")
+        with pytest.raises(
+            DataError, match=r"00003_flow.flo is none of the 2 pairs that FlyingChairs_train_val"
+        ):
+            open_dataset("chairs", tmp_path)
+
     def test_chairs2(self, tmp_path):
         for folder, number in product(("train", "val"), (0, 12)):
             stem = tmp_path / folder / f"{number:07d}"

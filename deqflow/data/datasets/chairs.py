@@ -18,15 +18,19 @@ def flying_chairs(root: Path, split: str) -> list[PairDataset]:
     """The pairs that the official list assigns to the split; ``all`` needs no list.
 
     Raises:
-        DataError: the list is missing or not as long as the data set's numbers go.
+        DataError: the list is missing, is another file, or does not reach as far as the pairs.
     """
     data = root / "data"
-    chosen = None if split == "all" else _numbers(root, _SPLIT_CODES[split])
+    codes = None if split == "all" else _codes(root)
 
     def candidates() -> Iterator[PairFiles]:
         for flow in sorted(data.glob("*_flow.flo")):
             stem = flow.stem.removesuffix("_flow")
-            if chosen is None or stem in chosen:
+            if codes is not None and stem not in codes:
+                raise DataError(
+                    f"{flow} is none of the {len(codes)} pairs that {SPLIT_FILE} assigns to a split"
+                )
+            if codes is None or codes[stem] == _SPLIT_CODES[split]:
                 yield PairFiles(
                     stem, data / f"{stem}_img1.ppm", data / f"{stem}_img2.ppm", flow, sequence=stem
                 )
@@ -34,8 +38,8 @@ def flying_chairs(root: Path, split: str) -> list[PairDataset]:
     return [PairDataset("FlyingChairs", "FlyingChairs", candidates(), data)]
 
 
-def _numbers(root: Path, code: str) -> frozenset[str]:
-    """The five-digit numbers of a split: line n of the list holds the code of pair n."""
+def _codes(root: Path) -> dict[str, str]:
+    """The code of every pair by its five-digit number: line n of the list is about pair n."""
     for folder in (root, root / "data", root.parent):
         if (folder / SPLIT_FILE).is_file():
             codes = (folder / SPLIT_FILE).read_text(encoding="ascii", errors="replace").split()
@@ -47,7 +51,7 @@ def _numbers(root: Path, code: str) -> frozenset[str]:
         )
     if not codes or not set(codes) <= set(_SPLIT_CODES.values()):
         raise DataError(f"{folder / SPLIT_FILE} is not the official list: expected a 1 or a 2 in every line")
-    return frozenset(f"{number:05d}" for number, found in enumerate(codes, 1) if found == code)
+    return {f"{number:05d}": code for number, code in enumerate(codes, 1)}
 
 
 def flying_chairs2(root: Path, split: str) -> list[PairDataset]:
