@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from deqflow import zoo
 from deqflow.cli import COMMANDS, main
-from deqflow.io import VideoWriter, open_video, read_flow, read_image, write_image
+from deqflow.io import VideoWriter, open_video, read_flow, read_image, write_flow, write_image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -136,6 +136,15 @@ class TestFlow:
         message = wrong(capfd, "flow", *pair, "--output", "c.npy", "--formats", "flo")
         assert "c.npy takes --formats npy, got flo" in message
         assert "folder for 2 pairs" in wrong(capfd, "flow", "frames", "--output", "c.npy")
+
+    def test_a_clipped_flow_is_one_line(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        large = np.full((4, 5, 2), 600, np.float32)
+        monkeypatch.setattr("deqflow.commands.flow.run", lambda options: write_flow("large.png", large))
+        assert run("flow", "a.png", "b.png") == 0
+        (line,) = capfd.readouterr().err.splitlines()
+        assert line.startswith("deqflow: warning: large.png: 20 of 20 pixels were clipped")
 
     def test_a_folder_in_natural_order(self, folder: Path, weights: Path) -> None:
         assert run("flow", "frames", "--checkpoint", weights, "--output", "out", "--steps", 2) == 0
