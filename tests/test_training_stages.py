@@ -175,8 +175,9 @@ def own(tmp_path, **changes):
     data = tmp_path / "footage"
     if not data.exists():
         footage(data, sequences=2, frames=3)
-    given = {"stage": "custom", "data_sets": ("custom",), "data": data, "keep_best": True, "held_out": 0.5}
-    return small(tmp_path / "run", steps=2, validate_steps=1, **{**given, **changes})
+    options = small(tmp_path / "run", steps=2, stage="custom", data_sets=("custom",), data=data)
+    options = replace(options, keep_best=True, held_out=0.5, validate_steps=1)
+    return replace(options, **changes)
 
 
 def metadata(path):
