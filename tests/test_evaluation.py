@@ -446,6 +446,15 @@ class TestCommand:
         assert report["settings"]["weights"] == fingerprint(model)
         assert report["settings"]["pairs"]["MPI-Sintel final"] == 3
 
+    def test_a_file_that_exists_is_not_replaced_unasked(self, benchmarks, tmp_path, model, capsys):
+        file = tmp_path / "report.json"
+        file.write_text("mine")
+        options = ("--benchmark", benchmarks, "--limit", 1, "--steps", 1, "--json", file)
+        assert evaluate_command(*options) == 2
+        assert "report.json exists already" in capsys.readouterr().err and file.read_text() == "mine"
+        assert evaluate_command(*options, "--overwrite") == 0
+        assert json.loads(file.read_text())["settings"]["steps"] == 1
+
     def test_data_sets_by_name_under_their_own_root_or_a_common_one(self, benchmarks, model, capsys):
         common = ("--baselines", "zero", "--steps", 2, "--precision", "float32")
         assert evaluate_command("--dataset", "sintel", "kitti-2015", "--root", benchmarks, *common) == 0
@@ -514,7 +523,7 @@ class TestCommand:
             (("--benchmark", "data", "--tolerance", "nan"), "--tolerance must be 0 or more"),
             (("--benchmark", "data", "--reuse", "--warm-start"), "expected one of them"),
             (("--benchmark", "data", "--reuse", "--batch", "2"), "every pair waits"),
-            (("--benchmark", "data", "--overwrite"), "--overwrite goes with --output"),
+            (("--benchmark", "data", "--overwrite"), "--overwrite goes with"),
         ],
     )
     def test_options_that_do_not_go_together_are_named(

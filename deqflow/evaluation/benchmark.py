@@ -1,7 +1,8 @@
 """A whole evaluation: what is left to do is shared between processes, and what they found is put together."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -55,31 +56,21 @@ def run_benchmark(
     summary = Summary.of(list(methods), plan)
     finished: set[SampleKey] = set()
     if folder is not None:
-        if processes.first:
-            folder.open(settings or {}, overwrite=overwrite)
-        processes.wait()
-        for result in folder.finished():
-            finished.add(result.key)
-            if processes.first:
-                summary.add(result)
-        processes.wait()  # until all have read what the first will now append to
+        finished = _begin(folder, settings or {}, summary, processes, overwrite=overwrite)
     share = plan.without(finished, methods).share(processes.rank, processes.count)
     found = evaluate(methods, share, batch=batch, workers=workers, finished=finished)
-    with tqdm(total=len(share.places), unit="pair", disable=not (progress and processes.first)) as bar:
-        if folder is None:
-            _collect(found, summary, None, bar)
-        else:
-            with folder.table(processes.rank) as table:
-                try:
-                    _collect(found, summary, table, bar)
-                except KeyboardInterrupt:
-                    bar.close()
-                    if processes.first:
-                        print(
-                            f"{folder.path / SAMPLES} holds what is finished; the same command goes on",
-                            file=sys.stderr,
-                        )
-                    raise
+    with (
+        nullcontext() if folder is None else folder.table(processes.rank) as table,
+        tqdm(total=len(share.places), unit="pair", disable=not (progress and processes.first)) as bar,
+    ):
+        try:
+            _collect(found, summary, table, bar)
+        except KeyboardInterrupt:
+            bar.close()
+            if folder is not None and processes.first:
+                path = folder.path / SAMPLES
+                print(f"{path} holds what is finished; the same command goes on", file=sys.stderr)
+            raise
     if group is not None:
         shares: list[Any] | None = [None] * processes.count if processes.first else None
         dist.gather_object(summary, shares, group=group)
@@ -91,7 +82,31 @@ def run_benchmark(
     return summary
 
 
-def _collect(found: Any, summary: Summary, table: SampleTable | None, bar: Any) -> None:
+def _begin(
+    folder: ResultsFolder,
+    settings: dict[str, Any],
+    summary: Summary,
+    processes: Processes,
+    *,
+    overwrite: bool,
+) -> set[SampleKey]:
+    """Open a folder; its results go into the first process's summary, and all are told their keys."""
+    if processes.first:
+        folder.open(settings, overwrite=overwrite)
+    processes.wait()
+    finished = set()
+    for result in folder.finished():
+        finished.add(result.key)
+        if processes.first:
+            summary.add(result)
+    processes.wait()  # until all have read what the first will now append to
+    return finished
+
+
+def _collect(
+    found: Iterator[list[SampleResult]], summary: Summary, table: SampleTable | None, bar: Any
+) -> None:
+    """Keep results as they come; a row is on disk before it counts."""
     running = RegionTotal()
     for results in found:
         for result in results:

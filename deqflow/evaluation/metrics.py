@@ -147,7 +147,8 @@ def measure_sample(flow: NDArray[np.floating], sample: Sample) -> dict[str, Regi
     """Compare one estimate with a sample's ground truth in every region that the sample has masks for.
 
     Where ground truth has twice the frames' resolution the smallest error over a pixel's four values counts
-    (Spring: Mehl et al., CVPR 2023, section 4).
+    (Spring: Mehl et al., CVPR 2023, section 4). Sintel's mask of unreliable flow plays no part: published
+    errors count those pixels too.
 
     Args:
         flow: estimate (H, W, 2) in pixels.

@@ -51,13 +51,7 @@ class Summary:
 
     def add(self, result: SampleResult) -> None:
         """Include one more result of these data sets and methods."""
-        self.totals[result.dataset][result.method].add(
-            result.regions,
-            seconds=result.seconds,
-            steps=result.steps,
-            residual=result.residual,
-            converged=result.converged,
-        )
+        _include(self.totals[result.dataset][result.method], result)
         if (pair := self.pairs.get((result.dataset, result.name))) is not None:
             pair[result.method] = result
 
@@ -108,39 +102,26 @@ class Summary:
         return "\n".join(lines)
 
     def _overview(self) -> list[str]:
-        first = self.methods[0]
         rows = []
         for (dataset, name), results in self.pairs.items():
             if len(results) == len(self.methods):
-                epes = [f"{results[method].epe:.3f}" for method in self.methods]
-                total = Total()
-                total.add(results[first].regions)
-                steps = results[first].steps
-                rows.append(
-                    [
-                        f"{dataset} {name}",
-                        *epes,
-                        *_outliers(total),
-                        "" if steps is None else str(steps),
-                        f"{results[first].seconds:.2f}",
-                    ]
-                )
+                totals = {method: Total() for method in self.methods}
+                for method, total in totals.items():
+                    _include(total, results[method])
+                rows.append(self._row(f"{dataset} {name}", totals, ""))
         shared = [group for group, count in Counter(self.groups.values()).items() if count > 1]
         for name, totals in {**self.totals, **self.group_totals(shared)}.items():
-            epes = [f"**{totals[method].all.epe_image:.3f}**" for method in self.methods]
-            own = totals[first]
-            mean_steps = own.mean_steps
-            rows.append(
-                [
-                    f"**{name} ({own.pairs})**",
-                    *epes,
-                    *_outliers(own),
-                    "" if mean_steps is None else f"{mean_steps:.1f}",
-                    f"{own.mean_seconds:.2f}",
-                ]
-            )
+            rows.append(self._row(f"{name} ({totals[self.methods[0]].pairs})", totals, "**"))
         header = ["pair", *self.methods, *(_HEADINGS[name] for name in _OUTLIER_COLUMNS), "steps", "seconds"]
         return markdown(header, rows)
+
+    def _row(self, label: str, totals: dict[str, Total], mark: str) -> list[str]:
+        first = totals[self.methods[0]]
+        errors = [f"{mark}{totals[method].all.epe_image:.3f}{mark}" for method in self.methods]
+        figures = first.metrics()
+        steps = "" if first.mean_steps is None else f"{first.mean_steps:.1f}".removesuffix(".0")
+        outliers = [f"{figures.get(name, math.nan):.2f}" for name in _OUTLIER_COLUMNS]
+        return [f"{mark}{label}{mark}", *errors, *outliers, steps, f"{first.mean_seconds:.2f}"]
 
     def _by_region(self) -> list[str]:
         """Sintel's and KITTI's own figures, of the regions that some data set has."""
@@ -154,16 +135,8 @@ class Summary:
         if not epe:
             return []
         header = ["data set", *(f"EPE {region}" for region in epe), *(f"Fl {region}" for region in fl)]
-        wanted = [
-            *(metric_name("epe", region) for region in epe),
-            *(metric_name("fl", region) for region in fl),
-        ]
-        rows = []
-        for name, total in totals.items():
-            figures = total.metrics()
-            places = [3] * len(epe) + [2] * len(fl)
-            cells = [_shown(figures.get(key), digits) for key, digits in zip(wanted, places, strict=True)]
-            rows.append([name, *cells])
+        cells = [*(("epe", region, 3) for region in epe), *(("fl", region, 2) for region in fl)]
+        rows = [[name, *(_shown(total, *cell) for cell in cells)] for name, total in totals.items()]
         return markdown(header, rows)
 
     def _notes(self) -> list[str]:
@@ -241,13 +214,21 @@ def finite(value: float | None) -> float | None:
 _FL_REGIONS = ("fg", "bg", "noc-fg", "noc-bg")
 
 
-def _outliers(total: Total) -> list[str]:
-    figures = total.metrics()
-    return [_shown(figures.get(name), 2) for name in _OUTLIER_COLUMNS]
+def _include(total: Total, result: SampleResult) -> None:
+    total.add(
+        result.regions,
+        seconds=result.seconds,
+        steps=result.steps,
+        residual=result.residual,
+        converged=result.converged,
+    )
 
 
-def _shown(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def _shown(total: Total, kind: str, region: str, digits: int) -> str:
+    """A figure of a region; nothing where a data set has no pixel of it."""
+    if region not in total.regions or not total.regions[region].pixels:
+        return ""
+    return f"{total.metrics()[metric_name(kind, region)]:.{digits}f}"
 
 
 def _totals(totals: dict[str, Total]) -> dict[str, dict[str, Any]]:
