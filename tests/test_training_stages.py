@@ -344,3 +344,21 @@ def test_resuming_tells_only_what_changes_the_learning():
         "other scenes than before",
         "without textures",
     ]
+
+
+def test_the_sintel_mixture_trains_on_dense_and_sparse_pairs(repository, tmp_path):
+    sample = repository / "datasets" / "sample"
+    for folder, name in (("MPI-Sintel", "sintel"), ("KITTI-2015", "kitti-2015")):
+        (tmp_path / folder).symlink_to(sample / name)
+    stage = stage_for("sintel", "deqflow-s")
+    mixed = ("2*sintel:clean", "sintel:final", "3*kitti-2015")
+    options = replace(small(tmp_path / "run", steps=1), **vars(stage), data=tmp_path)
+    options = replace(options, data_sets=mixed, steps=1, batch=6, height=64, width=96, solver_steps=(3, 3))
+    sources = open_sources(options)
+    counts = {
+        name: sum(len(part) for part in open_dataset(name, tmp_path) if word in part.title)
+        for name, word in (("sintel", "clean"), ("kitti-2015", ""))
+    }
+    assert sources.epoch == 3 * counts["sintel"] + 3 * counts["kitti-2015"]
+    run(options)
+    assert newest_state(options.output)["skipped"] == 0
