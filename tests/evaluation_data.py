@@ -1,5 +1,6 @@
-"""Small data sets in their official layouts, and a small model, for the tests of evaluations."""
+"""Small data sets in their official layouts, small and constant methods, for the tests of evaluations."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -8,11 +9,16 @@ import torch
 
 from deqflow.config import InferenceDefaults, ModelConfig
 from deqflow.estimator import DEQFlow
+from deqflow.evaluation.predictors import Prediction
+from deqflow.evaluation.results import SampleResult, read_samples
+from deqflow.evaluation.runner import evaluate
 from deqflow.io.flow_files import write_flow
 from deqflow.io.images import write_image
 from deqflow.network import ConvexConfig, MixerConfig, SharedEncoderConfig
+from deqflow.training.processes import Processes
 
 HEIGHT, WIDTH = 24, 32
+ALONE = Processes(torch.device("cpu"))
 
 
 def tiny_model() -> DEQFlow:
@@ -85,3 +91,33 @@ def write_benchmarks(root: Path) -> None:
     write_pair(other / "other-gt-flow" / "Venus" / "flow10.flo", *frames)
     chairs = root / "FlyingChairs_release" / "data"
     write_pair(chairs / "00003_flow.flo", chairs / "00003_img1.ppm", chairs / "00003_img2.ppm")
+
+
+class ConstantPredictor:
+    """Answers with a constant flow, and remembers what it was asked."""
+
+    sequential = False
+
+    def __init__(self, u: float = 1.0, v: float = 1.0, *, fail_at: int | None = None) -> None:
+        self.motion, self.fail_at = (u, v), fail_at
+        self.asked: list[list[str]] = []
+
+    def __call__(self, items):
+        self.asked.append([item.sample.name for item in items])
+        if self.fail_at is not None and sum(map(len, self.asked)) > self.fail_at:
+            raise KeyboardInterrupt
+        return [
+            Prediction(
+                constant_flow(*self.motion, *item.sample.flow.shape[:2]), 0.5, 7, True, 0.25, 0.5, False
+            )
+            for item in items
+        ]
+
+
+def results(methods, plan, **options) -> list[SampleResult]:
+    return [result for found in evaluate(methods, plan, **options) for result in found]
+
+
+def figures(path: Path) -> list[SampleResult]:
+    """What a table says, apart from how long it took."""
+    return [replace(result, seconds=0.0) for result in read_samples(path)]

@@ -1,4 +1,4 @@
-"""Evaluations as users run them: data sets by name, batches, sequences, interruptions, several processes."""
+"""The loop of an evaluation, its summaries, and baselines against published errors."""
 
 import json
 import math
@@ -11,86 +11,40 @@ import numpy as np
 import pytest
 import torch
 from evaluation_data import (
-    HEIGHT,
-    WIDTH,
+    ALONE,
+    ConstantPredictor,
     constant_flow,
+    results,
     tiny_model,
     write_benchmarks,
-    write_frame,
     write_kitti,
     write_pair,
     write_sintel,
 )
 
-from deqflow import zoo
-from deqflow.cli import main
-from deqflow.commands.evaluate import fingerprint
 from deqflow.data.datasets import find_benchmarks, open_dataset
-from deqflow.errors import ConfigError, DataError
+from deqflow.errors import DataError
 from deqflow.estimator import FlowState
 from deqflow.evaluation.baselines import dis_flow
 from deqflow.evaluation.benchmark import run_benchmark
-from deqflow.evaluation.folder import ResultsFolder
 from deqflow.evaluation.metrics import RegionErrors, end_point_error, measure_sample
 from deqflow.evaluation.predictors import (
     BaselinePredictor,
     Item,
     PairPredictor,
-    Prediction,
     SequencePredictor,
 )
-from deqflow.evaluation.results import SampleResult, SampleTable, read_samples
-from deqflow.evaluation.runner import Plan, batches, evaluate, read_ahead
+from deqflow.evaluation.results import SampleResult
+from deqflow.evaluation.runner import Plan, batches, read_ahead
 from deqflow.evaluation.summary import Summary
 from deqflow.evaluation.totals import Total
 from deqflow.stream import FlowStream, carry
-from deqflow.training.processes import Processes
-
-ALONE = Processes(torch.device("cpu"))
-
-
-class ConstantPredictor:
-    """Answers with a constant flow, and remembers what it was asked."""
-
-    sequential = False
-
-    def __init__(self, u: float = 1.0, v: float = 1.0, *, fail_at: int | None = None) -> None:
-        self.motion, self.fail_at = (u, v), fail_at
-        self.asked: list[list[str]] = []
-
-    def __call__(self, items):
-        self.asked.append([item.sample.name for item in items])
-        if self.fail_at is not None and sum(map(len, self.asked)) > self.fail_at:
-            raise KeyboardInterrupt
-        return [
-            Prediction(
-                constant_flow(*self.motion, *item.sample.flow.shape[:2]), 0.5, 7, True, 0.25, 0.5, False
-            )
-            for item in items
-        ]
 
 
 @pytest.fixture
 def benchmarks(tmp_path) -> Path:
     write_benchmarks(tmp_path / "data")
     return tmp_path / "data"
-
-
-@pytest.fixture
-def model(monkeypatch):
-    """A small model that every name of a preset loads."""
-    model = tiny_model()
-    monkeypatch.setattr(zoo, "load", lambda name, **options: model)
-    return model
-
-
-def results(methods, plan, **options) -> list[SampleResult]:
-    return [result for found in evaluate(methods, plan, **options) for result in found]
-
-
-def figures(path: Path) -> list[SampleResult]:
-    """What a table says, apart from how long it took."""
-    return [replace(result, seconds=0.0) for result in read_samples(path)]
 
 
 class TestPlan:
@@ -230,137 +184,6 @@ class TestSequences:
         assert [result.reused for result in found] == [False, True, False, True]
 
 
-class TestFolder:
-    def test_rows_read_back_to_the_last_digit(self, tmp_path):
-        regions = {
-            "all": RegionErrors(7, 1, 1 / 3, (3, 2, 1), 2, 12345),
-            "noc": RegionErrors(),
-        }
-        result = SampleResult(
-            method="a, b", dataset='quoted "set"', group="g", name="line\u2028 end", width=5, height=4,
-            regions=regions, seconds=0.1, steps=3, converged=False, residual=math.inf, residual_peak=2e-9,
-            reused=True,
-        )  # fmt: skip
-        plain = SampleResult(
-            method="zero", dataset="s", group="g", name="n", width=1, height=1, regions=regions
-        )
-        with SampleTable(tmp_path / "samples.csv") as table:
-            table.append(result)
-            table.append(plain)
-        assert list(read_samples(tmp_path / "samples.csv")) == [replace(result, name="line  end"), plain]
-
-    def test_a_line_that_was_cut_short_is_dropped(self, benchmarks, tmp_path):
-        plan, path = Plan.of(find_benchmarks(benchmarks)), tmp_path / "samples.csv"
-        found = results({"ours": ConstantPredictor()}, plan)
-        with SampleTable(path) as table:
-            for result in found[:3]:
-                table.append(result)
-        whole = path.read_bytes()
-        path.write_bytes(whole[:-20])
-        assert list(read_samples(path)) == found[:2]
-        with SampleTable(path) as table:
-            table.append(found[2])
-        assert path.read_bytes() == whole
-        path.write_bytes(whole[:5])
-        with SampleTable(path) as table:
-            table.append(found[0])
-        assert list(read_samples(path)) == found[:1]
-
-    def test_other_files_are_refused(self, tmp_path):
-        path = tmp_path / "samples.csv"
-        path.write_text("a,b\n1,2\n")
-        with pytest.raises(DataError, match="is not a table of results"):
-            SampleTable(path)
-        with pytest.raises(ConfigError, match=r"samples\.csv but no settings\.json"):
-            ResultsFolder(tmp_path).open({})
-        path.unlink()
-        with SampleTable(path):
-            pass
-        path.write_text(path.read_text() + "1,2\n")
-        with pytest.raises(DataError, match="line 2"):
-            list(read_samples(path))
-
-    def test_an_interrupted_run_goes_on_where_it_was(self, benchmarks, tmp_path, capsys):
-        plan, folder = Plan.of(find_benchmarks(benchmarks)), ResultsFolder(tmp_path / "out")
-        settings = {"model": "ours", "steps": None}
-        with pytest.raises(KeyboardInterrupt):
-            run_benchmark(
-                {"ours": ConstantPredictor(fail_at=4)}, plan, ALONE, folder=folder, settings=settings
-            )
-        assert "the same command goes on" in capsys.readouterr().err
-        assert len(list(read_samples(folder.path / "samples.csv"))) == 4
-        assert not (folder.path / "summary.json").exists()
-        rest = ConstantPredictor()
-        summary = run_benchmark({"ours": rest}, plan, ALONE, folder=folder, settings=settings)
-        assert len(rest.asked) == 3
-        once = run_benchmark({"ours": ConstantPredictor()}, plan, ALONE)
-        assert summary.as_dict() == once.as_dict()
-        assert summary.table() == once.table() == (folder.path / "table.md").read_text().rstrip("\n")
-        stored = json.loads((folder.path / "summary.json").read_text())
-        assert stored == {"settings": settings, **json.loads(json.dumps(once.as_dict()))}
-        nothing = ConstantPredictor()
-        run_benchmark({"ours": nothing}, plan, ALONE, folder=folder, settings=settings)
-        assert nothing.asked == []
-
-    def test_a_run_of_other_settings_is_refused_and_overwritten_when_asked(self, benchmarks, tmp_path):
-        plan, folder = Plan.of(find_benchmarks(benchmarks), limit=1), ResultsFolder(tmp_path)
-        run_benchmark({"a": ConstantPredictor(5)}, plan, ALONE, folder=folder, settings={"steps": 12})
-        before = (tmp_path / "samples.csv").read_bytes()
-        with pytest.raises(ConfigError, match="whose steps was 12 and not 24"):
-            run_benchmark({"a": ConstantPredictor()}, plan, ALONE, folder=folder, settings={"steps": 24})
-        assert (tmp_path / "samples.csv").read_bytes() == before
-        run_benchmark(
-            {"a": ConstantPredictor(1, -2)},
-            plan,
-            ALONE,
-            folder=folder,
-            settings={"steps": 24},
-            overwrite=True,
-        )
-        assert {result.epe for result in read_samples(tmp_path / "samples.csv")} == {0.0}
-
-    def test_a_chain_of_which_something_is_missing_runs_whole_and_gives_the_same(self, tmp_path):
-        root = write_sintel(tmp_path, {"alley_1": [1, 2, 3], "cave_2": [4, 5]})
-        plan, folder = Plan.of(open_dataset("sintel", root), sequential=True), ResultsFolder(tmp_path / "out")
-
-        def run() -> list[SampleResult]:
-            methods = {"tiny": SequencePredictor(tiny_model(), steps=3), "zero": BaselinePredictor("zero")}
-            run_benchmark(methods, plan, ALONE, folder=folder, settings={}, progress=False)
-            return figures(folder.path / "samples.csv")
-
-        whole = run()
-        lines = (folder.path / "samples.csv").read_text().splitlines(keepends=True)
-        (folder.path / "samples.csv").write_text("".join([*lines[:2], *lines[3:6], *lines[7:]]))
-        assert run() == whole
-
-    def test_tables_of_several_processes_become_one(self, benchmarks, tmp_path):
-        plan, methods = Plan.of(find_benchmarks(benchmarks)), {"ours": ConstantPredictor()}
-        folder = ResultsFolder(tmp_path / "out")
-        folder.open({})
-        summaries = []
-        for rank in range(3):
-            summaries.append(Summary.of(["ours"], plan))
-            with folder.table(rank) as table:
-                for result in results(methods, plan.share(rank, 3)):
-                    table.append(result)
-                    summaries[rank].add(result)
-        for other in summaries[1:]:
-            summaries[0].merge(other)
-        once = run_benchmark(methods, plan, ALONE, progress=False)
-        assert summaries[0].as_dict() == once.as_dict()
-        again = run_benchmark({"ours": ConstantPredictor(9)}, plan, ALONE, folder=folder, settings={})
-        assert again.as_dict() == once.as_dict()  # nothing was computed again
-        assert sorted(path.name for path in folder.path.iterdir()) == [
-            "samples.csv",
-            "settings.json",
-            "summary.json",
-            "table.md",
-        ]
-        assert [result.name for result in read_samples(folder.path / "samples.csv")] == [
-            plan.datasets[place.dataset].files[place.pair].name for place in plan.places
-        ]
-
-
 def pair_result(group: str, method: str, epe: float, pair: str = "pair") -> SampleResult:
     regions = {
         "all": RegionErrors(10, 0 if math.isfinite(epe) else 1, 10 * epe if math.isfinite(epe) else 0.0)
@@ -422,124 +245,6 @@ class TestSummary:
         summary = run_benchmark({"ours": ConstantPredictor()}, plan, ALONE, progress=False)
         assert summary.pairs == {}
         assert "cave_2 11" not in summary.table() and "**KITTI (2)**" in summary.table()
-
-
-def evaluate_command(*arguments: object) -> int:
-    return main(["evaluate", *map(str, arguments)])
-
-
-class TestCommand:
-    def test_all_data_sets_of_a_folder(self, benchmarks, tmp_path, model, capsys):
-        file = tmp_path / "new" / "report.json"
-        assert (
-            evaluate_command("--benchmark", benchmarks, "--device", "cpu", "--json", file, "--steps", 3) == 0
-        )
-        table = capsys.readouterr().out
-        assert re.search(r"\| MPI-Sintel final cave_2 11 +\| .*\| +2\.236 \| .* \| +3 \| ", table)
-        assert re.search(r"\*\*KITTI \(2\)\*\*", table)
-        assert "Geometric mean of EPE / DIS's EPE" in table
-        report = json.loads(file.read_text())
-        assert report["groups"]["Sintel final"]["zero"]["epe"] == pytest.approx(math.sqrt(5))
-        assert report["datasets"]["KITTI-2012"]["zero"]["epe_noc"] == pytest.approx(math.sqrt(5))
-        assert report["pairs"][0]["methods"]["deqflow-s"]["steps"] == 3
-        assert report["pairs"][0]["methods"]["zero"]["steps"] is None
-        assert report["settings"]["weights"] == fingerprint(model)
-        assert report["settings"]["pairs"]["MPI-Sintel final"] == 3
-
-    def test_a_file_that_exists_is_not_replaced_unasked(self, benchmarks, tmp_path, model, capsys):
-        file = tmp_path / "report.json"
-        file.write_text("mine")
-        options = ("--benchmark", benchmarks, "--limit", 1, "--steps", 1, "--json", file)
-        assert evaluate_command(*options) == 2
-        assert "report.json exists already" in capsys.readouterr().err and file.read_text() == "mine"
-        assert evaluate_command(*options, "--overwrite") == 0
-        assert json.loads(file.read_text())["settings"]["steps"] == 1
-
-    def test_data_sets_by_name_under_their_own_root_or_a_common_one(self, benchmarks, model, capsys):
-        common = ("--baselines", "zero", "--steps", 2, "--precision", "float32")
-        assert evaluate_command("--dataset", "sintel", "kitti-2015", "--root", benchmarks, *common) == 0
-        both = capsys.readouterr().out
-        assert (
-            "**MPI-Sintel final (3)**" in both and "**KITTI-2015 (1)**" in both and "KITTI-2012" not in both
-        )
-        assert evaluate_command("--dataset", "sintel", "--root", benchmarks / "MPI-Sintel", *common) == 0
-        assert "**MPI-Sintel final (3)**" in capsys.readouterr().out
-
-    @pytest.mark.parametrize("start", ["--reuse", "--warm-start"])
-    def test_sequences(self, benchmarks, tmp_path, model, start):
-        options = ("--benchmark", benchmarks, "--limit", 2, "--steps", 2, "--output", tmp_path / "out")
-        assert evaluate_command(*options, start) == 0
-        reused = [result.reused for result in read_samples(tmp_path / "out" / "samples.csv")]
-        assert reused[:6] == [False, None, None, True, None, None]
-        settings = json.loads((tmp_path / "out" / "settings.json").read_text())
-        assert settings["start"] == start.removeprefix("--").replace("-", " ")
-
-    def test_an_interrupted_run_ends_with_130_and_goes_on(
-        self, benchmarks, tmp_path, model, capsys, monkeypatch
-    ):
-        output = tmp_path / "out"
-        options = ("--benchmark", benchmarks, "--steps", 2, "--output", output)
-        calls = 0
-        predict = PairPredictor.__call__
-
-        def interrupted(self, items):
-            nonlocal calls
-            calls += 1
-            if calls > 2:
-                raise KeyboardInterrupt
-            return predict(self, items)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(PairPredictor, "__call__", interrupted)
-            assert evaluate_command(*options) == 130
-        done = {result.key for result in read_samples(output / "samples.csv")}
-        assert 0 < len(done) < 21
-        assert evaluate_command(*options) == 0
-        resumed = figures(output / "samples.csv")
-        assert evaluate_command(*options, "--overwrite") == 0
-        assert figures(output / "samples.csv") == resumed
-        assert evaluate_command(*options, "--tolerance", 0.5) == 2
-        assert "results of another run, whose tolerance was 0.05 and not 0.5" in capsys.readouterr().err
-
-    def test_estimates_that_are_not_finite_are_said(self, benchmarks, model, capsys):
-        with torch.no_grad():
-            for parameter in model.upsample.parameters():
-                parameter.fill_(math.nan)
-        assert evaluate_command("--benchmark", benchmarks, "--baselines", "dis") == 0
-        table = capsys.readouterr().out
-        assert f"deqflow-s: {7 * HEIGHT * WIDTH} valid pixels without a finite estimate" in table
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ((), "expected --dataset NAME"),
-            (("--root", "data"), "--root needs --dataset"),
-            (("--benchmark", "data", "--root", "data", "--dataset", "sintel"), "expected --dataset NAME"),
-            (("--benchmark", "data", "--dataset", "sintel"), "--dataset and --split go with --root"),
-            (("--dataset", "sintle", "--root", "data"), "there is no data set 'sintle'"),
-            (("--dataset", "sintel", "--root", "absent"), "absent is not a folder"),
-            (("--dataset", "sintel", "--root", "data", "--split", "evening"), "no split 'evening'"),
-            (("--benchmark", "data", "--batch", "0"), "--batch must be 1 or more"),
-            (("--benchmark", "data", "--tolerance", "nan"), "--tolerance must be 0 or more"),
-            (("--benchmark", "data", "--reuse", "--warm-start"), "expected one of them"),
-            (("--benchmark", "data", "--reuse", "--batch", "2"), "every pair waits"),
-            (("--benchmark", "data", "--overwrite"), "--overwrite goes with"),
-        ],
-    )
-    def test_options_that_do_not_go_together_are_named(
-        self, benchmarks, monkeypatch, capsys, options, message
-    ):
-        monkeypatch.chdir(benchmarks.parent)
-        assert evaluate_command(*options) == 2
-        assert message in " ".join(capsys.readouterr().err.split())
-
-    def test_a_split_without_ground_truth_is_named(self, tmp_path, capsys):
-        for number in (1, 2):
-            write_frame(
-                tmp_path / "MPI-Sintel" / "test" / "final" / "hill" / f"frame_{number:04d}.png", number
-            )
-        assert evaluate_command("--dataset", "sintel", "--root", tmp_path, "--split", "testing") == 2
-        assert "the testing split of sintel has no public ground truth" in capsys.readouterr().err
 
 
 class TestBaselines:

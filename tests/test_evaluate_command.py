@@ -1,0 +1,157 @@
+"""``deqflow evaluate`` as users run it."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from evaluation_data import (
+    HEIGHT,
+    WIDTH,
+    figures,
+    tiny_model,
+    write_benchmarks,
+    write_frame,
+)
+
+from deqflow import zoo
+from deqflow.cli import main
+from deqflow.commands.evaluate import fingerprint
+from deqflow.evaluation.predictors import (
+    PairPredictor,
+)
+from deqflow.evaluation.results import read_samples
+
+
+@pytest.fixture
+def benchmarks(tmp_path) -> Path:
+    write_benchmarks(tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def model(monkeypatch):
+    """A small model that every name of a preset loads."""
+    model = tiny_model()
+    monkeypatch.setattr(zoo, "load", lambda name, **options: model)
+    return model
+
+
+def evaluate_command(*arguments: object) -> int:
+    return main(["evaluate", *map(str, arguments)])
+
+
+class TestCommand:
+    def test_all_data_sets_of_a_folder(self, benchmarks, tmp_path, model, capsys):
+        file = tmp_path / "new" / "report.json"
+        assert (
+            evaluate_command("--benchmark", benchmarks, "--device", "cpu", "--json", file, "--steps", 3) == 0
+        )
+        table = capsys.readouterr().out
+        assert re.search(r"\| MPI-Sintel final cave_2 11 +\| .*\| +2\.236 \| .* \| +3 \| ", table)
+        assert re.search(r"\*\*KITTI \(2\)\*\*", table)
+        assert "Geometric mean of EPE / DIS's EPE" in table
+        report = json.loads(file.read_text())
+        assert report["groups"]["Sintel final"]["zero"]["epe"] == pytest.approx(math.sqrt(5))
+        assert report["datasets"]["KITTI-2012"]["zero"]["epe_noc"] == pytest.approx(math.sqrt(5))
+        assert report["pairs"][0]["methods"]["deqflow-s"]["steps"] == 3
+        assert report["pairs"][0]["methods"]["zero"]["steps"] is None
+        assert report["settings"]["weights"] == fingerprint(model)
+        assert report["settings"]["pairs"]["MPI-Sintel final"] == 3
+
+    def test_a_file_that_exists_is_not_replaced_unasked(self, benchmarks, tmp_path, model, capsys):
+        file = tmp_path / "report.json"
+        file.write_text("mine")
+        options = ("--benchmark", benchmarks, "--limit", 1, "--steps", 1, "--json", file)
+        assert evaluate_command(*options) == 2
+        assert "report.json exists already" in capsys.readouterr().err and file.read_text() == "mine"
+        assert evaluate_command(*options, "--overwrite") == 0
+        assert json.loads(file.read_text())["settings"]["steps"] == 1
+
+    def test_data_sets_by_name_under_their_own_root_or_a_common_one(self, benchmarks, model, capsys):
+        common = ("--baselines", "zero", "--steps", 2, "--precision", "float32")
+        assert evaluate_command("--dataset", "sintel", "kitti-2015", "--root", benchmarks, *common) == 0
+        both = capsys.readouterr().out
+        assert (
+            "**MPI-Sintel final (3)**" in both and "**KITTI-2015 (1)**" in both and "KITTI-2012" not in both
+        )
+        assert evaluate_command("--dataset", "sintel", "--root", benchmarks / "MPI-Sintel", *common) == 0
+        assert "**MPI-Sintel final (3)**" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("start", ["--reuse", "--warm-start"])
+    def test_sequences(self, benchmarks, tmp_path, model, start):
+        options = ("--benchmark", benchmarks, "--limit", 2, "--steps", 2, "--output", tmp_path / "out")
+        assert evaluate_command(*options, start) == 0
+        reused = [result.reused for result in read_samples(tmp_path / "out" / "samples.csv")]
+        assert reused[:6] == [False, None, None, True, None, None]
+        settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+        assert settings["start"] == start.removeprefix("--").replace("-", " ")
+
+    def test_an_interrupted_run_ends_with_130_and_goes_on(
+        self, benchmarks, tmp_path, model, capsys, monkeypatch
+    ):
+        output = tmp_path / "out"
+        options = ("--benchmark", benchmarks, "--steps", 2, "--output", output)
+        calls = 0
+        predict = PairPredictor.__call__
+
+        def interrupted(self, items):
+            nonlocal calls
+            calls += 1
+            if calls > 2:
+                raise KeyboardInterrupt
+            return predict(self, items)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PairPredictor, "__call__", interrupted)
+            assert evaluate_command(*options) == 130
+        done = {result.key for result in read_samples(output / "samples.csv")}
+        assert 0 < len(done) < 21
+        assert evaluate_command(*options) == 0
+        resumed = figures(output / "samples.csv")
+        assert evaluate_command(*options, "--overwrite") == 0
+        assert figures(output / "samples.csv") == resumed
+        assert evaluate_command(*options, "--tolerance", 0.5) == 2
+        assert "results of another run, whose tolerance was 0.05 and not 0.5" in capsys.readouterr().err
+
+    def test_estimates_that_are_not_finite_are_said(self, benchmarks, model, capsys):
+        with torch.no_grad():
+            for parameter in model.upsample.parameters():
+                parameter.fill_(math.nan)
+        assert evaluate_command("--benchmark", benchmarks, "--baselines", "dis") == 0
+        table = capsys.readouterr().out
+        assert f"deqflow-s: {7 * HEIGHT * WIDTH} valid pixels without a finite estimate" in table
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ((), "expected --dataset NAME"),
+            (("--root", "data"), "--root needs --dataset"),
+            (("--benchmark", "data", "--root", "data", "--dataset", "sintel"), "expected --dataset NAME"),
+            (("--benchmark", "data", "--dataset", "sintel"), "--dataset and --split go with --root"),
+            (("--dataset", "sintle", "--root", "data"), "there is no data set 'sintle'"),
+            (("--dataset", "sintel", "--root", "absent"), "absent is not a folder"),
+            (("--dataset", "sintel", "--root", "data", "--split", "evening"), "no split 'evening'"),
+            (("--benchmark", "data", "--batch", "0"), "--batch must be 1 or more"),
+            (("--benchmark", "data", "--tolerance", "nan"), "--tolerance must be 0 or more"),
+            (("--benchmark", "data", "--reuse", "--warm-start"), "expected one of them"),
+            (("--benchmark", "data", "--reuse", "--batch", "2"), "every pair waits"),
+            (("--benchmark", "data", "--overwrite"), "--overwrite goes with"),
+        ],
+    )
+    def test_options_that_do_not_go_together_are_named(
+        self, benchmarks, monkeypatch, capsys, options, message
+    ):
+        monkeypatch.chdir(benchmarks.parent)
+        assert evaluate_command(*options) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+    def test_a_split_without_ground_truth_is_named(self, tmp_path, capsys):
+        for number in (1, 2):
+            write_frame(
+                tmp_path / "MPI-Sintel" / "test" / "final" / "hill" / f"frame_{number:04d}.png", number
+            )
+        assert evaluate_command("--dataset", "sintel", "--root", tmp_path, "--split", "testing") == 2
+        assert "the testing split of sintel has no public ground truth" in capsys.readouterr().err
