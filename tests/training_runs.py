@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
@@ -103,9 +104,12 @@ _server.set_forkserver_preload(["deqflow.training.loop", "training_runs"])
 WATCHED = {"open", "os.rename", "os.remove"}
 
 
-def start(options, *, die_at=None, environment=None):
-    """The run in a process of its own, which kills itself before the given touch of a file in the folder."""
-    process = _server.Process(target=_child, args=(options, die_at, environment or {}))
+def start(options, *, die_at=None, largest_file=None, environment=None):
+    """The run in a process of its own.
+
+    It kills itself before the given touch of a file in its folder, or cannot write beyond so many bytes.
+    """
+    process = _server.Process(target=_child, args=(options, die_at, largest_file, environment or {}))
     process.start()
     return process
 
@@ -142,8 +146,10 @@ def finish(*processes, seconds=600):
     return [process.exitcode for process in processes]
 
 
-def _child(options, die_at, environment):
+def _child(options, die_at, largest_file, environment):
     os.environ.update(environment)
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     touches = itertools.count()
