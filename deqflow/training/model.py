@@ -9,7 +9,7 @@ from deqflow.devices import resolve_precision
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
 from deqflow.training.options import TrainOptions
-from deqflow.zoo import PRESETS, create, load_weights, shipped_weights
+from deqflow.zoo import PRESETS, create, restore, shipped_weights
 
 
 def create_model(options: TrainOptions, device: torch.device) -> DEQFlow:
@@ -19,10 +19,11 @@ def create_model(options: TrainOptions, device: torch.device) -> DEQFlow:
         ConfigError: no such preset, or an option that the device does not know.
         CheckpointError: weights of another architecture.
     """
-    model = create(options.model)
-    if options.init is not None:
+    if options.init is None:
+        model = create(options.model)
+    else:
         shipped = options.init in PRESETS
-        load_weights(model, shipped_weights(options.init) if shipped else Path(options.init))
+        model = restore(options.model, shipped_weights(options.init) if shipped else Path(options.init))
     model.precision = resolve_precision(options.precision, device)
     if options.sync_batch_norm:
         if device.type != "cuda":
