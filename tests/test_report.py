@@ -175,7 +175,7 @@ def test_page_in_chromium(report: Path, tmp_path: Path) -> None:
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
     command += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
     command += ["--window-size=1280,3000", f"--screenshot={screenshot}", probe.as_uri()]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     console = [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
     assert len(console) == 1, console
     message = re.search(r'"(\{.*\})", source', console[0])

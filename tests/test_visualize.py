@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 
 from deqflow.visualize import (
     ColorScale,
+    color_bar,
     draw_arrows,
     error_map,
     flow_to_color,
     plot_convergence,
+    scalar_map,
     side_by_side,
 )
 
@@ -109,3 +111,19 @@ def test_side_by_side_and_convergence_plot() -> None:
     assert plot.ndim == 3
     assert plot.dtype == np.uint8
     assert plot.std() > 0
+
+
+def test_scalar_map_and_its_bar() -> None:
+    """The bar shows the colours of the map in order, ever brighter."""
+    values = np.array([[0.0, 1.0, 2.0, 9.0, np.nan]])
+    colors = scalar_map(values, 2.0)[0]
+    bar = color_bar(101, 3)
+    assert bar.shape == (3, 101, 3)
+    assert (bar == bar[:1]).all()
+    assert colors[0].tolist() == bar[0, 0].tolist()
+    assert colors[1].tolist() == bar[0, 50].tolist()
+    assert colors[2].tolist() == colors[3].tolist() == bar[0, 100].tolist()
+    assert colors[4].tolist() == [0, 0, 0]
+    assert (np.diff(bar[0].astype(int).sum(-1)) >= -3).all()
+    assert (scalar_map(values, 2.0, np.array([[True, False, True, True, True]]))[0, 1] == 0).all()
+    assert scalar_map(np.zeros((2, 2)), 0.0).shape == (2, 2, 3)

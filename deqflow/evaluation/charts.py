@@ -11,7 +11,7 @@ from deqflow.evaluation.results import SampleResult
 from deqflow.evaluation.study import Study, sparsification
 from deqflow.evaluation.summary import Summary
 from deqflow.evaluation.totals import RegionTotal
-from deqflow.visualize import (
+from deqflow.plots import (
     Curve,
     bar_figure,
     convergence_figure,

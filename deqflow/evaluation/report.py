@@ -27,7 +27,8 @@ from deqflow.evaluation.summary import Summary
 from deqflow.evaluation.totals import Total
 from deqflow.io.files import replace_bytes
 from deqflow.io.images import write_image
-from deqflow.visualize import color_bar, figure_image, flow_to_color, scalar_map, side_by_side
+from deqflow.plots import figure_image
+from deqflow.visualize import color_bar, flow_to_color, scalar_map, side_by_side
 
 MOST_SAMPLES = 20
 """Samples that a page takes: it must stay light enough to be mailed."""
