@@ -6,7 +6,7 @@ from typing import Literal
 
 from deqflow.errors import ConfigError
 
-StageName = Literal["synthetic", "chairs", "things", "sintel", "kitti", "custom"]
+StageName = Literal["synthetic", "chairs", "things", "sintel", "kitti", "custom", "footage"]
 Variant = Literal["published", "1step"]
 
 
@@ -15,9 +15,11 @@ class Stage:
     """A recipe: what to train on, for how long, and what to minimise.
 
     Attributes:
-        stage: what to train on; ``synthetic`` renders scenes as it goes, the others read ``data``.
-        data_sets: names of data sets, each perhaps with a number of repetitions and a part of it, such as
-            ``100*sintel:clean``; unused by the synthetic stage.
+        stage: what to train on; ``synthetic`` renders scenes as it goes, the others read ``data``, of which
+            ``footage`` needs no ground truth.
+        data_sets: names of data sets, each perhaps with a number of repetitions, words that the titles of its
+            parts must have and a split: ``100*sintel:clean``, ``things:clean:left``, ``chairs@validation``.
+            The synthetic stage has none.
         steps: optimiser steps of the whole schedule.
         batch: pairs per step, over all processes.
         height: of a training frame or crop, a multiple of 8.
@@ -46,6 +48,9 @@ class Stage:
         gamma: weight of a loss relative to the next one on the path.
         loss: distance between flows.
         stillness: weight of the flow's movement at the end of the path.
+        smoothness: weight of the flow's slopes where there is no ground truth, relative to the likeness of the
+            warped frames.
+        distillation: likewise, weight of the agreement between a crop's flow and the whole frame's.
         cells: of the 64 full-resolution pixels per coarse one, how many the loss looks at.
         jacobian_weight: weight of the penalty on the step's Jacobian at the last point; 0 computes none.
         jacobian_every: steps between two penalties.
@@ -83,6 +88,8 @@ class Stage:
     gamma: float = 0.8
     loss: Literal["l1", "charbonnier"] = "l1"
     stillness: float = 0.1
+    smoothness: float = 2.0
+    distillation: float = 0.3
     cells: int = 16
     jacobian_weight: float = 0.0
     jacobian_every: int = 8
@@ -96,7 +103,15 @@ class Stage:
         """Reject what cannot be run, naming the option."""
         for name in ("steps", "batch", "cells", "corrections", "gradient_steps", "jacobian_every"):
             at_least(self, name, 1)
-        for name in ("validate_steps", "patience", "jacobian_weight", "learning_rate", "weight_decay"):
+        for name in (
+            "validate_steps",
+            "patience",
+            "jacobian_weight",
+            "smoothness",
+            "distillation",
+            "learning_rate",
+            "weight_decay",
+        ):
             at_least(self, name, 0)
         for name in ("height", "width"):
             if getattr(self, name) < 64 or getattr(self, name) % 8:
@@ -183,6 +198,11 @@ class TrainOptions(Stage):
             at_least(self, name, 1)
         for name in ("max_minutes", "save_minutes", "validate_minutes", "workers", "seed"):
             at_least(self, name, 0)
+
+
+def error_name(stage: StageName) -> str:
+    """What the progress of a stage is measured in: end-point error, or likeness where no flow is known."""
+    return "photometric" if stage == "footage" else "epe"
 
 
 def at_least(options: object, name: str, least: int) -> None:

@@ -30,7 +30,7 @@ def check_resumable(
     Raises:
         ConfigError: the state is of another stage or another model.
     """
-    then, now = json.loads(saved["options"]), json.loads(recipe)
+    then, now = json.loads(saved.get("options", "{}")), json.loads(recipe)
     for name in DECIDING:
         if then.get(name, now[name]) != now[name]:
             raise ConfigError(
