@@ -41,7 +41,7 @@ class WeightNormConv2d(PlainConv2d):
         self.gain = nn.Parameter(self._length().detach().clone())
 
     def _length(self) -> Tensor:
-        return self.weight.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
+        return (self.weight * self.weight).sum(dim=(1, 2, 3), keepdim=True).sqrt()
 
     def effective(self) -> Tensor:
         """The filters, shaped as ``weight``."""
