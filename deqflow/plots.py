@@ -73,7 +73,7 @@ def line_figure(
         if "x" in log and curves:
             ticks = sorted({float(x) for curve in curves.values() for x in np.ravel(np.asarray(curve.x))})
             axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
-            axes.minorticks_off()
+            axes.xaxis.minorticks_off()
         _draw_lines(axes, curves, markers=True)
         if mark is not None:
             axes.axvline(mark, color=_INK, linestyle=":", linewidth=1.2)

@@ -321,6 +321,7 @@ def test_scales_are_round(value: float, scale: float) -> None:
 def test_confidence_in_words() -> None:
     assert in_words(0.9) == "tells well"
     assert in_words(-0.5) == "does not tell"
+    assert in_words(0.9, 6) == "too few samples to say"
     assert in_words(math.nan) == "too few samples to say"
     results = [result(str(n), float(n)) for n in range(4)]
     summary = Summary(("m",), {}, {})

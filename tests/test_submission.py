@@ -178,6 +178,19 @@ def test_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(sintel: Path, tm
     assert not list(torn.folder.rglob("*.tmp"))
 
 
+def test_ctrl_c_says_what_is_there(
+    sintel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    command = ["evaluate", "submit", "sintel", "--root", str(sintel), "--output", str(output), "--partial"]
+    monkeypatch.setattr(SequencePredictor, "__call__", Counting(limit=3).__call__)
+    assert main(command) == 130
+    assert f"3 of 10 files are in {output}; the same command goes on" in capsys.readouterr().err
+    monkeypatch.setattr(SequencePredictor, "__call__", Counting().__call__)
+    assert main(command) == 0
+    assert "10 of 10 files" in capsys.readouterr().out
+
+
 def test_nothing_of_another_run_is_overwritten_unasked(sintel: Path, tmp_path: Path) -> None:
     submission = Submission("sintel", sintel, tmp_path / "out", partial=True)
     submission.write(Counting(), SETTINGS)

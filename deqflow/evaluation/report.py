@@ -33,6 +33,9 @@ from deqflow.visualize import color_bar, flow_to_color, scalar_map, side_by_side
 MOST_SAMPLES = 20
 """Samples that a page takes: it must stay light enough to be mailed."""
 
+FEWEST = 8
+"""Samples below which a correlation between them is not put into words."""
+
 _WIDTH = 560  # pixels of a picture on the page
 _COLUMNS = {"1px": "1px %", "3px": "3px %", "5px": "5px %", "fl_all": "Fl %", "wauc": "WAUC"}
 _PUBLISHED = {"MPI-Sintel clean": "epe", "MPI-Sintel final": "epe", "KITTI-2015": "epe fl_all"}
@@ -341,10 +344,10 @@ def confidence(findings: Findings) -> dict[str, Any]:
     return {
         "residual": residual,
         "residual_pairs": len(results),
-        "residual_words": in_words(residual),
+        "residual_words": in_words(residual, len(results)),
         "spread": spread,
         "spread_pairs": len(looks),
-        "spread_words": in_words(spread),
+        "spread_words": in_words(spread, len(looks)),
         "within": float(np.median(within)) if within else math.nan,
         "within_words": in_words(float(np.median(within)) if within else math.nan),
         "starts": looks[0].starts if looks else 0,
@@ -352,9 +355,9 @@ def confidence(findings: Findings) -> dict[str, Any]:
     }
 
 
-def in_words(correlation: float) -> str:
-    """What a rank correlation says."""
-    if math.isnan(correlation):
+def in_words(correlation: float, points: int = FEWEST) -> str:
+    """What a rank correlation of so many points says."""
+    if math.isnan(correlation) or points < FEWEST:
         return "too few samples to say"
     for least, words in ((0.7, "tells well"), (0.4, "tells in part"), (0.2, "tells a little")):
         if correlation >= least:
