@@ -9,7 +9,8 @@ from deqflow.cli import main
 from deqflow.data.synthetic import SyntheticScenes, Textures
 from deqflow.equilibrium import FixedPointIteration, Recorded, Unrolled
 from deqflow.evaluation.convergence import convergence_table, measure_convergence
-from deqflow.evaluation.memory import SavedBytes, training_memory
+from deqflow.evaluation.memory import training_memory
+from deqflow.memory import SavedBytes
 
 SIZE = (64, 96)
 
@@ -59,7 +60,10 @@ def test_convergence_counts_what_the_solver_did():
     ("arguments", "expected"),
     [
         (["--measure", "memory", "--width", "100"], "multiples of 8, not 100x436"),
-        (["--measure", "memory", "--height", "64", "--steps", "2"], "at least 1 and at most 2, the fewest steps"),
+        (
+            ["--measure", "memory", "--height", "64", "--steps", "2"],
+            "at least 1 and at most 2, the fewest steps",
+        ),
         (["--measure", "solvers", "--tolerance", "0"], "tolerance above 0"),
         (["--measure", "solvers", "--benchmark", "nowhere"], "nowhere is not a folder"),
     ],

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from deqflow.cli import main
 from deqflow.errors import ConfigError, DataError
 from deqflow.io.images import write_image
 from deqflow.io.video import VideoWriter
@@ -98,3 +99,24 @@ def test_what_cannot_be_used_is_named(options, tmp_path_factory):
         open_footage(replace(options, data=empty / "missing"))
     with pytest.raises(DataError, match="no two neighbouring frames"):
         FootagePairs([], (64, 64), seed=0)
+
+
+def test_training_on_footage_from_the_command_line(footage, tmp_path_factory, capsys):
+    output = tmp_path_factory.mktemp("run")
+    arguments = (
+        f"train --stage footage --data {footage} --init deqflow-s --output {output} --steps 3 --batch 2 "
+        "--height 64 --width 64 --solver-steps 4 6 --held-out 0.34 --validate-steps 3 --validation-pairs 2 "
+        "--validate-minutes 0 --device cpu"
+    )
+    assert main([*arguments.split(), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "footage without ground truth: 20 frames, 3 shots" in told and "photometric" in told
+    assert main(arguments.split()) == 0
+    told = capsys.readouterr()
+    assert "held out photometric" in told.out + told.err
+    assert "better: held-out photometric error" in told.out + told.err
+    written = output / "deqflow-s.safetensors"
+    if "deqflow: better" in told.out + told.err:
+        assert written.exists()
+    else:
+        assert not written.exists()

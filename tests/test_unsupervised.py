@@ -111,9 +111,10 @@ def test_training_on_frames_alone_lowers_the_photometric_error():
         model, UnsupervisedWeights(margin=16), correction=Recorded(count=2), gradient=OneStep()
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    nothing = (torch.zeros(2, 2, 64, 96), torch.zeros(2, 1, 64, 96), torch.zeros(0))
     before = error()
     for _ in range(8):
-        loss, metrics = objective(image1, image2, 8)
+        loss, metrics = objective(image1, image2, *nothing, 8)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -2,19 +2,18 @@
 
 import multiprocessing
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
 
 from deqflow import zoo
 from deqflow.devices import autocast
 from deqflow.equilibrium import Correction, OneStep, Recorded, StoppingRule, Unrolled
 from deqflow.estimator import DEQFlow, FrameFeatures, movement
 from deqflow.evaluation.tables import markdown
+from deqflow.memory import SavedBytes
 
 MIB = 2**20
 
@@ -41,31 +40,6 @@ class TrainingMemory:
     def kept(self) -> int:
         """Everything kept for the backward pass."""
         return self.encoders + self.rest
-
-
-class SavedBytes:
-    """Size of the tensors that a graph holds on to, each storage counted once."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._storages: dict[int, int] = {}
-        self._known = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Count what is saved inside; parameters and buffers are there anyway and do not count."""
-        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
-            yield
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._known:
-            self._storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    @property
-    def total(self) -> int:
-        """Bytes so far. The graph must still be alive, else a later tensor may reuse a storage's address."""
-        return sum(self._storages.values())
 
 
 def training_memory(

@@ -25,17 +25,15 @@ class PointwiseConv2d(nn.Linear):
     format, which makes its neighbours slow too.
     """
 
-    def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
-        """(B, in, H, W) -> (B, out, H, W).
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W)."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
-        ``onto`` (B, out, H, W) takes the place of the bias: the product is added to it in one go.
-        """
-        x = x.permute(0, 2, 3, 1)
-        if onto is None:
-            return super().forward(x).permute(0, 3, 1, 2)
-        onto = onto.permute(0, 2, 3, 1)
-        product = torch.addmm(onto.flatten(0, 2), x.flatten(0, 2), self.weight.t())
-        return product.view(onto.shape).permute(0, 3, 1, 2)
+    def added_to(self, base: Tensor, x: Tensor) -> Tensor:
+        """The same with ``base`` (B, out, H, W) in place of the bias: product and sum in one go."""
+        base, x = base.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1)
+        product = torch.addmm(base.flatten(0, 2), x.flatten(0, 2), self.weight.t())
+        return product.view(base.shape).permute(0, 3, 1, 2)
 
 
 class MixerUpdate(nn.Module):
@@ -121,7 +119,7 @@ class MixerUpdate(nn.Module):
         # As the state's hidden is: one tensor in another memory format would make all after it convert.
         moved = F.relu(self.flow_encoder(flow.contiguous(memory_format=torch.channels_last)))
         motion = F.relu(self.motion_encoder(torch.cat((seen, moved), dim=1)))
-        mixed = F.silu(self.expand(self.spatial(torch.cat((hidden, motion), dim=1)), injected))
+        mixed = F.silu(self.expand.added_to(injected, self.spatial(torch.cat((hidden, motion), dim=1))))
         gate, candidate = self.gates(mixed).chunk(2, dim=1)
         hidden = torch.lerp(
             hidden, torch.tanh(candidate).to(hidden.dtype), torch.sigmoid(gate).to(hidden.dtype)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deqflow.data.sample import Sample
 from deqflow.errors import DataError, DeqflowError, TrainingError
+from deqflow.training.footage import open_footage
 from deqflow.training.options import TrainOptions
 from deqflow.training.pairs import open_pairs
 from deqflow.training.processes import Processes
@@ -26,7 +27,9 @@ def open_sources(options: TrainOptions) -> Sources:
         ConfigError: an option that is missing or does not fit the data.
         DataError: data or textures that cannot be used.
     """
-    return open_scenes(options) if options.stage == "synthetic" else open_pairs(options)
+    if options.stage == "synthetic":
+        return open_scenes(options)
+    return open_footage(options) if options.stage == "footage" else open_pairs(options)
 
 
 @dataclass(frozen=True)

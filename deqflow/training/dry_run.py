@@ -5,11 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from deqflow.memory import SavedBytes
 from deqflow.training.data import collate
-from deqflow.training.options import TrainOptions
+from deqflow.training.options import TrainOptions, error_name
 from deqflow.training.processes import Processes
 from deqflow.training.sources import Sources
 
@@ -31,22 +32,22 @@ def describe(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     batch = collate([sources.training[0]]).to(processes.device)
     chosen = torch.arange(options.cells, device=processes.device)
-    kept = _KeptBytes(model)
+    kept = SavedBytes(model)
     started = time.monotonic()
     optimizer.zero_grad(set_to_none=True)
     with FlopCounterMode(display=False) as counted:
-        with torch.autograd.graph.saved_tensors_hooks(kept.note, lambda tensor: tensor):
+        with kept.counting():
             probe = 0 if options.jacobian_weight > 0 else None
             loss, metrics = objective(
                 batch.image1, batch.image2, batch.flow, batch.valid, chosen, options.solver_steps[1], probe
             )
+        pair = kept.total / 2**30
         loss.backward()
     optimizer.step()
     seconds = time.monotonic() - started
     # Weights, averaged weights, gradients and the optimiser's two moments.
     fixed = 5 * 4 * parameters / 2**30
     at_once = share // options.accumulate
-    pair = kept.bytes / 2**30
     operations = counted.get_total_flops()
     epochs = "no pair comes twice"
     if sources.epoch is not None:
@@ -55,6 +56,7 @@ def describe(
             f"{options.steps * options.batch / sources.epoch:.2f} epochs"
         )
     size = f"{options.width}x{options.height}"
+    error = error_name(options.stage)
     lines = {
         "stage": f"{options.stage}, {options.steps} steps of {options.batch} pairs of {size}",
         "data": "; ".join(filter(None, (sources.summary, sources.textures))),
@@ -64,26 +66,7 @@ def describe(
         f"{at_once} pairs ({pair:.2f} each), in each of {processes.count} processes",
         "operations": f"{operations / 1e12:.3f} TFLOP per pair, forward and backward; "
         f"{operations * options.steps * options.batch / 1e18:.3f} EFLOP for the stage",
-        "one step": f"loss {float(loss.detach()):.3f}, end-point error {float(metrics.epe):.2f} px, "
+        "one step": f"loss {float(loss.detach()):.3f}, {error} {float(getattr(metrics, error)):.2f}, "
         f"{seconds:.1f} s for one pair",
     }
     return "\n".join(f"{name:10}  {text}" for name, text in lines.items())
-
-
-class _KeptBytes:
-    """Adds up the distinct memory that a graph keeps, parameters apart."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-        self.bytes = 0
-        self.alive: list[Tensor] = []
-
-    def note(self, tensor: Tensor) -> Tensor:
-        """Called with each tensor that is kept."""
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.seen:
-            self.seen.add(storage.data_ptr())
-            self.bytes += storage.nbytes()
-            # Or its address could be given to another one.
-            self.alive.append(tensor.detach())
-        return tensor

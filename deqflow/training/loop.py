@@ -24,9 +24,9 @@ from deqflow.estimator import DEQFlow
 from deqflow.io.files import replace_bytes
 from deqflow.training.data import Batch, batches, open_sources
 from deqflow.training.dry_run import describe
-from deqflow.training.losses import CorrectionObjective
 from deqflow.training.model import create_model
-from deqflow.training.options import TrainOptions
+from deqflow.training.objectives import create_objective
+from deqflow.training.options import TrainOptions, error_name
 from deqflow.training.processes import Processes, start_processes
 from deqflow.training.resume import check_resumable
 from deqflow.training.schedule import learning_rate
@@ -80,6 +80,10 @@ COUNTERS = ("step", "seconds", "skipped", "skipped_in_a_row")
 """The parts of a trainer that its state holds, by name."""
 
 
+WISHES = ("stop", "save", "validate")
+"""What each process wants after a step; means above zero say that one of them does."""
+
+
 class Trainer:
     """One process of a run."""
 
@@ -94,7 +98,7 @@ class Trainer:
         self.sources = open_sources(options)
         self.model = create_model(options, processes.device)
         self.average = AveragedModel(self.model, multi_avg_fn=averaging(options.ema))
-        objective = CorrectionObjective(self.model, options)
+        objective = create_objective(self.model, options)
         self.objective: nn.Module = DistributedDataParallel(objective) if processes.count > 1 else objective
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
@@ -153,12 +157,12 @@ class Trainer:
             now = time.monotonic()
             self.seconds = before + now - started
             # Any process's clock or signal counts for all of them: they decide on the same numbers.
-            wishes = {
-                "stop": self.stopping or 0 < options.max_minutes * 60 <= now - started,
-                "save": options.save_minutes * 60 <= now - saved,
-                "validate": 0 < options.validate_minutes * 60 <= now - validated,
-            }
-            means = self._train_step(batch.to(processes.device), wishes)
+            wishes = (
+                self.stopping or 0 < options.max_minutes * 60 <= now - started,
+                options.save_minutes * 60 <= now - saved,
+                0 < options.validate_minutes * 60 <= now - validated,
+            )
+            means = self._train_step(batch.to(processes.device), dict(zip(WISHES, wishes, strict=True)))
             self._report(bar, means, options.batch / (time.monotonic() - mark))
             mark = time.monotonic()
             done = self.step == options.steps and (options.validate_minutes > 0 or options.keep_best)
@@ -176,7 +180,9 @@ class Trainer:
         elif processes.first and not options.keep_best:
             self._save_weights()  # a kill may have come between the last state and its weights
         if options.keep_best and processes.first:
-            tqdm.write(f"deqflow: {self.progress.verdict(self.weights_path)}")
+            error = error_name(options.stage)
+            told = self.progress.verdict(self.weights_path, "EPE" if error == "epe" else f"{error} error")
+            tqdm.write(f"deqflow: {told}")
 
     def _out_of_patience(self) -> bool:
         return 0 < self.options.patience <= self.progress.worse
@@ -192,7 +198,7 @@ class Trainer:
         penalised = options.jacobian_weight > 0 and self.step % options.jacobian_every == 0
         probe = int(torch.randint(2**31, (), generator=draw)) if penalised else None
         self.optimizer.zero_grad(set_to_none=True)
-        measured = {"loss": 0.0, "epe": 0.0, "residual": 0.0}
+        measured: dict[str, float] = {}
         for index, part in enumerate(batch.split(options.accumulate)):
             with self._exchange_gradients(last=index == options.accumulate - 1):
                 loss, metrics = self.objective(
@@ -200,7 +206,7 @@ class Trainer:
                 )
                 (loss / options.accumulate).backward()
             for name, value in (("loss", loss.detach()), *vars(metrics).items()):
-                measured[name] += float(value) / options.accumulate
+                measured[name] = measured.get(name, 0.0) + float(value) / options.accumulate
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
         means = self.processes.mean({**measured, "gradient_norm": float(norm), **wishes})
         if math.isfinite(means["loss"]) and math.isfinite(means["gradient_norm"]):
@@ -218,7 +224,8 @@ class Trainer:
         """The error of the weights that are already there, which only better ones replace."""
         if not self.sources.held_out_pairs:
             raise ConfigError("keep_best needs pairs to compare on: give --held-out or --validation-sets")
-        return score_of(self.weights_path, self.sources.identity["held out"])
+        error = error_name(self.options.stage)
+        return score_of(self.weights_path, self.sources.identity["held out"], error)
 
     def _exchange_gradients(self, *, last: bool) -> contextlib.AbstractContextManager[object]:
         """Between processes, once a step: with the last part of its batch."""
@@ -246,8 +253,9 @@ class Trainer:
     def _report(self, bar: "tqdm[None]", means: dict[str, float], rate: float) -> None:
         if self.writer is None:
             return
+        error = error_name(self.options.stage)
         told = {
-            "epe": f"{means['epe']:.2f}",
+            error: f"{means[error]:.2f}",
             "residual": f"{means['residual']:.3f}",
             "pairs_s": f"{rate:.1f}",
         }
@@ -255,7 +263,7 @@ class Trainer:
             told["skipped"] = str(self.skipped)
         bar.set_postfix(told, refresh=False)
         bar.update()
-        scalars = {name: means[name] for name in ("loss", "epe", "residual", "gradient_norm")}
+        scalars = {name: value for name, value in means.items() if name not in WISHES}
         scalars |= {
             "pairs_per_second": rate,
             "skipped": self.skipped,

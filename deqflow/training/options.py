@@ -48,8 +48,8 @@ class Stage:
         gamma: weight of a loss relative to the next one on the path.
         loss: distance between flows.
         stillness: weight of the flow's movement at the end of the path.
-        smoothness: weight of the flow's slopes where there is no ground truth, relative to the likeness of the
-            warped frames.
+        smoothness: without ground truth, weight of the flow's slopes relative to the likeness of the warped
+            frames.
         distillation: likewise, weight of the agreement between a crop's flow and the whole frame's.
         cells: of the 64 full-resolution pixels per coarse one, how many the loss looks at.
         jacobian_weight: weight of the penalty on the step's Jacobian at the last point; 0 computes none.

@@ -1,8 +1,8 @@
 """The stages that models are trained through, and the command line's way to one or several of them.
 
 Numbers are those of the published recipes: DEQ-Flow's (Bai et al., CVPR 2022, and its code of 2022 and
-2023) and RAFT's (Teed and Deng, ECCV 2020, and its ``train_standard.sh``). ``synthetic`` and ``custom`` are
-our own.
+2023) and RAFT's (Teed and Deng, ECCV 2020, and its ``train_standard.sh``). ``synthetic``, ``custom``
+and ``footage`` are our own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -82,6 +82,8 @@ _CUSTOM = Stage(
     patience=5,
 )
 
+_FOOTAGE = replace(_CUSTOM, stage="footage", data_sets=())
+
 STAGES: Mapping[StageName, Stage] = MappingProxyType(
     {
         "synthetic": Stage(),
@@ -90,9 +92,10 @@ STAGES: Mapping[StageName, Stage] = MappingProxyType(
         "sintel": _SINTEL,
         "kitti": _KITTI,
         "custom": _CUSTOM,
+        "footage": _FOOTAGE,
     }
 )
-"""Every stage as DEQ-Flow trains it, ``synthetic`` and ``custom`` as deqflow-s does."""
+"""Every stage as DEQ-Flow trains it, ``synthetic``, ``custom`` and ``footage`` as deqflow-s does."""
 
 OWN = "deqflow-s"
 _HOW = ("solver", "solver_steps", "corrections", "scheme", "gradient", "gradient_steps", "attach_flow")
@@ -131,7 +134,7 @@ def stage_for(name: StageName, model: str = OWN, variant: Variant = "published")
     if model == OWN:
         own = {field: getattr(STAGES["synthetic"], field) for field in (*_HOW, "cells", "stillness", "ema")}
         return replace(stage, **own)
-    if variant == "1step" or name in ("synthetic", "custom"):
+    if variant == "1step" or name in ("synthetic", "custom", "footage"):
         return replace(stage, **{field: getattr(_CHAIRS, field) for field in _HOW})
     return stage
 

@@ -114,7 +114,8 @@ class UnsupervisedWeights:
         smoothness: of the flow's slopes.
         order: of the smoothness, 1 or 2.
         distillation: of agreement between crop and frame; 0 computes none.
-        margin: pixels of each side that the crop leaves out, a multiple of 8.
+        margin: pixels of each side that the crop leaves out, a multiple of 8; at most a quarter of the
+            frame's shorter side is.
         gamma: weight of a point of the solver's path relative to the next.
     """
 
@@ -170,21 +171,34 @@ class UnsupervisedObjective(nn.Module):
         self.correction, self.gradient = correction, gradient
         self.solver = solver or model.defaults.solver
 
-    def forward(self, image1: Tensor, image2: Tensor, steps: int) -> tuple[Tensor, UnsupervisedMetrics]:
-        """Loss of both directions.
+    def forward(
+        self,
+        image1: Tensor,
+        image2: Tensor,
+        flow: Tensor,
+        valid: Tensor,
+        chosen: Tensor,
+        steps: int,
+        probe: int | None = None,
+    ) -> tuple[Tensor, UnsupervisedMetrics]:
+        """Loss of both directions, called as ``CorrectionObjective`` is.
 
         Args:
             image1: (B, 3, H, W) of 0..255, sides multiples of 8.
             image2: (B, 3, H, W).
+            flow: not used, none is known.
+            valid: not used.
+            chosen: not used, likeness needs whole neighbourhoods of pixels.
             steps: solver steps.
+            probe: not used.
         """
         weights = self.weights
         first, second = torch.cat((image1, image2)), torch.cat((image2, image1))
         flows, residual = self._flows(first, second, steps)
         last = flows[-1].detach()
         visible = forward_backward_consistency(last, last.roll(len(image1), dims=0))
-        looks = [photometric_loss(first, second, flow, visible) for flow in flows]
-        slopes = [smoothness_loss(first, flow, order=weights.order) for flow in flows]
+        looks = [photometric_loss(first, second, found, visible) for found in flows]
+        slopes = [smoothness_loss(first, found, order=weights.order) for found in flows]
         decay = [weights.gamma ** (len(flows) - 1 - index) for index in range(len(flows))]
         parts = zip(decay, looks, slopes, strict=True)
         loss = torch.stack(
@@ -218,7 +232,7 @@ class UnsupervisedObjective(nn.Module):
 
         Around the border of the crop the student sees things leave that the teacher still sees.
         """
-        margin = self.weights.margin
+        margin = min(self.weights.margin, 8 * (min(image1.shape[-2:]) // 32))
         inner = (..., slice(margin, -margin), slice(margin, -margin))
         flows, _ = self._flows(image1[inner].contiguous(), image2[inner].contiguous(), steps)
         return distillation_loss(flows[-1], flow[inner], visible[inner])

@@ -8,29 +8,32 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from deqflow.errors import DeqflowError, TrainingError
 from deqflow.estimator import DEQFlow
-from deqflow.training.data import collate
-from deqflow.training.options import TrainOptions
+from deqflow.training.data import Batch, collate
+from deqflow.training.options import TrainOptions, error_name
 from deqflow.training.processes import Processes
 from deqflow.training.sources import Sources, corrupt
+from deqflow.training.unsupervised import photometric_loss
 
 
 @torch.no_grad()
 def evaluate(
     model: DEQFlow, sources: Sources, options: TrainOptions, processes: Processes
 ) -> dict[str, float]:
-    """Mean end-point error over the held-out pairs, pixels, shared out among the processes.
+    """Mean error over the held-out pairs, shared out among the processes.
 
-    Synthetic scenes are solved with the most solver steps of training and twice as many, other pairs as the
-    model is by default. Empty if nothing is held out.
+    End-point error in pixels, or the photometric error where no flow is known. Synthetic scenes are solved
+    with the most solver steps of training and twice as many, other pairs as the model is by default. Empty if
+    nothing is held out.
     """
     most = options.solver_steps[1]
     counts = {f"epe_{count}_steps": count for count in (most, 2 * most)}
     ways: dict[str, dict[str, Any]] = {name: {"steps": n, "tolerance": 0.0} for name, n in counts.items()}
     if options.stage != "synthetic":
-        ways = {"epe": {}}
+        ways = {error_name(options.stage): {}}
     sums = dict.fromkeys(ways, 0.0)
     pairs = 0
     model.eval()
@@ -43,14 +46,24 @@ def evaluate(
         batch = collate([sample]).to(processes.device)
         for name, how in ways.items():
             flow = model(batch.image1, batch.image2, **how).flow
-            distance = torch.where(batch.valid > 0, (flow - batch.flow).norm(dim=1, keepdim=True), 0.0)
-            sums[name] += float(distance.sum() / batch.valid.sum().clamp_min(1))
+            sums[name] += float(photometric(batch, flow) if name == "photometric" else epe(batch, flow))
         pairs += 1
     means = processes.mean({**sums, "pairs": pairs})
     return {name: means[name] / means["pairs"] for name in ways} if means["pairs"] else {}
 
 
-def score_of(weights: Path, held_out: str) -> float:
+def epe(batch: Batch, flow: Tensor) -> Tensor:
+    """Mean end-point error over the valid pixels of a batch."""
+    distance = torch.where(batch.valid > 0, (flow - batch.flow).norm(dim=1, keepdim=True), 0.0)
+    return distance.sum() / batch.valid.sum().clamp_min(1)
+
+
+def photometric(batch: Batch, flow: Tensor) -> Tensor:
+    """Mean photometric error of a batch over all pixels, so that no choice of them can lower it."""
+    return photometric_loss(batch.image1, batch.image2, flow, torch.ones_like(batch.valid, dtype=torch.bool))
+
+
+def score_of(weights: Path, held_out: str, error: str = "epe") -> float:
     """The error that a file of weights claims on these held-out pairs; infinite if there is no file.
 
     Raises:
@@ -63,12 +76,12 @@ def score_of(weights: Path, held_out: str) -> float:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError):
         metadata = {}
-    if metadata.get("held_out") != held_out:
+    if metadata.get("held_out") != held_out or f"held_out_{error}" not in metadata:
         raise TrainingError(
             f"{weights} exists and does not say how good it is on these held-out pairs, so it is not "
             "overwritten: --output must name another folder"
         )
-    return float(metadata["held_out_epe"])
+    return float(metadata[f"held_out_{error}"])
 
 
 @dataclass
@@ -104,16 +117,16 @@ class Progress:
         self.worse += 1
         return False
 
-    def verdict(self, weights: Path) -> str:
-        """A sentence about start and best."""
+    def verdict(self, weights: Path, error: str = "EPE") -> str:
+        """A sentence about start and best; ``error`` is what it is called."""
         if self.start is None or self.best is None:
             return "nothing was held out, so nothing is known of better or worse"
         if self.best < self.start:
             return (
-                f"better: held-out EPE {self.start:.3f} before, {self.best:.3f} at step {self.best_step}; "
-                f"those weights are in {weights}"
+                f"better: held-out {error} {self.start:.3f} before, {self.best:.3f} at step "
+                f"{self.best_step}; those weights are in {weights}"
             )
         return (
-            f"not better: held-out EPE {self.start:.3f} before, {self.latest:.3f} at the end; "
+            f"not better: held-out {error} {self.start:.3f} before, {self.latest:.3f} at the end; "
             "those weights are only in the run's states"
         )
