@@ -38,10 +38,13 @@ class WeightNormConv2d(PlainConv2d):
         self, in_channels: int, out_channels: int, kernel: int | tuple[int, int], *, bias: bool = True
     ) -> None:
         super().__init__(in_channels, out_channels, kernel, bias=bias)
-        self.gain = nn.Parameter(self._length().detach().clone())
+        self.gain = nn.Parameter(torch.ones(out_channels, 1, 1, 1))
+        if not self.weight.is_meta:  # the first arithmetic there costs a second of imports
+            with torch.no_grad():
+                self.gain.copy_(self._length())
 
     def _length(self) -> Tensor:
-        return (self.weight * self.weight).sum(dim=(1, 2, 3), keepdim=True).sqrt()
+        return torch.linalg.vector_norm(self.weight, dim=(1, 2, 3), keepdim=True)
 
     def effective(self) -> Tensor:
         """The filters, shaped as ``weight``."""
