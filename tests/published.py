@@ -110,6 +110,18 @@ def state_dict(size, *, weight_norm=False, prefix="module.", seed=0, **options):
     return {f"{prefix}{name}": value for name, value in tensors.items()}
 
 
+def frames(height, width, batch=1, seed=0):
+    """Two batches of noise of 0..255."""
+    generator = torch.Generator().manual_seed(seed)
+    return 255 * torch.rand(2, batch, 3, height, width, generator=generator)
+
+
+def written(path, tensors):
+    """The path, once the tensors are in it as PyTorch saves them."""
+    torch.save(tensors, path)
+    return path
+
+
 def naive_lookup(features1, features2, flow, levels, radius):
     """All-pairs volume, pooled level by level, sampled bilinearly with zeros outside."""
     batch, channels, height, width = features1.shape

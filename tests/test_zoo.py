@@ -1,7 +1,6 @@
 """Presets, checkpoints of every kind, and the commands that list and convert them."""
 
 import copy
-import hashlib
 import json
 import os
 import pickle
@@ -12,13 +11,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from published import PlainForward, shapes_of, state_dict
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from published import PlainForward, frames, shapes_of, state_dict, written
+from safetensors.torch import save_file
 
 import deqflow
 from deqflow import zoo
-from deqflow.cli import main
 from deqflow.errors import CheckpointError, ConfigError
 from deqflow.estimator import DEQFlow
 from deqflow.zoo import PRESETS, create, load, load_weights, save_weights
@@ -43,16 +40,6 @@ PARAMETERS = {
 
 def count(config):
     return sum(parameter.numel() for parameter in zoo.skeleton(config).parameters())
-
-
-def frames(height, width, batch=1, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return 255 * torch.rand(2, batch, 3, height, width, generator=generator)
-
-
-def written(path, tensors):
-    torch.save(tensors, path)
-    return path
 
 
 class TestPresets:
@@ -163,11 +150,12 @@ class TestPublishedCheckpoints:
         path = written(tmp_path / "wrapped.ckpt", {"epoch": 3, wrapper: tensors, "optimizer": {"state": {}}})
         assert zoo.restore("deqflow-tiny", path).training
 
-    def test_files_of_old_pytorch_do_not_count_batches(self, tmp_path):
+    def test_files_of_old_pytorch_are_no_archives_and_do_not_count_batches(self, tmp_path):
         tensors = {
             key: value for key, value in state_dict("tiny").items() if not key.endswith("num_batches_tracked")
         }
-        model = zoo.restore("deqflow-tiny", written(tmp_path / "old.pth", tensors))
+        torch.save(tensors, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+        model = zoo.restore("deqflow-tiny", tmp_path / "old.pth")
         counts = [v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")]
         assert counts and not any(counts)
 
@@ -322,90 +310,6 @@ class TestOurFiles:
             load("deqflow-s", checkpoint=path)
         with pytest.raises(CheckpointError, match="not for deqflow-s"):
             load_weights(create("deqflow-s"), path)
-
-
-def run(*arguments):
-    return main([str(argument) for argument in arguments])
-
-
-class TestConvert:
-    def test_a_published_file_becomes_one_that_describes_itself(self, tmp_path, capsys):
-        tensors = state_dict("tiny", gma=True, weight_norm=True, head=256)
-        source = written(tmp_path / "published.pth", tensors)
-        measured = tmp_path / "report.json"
-        measured.write_text('{"epe": 1.5}')
-        target = tmp_path / "new" / "ours.safetensors"
-        assert run("convert", source, target, "--metrics", measured) == 0
-        assert "deqflow-tiny-gma" in capsys.readouterr().out
-        with safe_open(str(target), framework="pt") as file:
-            metadata = file.metadata()
-        assert metadata["model"] == "deqflow-tiny-gma" and metadata["source"] == "published.pth"
-        assert metadata["source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
-        assert metadata["licence"] == "AGPL-3.0"
-        assert json.loads(metadata["metrics"]) == {"published": [], "measured": {"epe": 1.5}}
-        before = load("deqflow-tiny-gma", checkpoint=source, device="cpu")
-        after = load("deqflow-tiny-gma", checkpoint=target, device="cpu")
-        assert before.config == after.config and after.config.update.weight_norm
-        assert after.config.update.head == 256
-        images = frames(24, 32)
-        assert torch.equal(before(*images, steps=3).flow, after(*images, steps=3).flow)
-
-    def test_published_results_travel_along(self, tmp_path):
-        source = written(tmp_path / "b.pth", state_dict("b", raft=True, mask="update_block.mask"))
-        assert run("convert", source, tmp_path / "b.safetensors", "--dtype", "float16") == 0
-        with safe_open(str(tmp_path / "b.safetensors"), framework="pt") as file:
-            (result,) = json.loads(file.metadata()["metrics"])["published"]
-        assert result["sintel_clean"] == 1.43
-        assert (tmp_path / "b.safetensors").stat().st_size < 0.55 * source.stat().st_size
-        tensors = load_file(tmp_path / "b.safetensors")
-        assert tensors["encoder.context_net.stem_norm.num_batches_tracked"].dtype == torch.int64
-        load("raft", checkpoint=tmp_path / "b.safetensors", device="cpu")
-
-    def test_our_own_files_keep_what_they_say(self, tmp_path):
-        shipped = zoo.shipped_weights("deqflow-s")
-        assert run("convert", shipped, tmp_path / "s.safetensors") == 0
-        with safe_open(str(tmp_path / "s.safetensors"), framework="pt") as file:
-            metadata = file.metadata()
-        with safe_open(str(shipped), framework="pt") as file:
-            original = file.metadata()
-        assert {**metadata, "config": ""} | original == {**metadata, **original}
-        first, second = load_file(shipped), load_file(tmp_path / "s.safetensors")
-        assert all(torch.equal(first[key], second[key]) for key in first)
-
-    def test_what_it_refuses(self, tmp_path, capfd):
-        source = written(tmp_path / "tiny.pth", state_dict("tiny"))
-
-        def wrong(*arguments):
-            assert run("convert", *arguments) == 2
-            return capfd.readouterr().err
-
-        assert ".safetensors" in wrong(source, tmp_path / "out.pth")
-        out = tmp_path / "out.safetensors"
-        assert "it fits deqflow-tiny" in wrong(source, out, "--model", "deqflow-g")
-        assert "'huge'" in wrong(source, out, "--model", "huge")
-        nonsense = written(tmp_path / "nonsense.pth", {"weight": torch.zeros(2)})
-        assert "fits no preset" in wrong(nonsense, out)
-        assert "absent.pth" in wrong(tmp_path / "absent.pth", out)
-        (tmp_path / "list.json").write_text("[1]")
-        assert "no JSON object" in wrong(source, out, "--metrics", tmp_path / "list.json")
-        assert not out.exists()
-        out.write_text("mine")
-        assert "exists already" in wrong(source, out)
-        assert out.read_text() == "mine"
-        assert run("convert", source, out, "--overwrite") == 0
-
-
-def test_models_lists_presets_parameters_licences_and_published_numbers(capsys):
-    assert run("models") == 0
-    printed = capsys.readouterr().out
-    for name, (parameters, _, _) in PARAMETERS.items():
-        (row,) = [
-            line
-            for line in printed.splitlines()
-            if line.startswith(f"| {name} ") and f"{parameters:,}" in line
-        ]
-        assert PRESETS[name].licence in row
-    assert " 1.27 | " in printed and " 26.90 |" in printed
 
 
 SMALL_ONES = ["deqflow-s", "deqflow-tiny", "deqflow-tiny-gma", "raft-small"]

@@ -104,8 +104,11 @@ def build(name: str, config: ModelConfig, checkpoint: Checkpoint) -> DEQFlow:
     """A model of this configuration with these weights; the global random state is left alone."""
     model = skeleton(config, name)
     expected = model.state_dict()
-    values = {key: value.to(expected[key].dtype, copy=True) for key, value in checkpoint.tensors.items()}
-    model.load_state_dict({key: value.contiguous() for key, value in values.items()}, assign=True)
+    values = {
+        key: value.detach().to(expected[key].dtype, copy=True).contiguous()
+        for key, value in checkpoint.tensors.items()
+    }
+    model.load_state_dict(values, assign=True)
     return model
 
 
