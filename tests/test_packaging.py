@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +58,11 @@ class TestRequirements:
             assert Version(specifier.version).local is None, pin
 
     def test_every_requirement_is_pinned_inside_its_range(self, project, pins):
-        requirements = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-        for requirement in map(Requirement, requirements):
+        extras = chain.from_iterable(project["optional-dependencies"].values())
+        for requirement in map(Requirement, [*project["dependencies"], *extras]):
+            if requirement.name == project["name"]:
+                assert requirement.extras <= project["optional-dependencies"].keys()
+                continue
             (pin,) = pins[requirement.name].specifier
             assert requirement.specifier.contains(pin.version), requirement
             operators = {specifier.operator for specifier in requirement.specifier}
