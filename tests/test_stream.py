@@ -90,11 +90,16 @@ def test_reuse_without_warp_starts_from_the_state_as_it_is(
 
 
 def test_a_still_scene_needs_fewer_steps_with_reuse(model: DEQFlow, monkeypatch: pytest.MonkeyPatch) -> None:
-    def halfway(state: FlowState, active: Any = None) -> FlowState:
-        return FlowState((state.hidden + 1) / 2, state.flow / 2)
+    class Halfway:
+        """Random weights need not contract; this step does, to the same fixed point for every pair."""
 
-    # Random weights need not contract; this step does, to the same fixed point for every pair.
-    monkeypatch.setattr(model, "operator", lambda first, second: halfway)
+        def __init__(self, start: FlowState) -> None:
+            self.start = start
+
+        def __call__(self, state: FlowState, active: Any = None) -> FlowState:
+            return FlowState((state.hidden + 1) / 2, state.flow / 2)
+
+    monkeypatch.setattr(model, "operator", lambda first, second: Halfway(model.initial_state(first)))
     frames = [scene(0, 1)[0]] * 4
     cold = list(estimate_video(frames, model, reuse=False, steps=60, tolerance=0.05))
     warm = list(estimate_video(frames, model, steps=60, tolerance=0.05))
