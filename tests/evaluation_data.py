@@ -15,7 +15,7 @@ from deqflow.evaluation.runner import evaluate
 from deqflow.io.flow_files import write_flow
 from deqflow.io.images import write_image
 from deqflow.network import ConvexConfig, MixerConfig, SharedEncoderConfig
-from deqflow.training.processes import Processes
+from deqflow.processes import Processes
 
 HEIGHT, WIDTH = 24, 32
 ALONE = Processes(torch.device("cpu"))

@@ -25,12 +25,12 @@ from training_runs import (
 
 from deqflow.cli import main
 from deqflow.errors import CheckpointError, ConfigError, DataError, TrainingError
+from deqflow.processes import Processes
 from deqflow.training import loop
 from deqflow.training.data import batches, open_sources
 from deqflow.training.loop import run
 from deqflow.training.losses import CorrectionObjective
 from deqflow.training.pairs import Epochs
-from deqflow.training.processes import Processes
 from deqflow.training.state import StateStore, read_sealed, seal
 
 CPU = Processes(torch.device("cpu"))

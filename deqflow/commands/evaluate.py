@@ -21,7 +21,7 @@ from deqflow.evaluation.predictors import BaselinePredictor, PairPredictor, Pred
 from deqflow.evaluation.runner import Plan
 from deqflow.evaluation.summary import Summary
 from deqflow.io.files import replace_bytes
-from deqflow.training.processes import start_processes
+from deqflow.processes import start_processes
 
 SOLVERS: dict[str, Solver] = {
     "plain": FixedPointIteration(),

@@ -15,7 +15,7 @@ from deqflow.evaluation.results import SAMPLES, SampleKey, SampleResult, SampleT
 from deqflow.evaluation.runner import Plan, evaluate
 from deqflow.evaluation.summary import Summary
 from deqflow.evaluation.totals import RegionTotal
-from deqflow.training.processes import Processes
+from deqflow.processes import Processes
 
 # Processes wait for the slowest at the end, whose last pairs may take long; the default is ten minutes.
 _PATIENCE = timedelta(days=7)

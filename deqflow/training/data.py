@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deqflow.data.sample import Sample
 from deqflow.errors import DataError, DeqflowError, TrainingError
+from deqflow.processes import Processes
 from deqflow.training.footage import open_footage
 from deqflow.training.options import TrainOptions
 from deqflow.training.pairs import open_pairs
-from deqflow.training.processes import Processes
 from deqflow.training.scenes import open_scenes
 from deqflow.training.sources import Sources
 

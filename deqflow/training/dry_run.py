@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deqflow.memory import SavedBytes
+from deqflow.processes import Processes
 from deqflow.training.data import collate
 from deqflow.training.options import TrainOptions, error_name
-from deqflow.training.processes import Processes
 from deqflow.training.sources import Sources
 
 

@@ -22,12 +22,12 @@ from tqdm import tqdm
 from deqflow.errors import CheckpointError, ConfigError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.io.files import replace_bytes
+from deqflow.processes import Processes, start_processes
 from deqflow.training.data import Batch, batches, open_sources
 from deqflow.training.dry_run import describe
 from deqflow.training.model import create_model
 from deqflow.training.objectives import create_objective
 from deqflow.training.options import TrainOptions, error_name
-from deqflow.training.processes import Processes, start_processes
 from deqflow.training.resume import check_resumable
 from deqflow.training.schedule import learning_rate
 from deqflow.training.state import StateStore

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from deqflow.errors import DeqflowError, TrainingError
 from deqflow.estimator import DEQFlow
+from deqflow.processes import Processes
 from deqflow.training.data import Batch, collate
 from deqflow.training.options import TrainOptions, error_name
-from deqflow.training.processes import Processes
 from deqflow.training.sources import Sources, corrupt
 from deqflow.training.unsupervised import photometric_loss
 
