@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from deqflow.cli import main
 from deqflow.errors import ConfigError, DataError
 from deqflow.io.images import write_image
 from deqflow.io.video import VideoWriter
+from deqflow.training import loop
 from deqflow.training.footage import FootagePairs, find_footage, open_footage, read_shots
 from deqflow.training.options import TrainOptions
 
@@ -115,8 +117,19 @@ def test_training_on_footage_from_the_command_line(footage, tmp_path_factory, ca
     told = capsys.readouterr()
     assert "held out photometric" in told.out + told.err
     assert "better: held-out photometric error" in told.out + told.err
-    written = output / "deqflow-s.safetensors"
-    if "deqflow: better" in told.out + told.err:
-        assert written.exists()
-    else:
-        assert not written.exists()
+
+
+def test_only_better_weights_are_written(footage, tmp_path_factory, monkeypatch, capsys):
+    """Whatever the frames say: the evaluations are given."""
+    output = tmp_path_factory.mktemp("run")
+    arguments = (
+        f"train --stage footage --data {footage} --init deqflow-s --output {output} --steps 2 --batch 2 "
+        "--height 64 --width 64 --solver-steps 4 4 --held-out 0.34 --validate-steps 1 --validate-minutes 0 --device cpu"
+    )
+    scores = iter([2.0, 1.5, 1.8])
+    monkeypatch.setattr(loop, "evaluate", lambda *_: {"photometric": next(scores)})
+    assert main(arguments.split()) == 0
+    told = capsys.readouterr()
+    assert "better: held-out photometric error 2.000 before, 1.500 at step 1" in told.out + told.err
+    with safe_open(str(output / "deqflow-s.safetensors"), framework="np") as file:
+        assert file.metadata()["held_out_photometric"] == "1.5" and file.metadata()["steps"] == "1"

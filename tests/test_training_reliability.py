@@ -129,10 +129,10 @@ def test_a_run_killed_while_it_writes_resumes_to_the_same_bits(whole, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_every_touch_of_a_file_resumes_to_the_same_bits(tmp_path):
+def test_a_run_killed_at_every_third_touch_of_a_file_resumes_to_the_same_bits(tmp_path):
     assert finish(start(small(tmp_path / "whole", steps=2))) == [0]
     died = 0
-    for touch in range(1000):
+    for touch in range(0, 1000, 3):
         options = small(tmp_path / str(touch), steps=2, save_minutes=0.0, keep=1)
         first = finish(start(options, die_at=touch))
         if first == [0]:
@@ -141,7 +141,7 @@ def test_a_run_killed_at_every_touch_of_a_file_resumes_to_the_same_bits(tmp_path
         died += 1
         assert finish(start(options)) == [0]
         assert_same_run(tmp_path / "whole", options.output)
-    assert died > 12
+    assert died > 6
 
 
 @pytest.mark.slow

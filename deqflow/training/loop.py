@@ -284,8 +284,10 @@ class Trainer:
             self.writer.add_scalar(f"held_out/{name}", value, self.step)
         told = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         tqdm.write(f"step {self.step}, {self.seconds / 3600:.2f} h: held out {told}")
-        if self.options.keep_best and better and scores["epe"] < self.to_beat:
-            self._save_weights(held_out_epe=repr(scores["epe"]), held_out=self.sources.identity["held out"])
+        error, score = next(iter(scores.items()))
+        if self.options.keep_best and better and score < self.to_beat:
+            claim = {f"held_out_{error}": repr(score), "held_out": self.sources.identity["held out"]}
+            self._save_weights(**claim)
 
     def _save(self) -> None:
         """The state; and the averaged weights, unless only better ones are wanted."""
