@@ -124,7 +124,8 @@ def test_only_better_weights_are_written(footage, tmp_path_factory, monkeypatch,
     output = tmp_path_factory.mktemp("run")
     arguments = (
         f"train --stage footage --data {footage} --init deqflow-s --output {output} --steps 2 --batch 2 "
-        "--height 64 --width 64 --solver-steps 4 4 --held-out 0.34 --validate-steps 1 --validate-minutes 0 --device cpu"
+        "--height 64 --width 64 --solver-steps 4 4 --held-out 0.34 --validate-steps 1 --validate-minutes 0 "
+        "--device cpu"
     )
     scores = iter([2.0, 1.5, 1.8])
     monkeypatch.setattr(loop, "evaluate", lambda *_: {"photometric": next(scores)})
