@@ -18,6 +18,7 @@ from deqflow.io.images import IMAGE_SUFFIXES
 from deqflow.io.video import open_video
 from deqflow.stream import is_cut
 from deqflow.training.options import TrainOptions
+from deqflow.training.pairs import spread
 from deqflow.training.sources import Sources, digest
 
 ROOM = 1.3
@@ -67,19 +68,19 @@ def open_footage(options: TrainOptions) -> Sources:
         kept.append(Shot(shot.name, shot.frames[split:]))
     pairs = FootagePairs(training, crop, seed=options.seed)
     held_out = [(shot, first) for shot in kept for first in range(len(shot.frames) - 1)]
-    count = min(len(held_out), options.validation_pairs)
-    chosen = [held_out[index * len(held_out) // count] for index in range(count)]
+    chosen = spread(held_out, options.validation_pairs)
     frames = sum(len(shot.frames) for shot in shots)
     return Sources(
         training=pairs,
         held_out=lambda index: middle(*chosen[index], crop),
-        held_out_pairs=count,
+        held_out_pairs=len(chosen),
         epoch=None,
         identity={
             "footage": digest([f"{shot.name}: {len(shot.frames)}" for shot in shots]),
             "held out": digest([f"{shot.name}: {first}" for shot, first in held_out]),
         },
-        summary=f"footage without ground truth: {frames} frames, {len(shots)} shots, {count} pairs held out",
+        summary=f"footage without ground truth: {frames} frames, {len(shots)} shots, "
+        f"{len(chosen)} pairs held out",
     )
 
 
@@ -156,17 +157,16 @@ class FootagePairs(Dataset[Sample]):
         shots: to draw from, each frame as likely as any other.
         crop: height and width.
         seed: of every draw.
-        farthest: frames between the two of a pair, at most.
 
     Raises:
         DataError: no shot with two frames.
     """
 
-    def __init__(self, shots: Sequence[Shot], crop: tuple[int, int], *, seed: int, farthest: int = 1) -> None:
+    def __init__(self, shots: Sequence[Shot], crop: tuple[int, int], *, seed: int) -> None:
         self.shots = [shot for shot in shots if len(shot.frames) > 1]
         if not self.shots:
             raise DataError("the footage holds no two neighbouring frames to train on")
-        self.crop, self.seed, self.farthest = crop, seed, farthest
+        self.crop, self.seed = crop, seed
         self._ends = np.cumsum([len(shot.frames) - 1 for shot in self.shots])
 
     def __getitem__(self, number: int) -> Sample:
@@ -176,8 +176,7 @@ class FootagePairs(Dataset[Sample]):
         which = int(np.searchsorted(self._ends, first, side="right"))
         shot = self.shots[which]
         first -= int(self._ends[which - 1]) if which else 0
-        second = min(first + int(draw.integers(1, self.farthest + 1)), len(shot.frames) - 1)
-        order = (first, second) if draw.random() < 0.5 else (second, first)
+        order = (first, first + 1) if draw.random() < 0.5 else (first + 1, first)
         one, two = (shot[index] for index in order)
         height, width = self.crop
         top, left = (int(draw.integers(0, one.shape[axis] - self.crop[axis] + 1)) for axis in (0, 1))

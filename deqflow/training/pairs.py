@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -15,6 +15,8 @@ from deqflow.data.sample import Sample
 from deqflow.errors import ConfigError, DataError, DeqflowError
 from deqflow.training.options import TrainOptions
 from deqflow.training.sources import Sources, corrupt, digest
+
+T = TypeVar("T")
 
 MOST_CORRUPT = 100
 """So many pairs in a row that cannot be read end the run, whatever it was told."""
@@ -126,7 +128,7 @@ def choose_held_out(pairs: Sequence[PairFiles], share: float, seed: int) -> set[
     return {pair.frame1 for pair in pairs if pair.index >= places[-count]}
 
 
-def spread(pairs: Sequence[PairFiles], most: int) -> list[PairFiles]:
+def spread(pairs: Sequence[T], most: int) -> list[T]:
     """At most so many pairs, evenly from the whole list."""
     count = min(len(pairs), most)
     return [pairs[index * len(pairs) // count] for index in range(count)]
