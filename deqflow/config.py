@@ -120,6 +120,8 @@ class InferenceDefaults:
         hidden_tolerance: and the hidden state changes less than this, relative to its norm.
         solver: where to evaluate next.
         precision: ``auto`` or a dtype's name.
+        coarse_levels: where there is nothing to start from, solve the frames at half the size first, whose
+            fixed point starts the solve; so many times over. 0 starts from zero flow.
     """
 
     steps: int = 24
@@ -127,3 +129,8 @@ class InferenceDefaults:
     hidden_tolerance: float = 0.1
     solver: Solver = field(default_factory=FixedPointIteration)
     precision: str = "auto"
+    coarse_levels: int = 0
+
+    def __post_init__(self) -> None:
+        if self.coarse_levels < 0:
+            raise ConfigError(f"coarse_levels must be 0 or more, got {self.coarse_levels}")

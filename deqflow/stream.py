@@ -30,8 +30,8 @@ class FlowStream:
     tolerance. Frame t's state belongs to its pixels; with ``warp`` it is carried along its own flow
     to where those pixels are in frame t + 1. What is uncovered (holes) keeps the state that was there before.
 
-    At a cut there is nothing to reuse: the solve starts from zero (see `is_cut`). The flow across a cut is
-    estimated all the same, so that there is always one estimate per pair of frames.
+    At a cut there is nothing to reuse: the solve starts as that of a first pair does (see `is_cut`). The flow
+    across a cut is estimated all the same, so that there is always one estimate per pair of frames.
 
     Attributes:
         frames: how many frames have been pushed.
@@ -56,13 +56,14 @@ class FlowStream:
         self.frames = 0
         self.reused = False
         self._size: torch.Size | None = None
+        self._image: Tensor | None = None
         self._features: FrameFeatures | None = None
         self._brightness: Tensor | None = None
         self._state: FlowState | None = None
 
     def reset(self) -> None:
         """Forgets everything: the next frame is a first frame, of any size."""
-        self._size = self._features = self._brightness = self._state = None
+        self._size = self._image = self._features = self._brightness = self._state = None
         self.frames = 0
         self.reused = False
 
@@ -88,20 +89,16 @@ class FlowStream:
         padded = padding.pad(image)
         features = self.model.encode(padded)
         estimate = None
-        if self._features is not None:
+        if self._image is not None and self._features is not None:
+            how: Any = {"steps": self.steps, "tolerance": self.tolerance, "solver": self.solver}
             start = self._start(padded)
             self.reused = start is not None
-            solution = self.model.solve_pair(
-                self._features,
-                features,
-                start,
-                steps=self.steps,
-                tolerance=self.tolerance,
-                solver=self.solver,
-            )
+            if start is None:
+                start = self.model.coarse_start(self._image, padded, **how)
+            solution = self.model.solve_pair(self._features, features, start, **how)
             estimate = single(self.model.decode(solution, padding))
             self._state = estimate.state
-        self._features = features
+        self._image, self._features = padded, features
         self._brightness = _brightness(padded) if self.reuse and self.detect_cuts else None
         self.frames += 1
         return estimate
@@ -180,7 +177,7 @@ def estimate_video(
         model: the estimator.
         reuse: start each solve from the one before; see `FlowStream`.
         warp: carry the reused state along the motion.
-        detect_cuts: start from zero at cuts.
+        detect_cuts: start anew at cuts.
         steps: see `DEQFlow.forward`.
         tolerance: see `DEQFlow.forward`.
         solver: see `DEQFlow.forward`.

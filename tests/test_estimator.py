@@ -115,3 +115,48 @@ def test_impossible_sizes_are_refused():
         SeparateEncodersConfig(block="dense")
     with pytest.raises(ConfigError, match="kernels"):
         GRUConfig(kernels=((2, 3),))
+
+
+def test_the_state_of_halved_frames_becomes_one_of_the_frames():
+    """Both grids share the corner of the frame: a slope stays where it is, in pixels twice as many."""
+    places = 2 * torch.arange(6.0).repeat(4, 1) + 0.5  # centres of the coarse cells on the fine grid
+    coarse = FlowState(torch.full((1, 3, 4, 6), 0.7), torch.stack((places, -3 + 0 * places))[None])
+    fine = coarse.doubled(7, 11)
+    assert fine.hidden.shape == (1, 3, 7, 11) and fine.flow.shape == (1, 2, 7, 11)
+    torch.testing.assert_close(fine.hidden, torch.full((1, 3, 7, 11), 0.7))
+    torch.testing.assert_close(fine.flow[0, 1], torch.full((7, 11), -6.0))
+    torch.testing.assert_close(fine.flow[0, 0, :, 1:], 2 * torch.arange(1.0, 11.0).repeat(7, 1))
+
+
+def test_a_coarse_start_is_the_doubled_fixed_point_of_the_halved_frames(model):
+    image1, image2 = frames(128, 144).to(model.device)
+    how = {"steps": 4, "tolerance": 0.0}
+    halved = (torch.nn.functional.avg_pool2d(image, 2) for image in (image1, image2))
+    state = model(*halved, **how).state.doubled(16, 18)
+    start = model.coarse_start(image1, image2, levels=1, **how)
+    torch.testing.assert_close(start.flow, state.flow)
+    torch.testing.assert_close(start.hidden, state.hidden)
+    expected = model(image1, image2, start, **how).flow
+    cold = model(image1, image2, **how).flow
+    model.defaults = InferenceDefaults(precision="float32", coarse_levels=1)
+    torch.testing.assert_close(model(image1, image2, **how).flow, expected)
+    assert not torch.allclose(cold, expected, atol=1e-3)
+    # A state that is given is used as it is.
+    given = model.initial_state(model.encode(image1))
+    torch.testing.assert_close(model(image1, image2, given, **how).flow, cold)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (127, 300), (136, 130), (260, 264)])
+def test_small_frames_are_halved_less_often(model, size):
+    model.defaults = InferenceDefaults(precision="float32", coarse_levels=9)
+    image1, image2 = frames(*size, batch=2).to(model.device)
+    estimate = model(image1, image2, steps=2, tolerance=0.0)
+    assert estimate.flow.shape == (2, 2, *size) and torch.isfinite(estimate.flow).all()
+    padded = [model.padding(image).pad(image) for image in (image1, image2)]
+    start = model.coarse_start(*padded, steps=2)
+    assert (start is None) == (min(padded[0].shape[2:]) < 128)
+
+
+def test_a_negative_number_of_coarse_levels_is_refused():
+    with pytest.raises(ConfigError, match="coarse_levels"):
+        InferenceDefaults(coarse_levels=-1)

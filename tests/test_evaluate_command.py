@@ -115,6 +115,8 @@ class TestCommand:
         assert figures(output / "samples.csv") == resumed
         assert evaluate_command(*options, "--tolerance", 0.5) == 2
         assert "results of another run, whose tolerance was 0.05 and not 0.5" in capsys.readouterr().err
+        assert evaluate_command(*options, "--coarse-levels", 0) == 2
+        assert "results of another run, whose coarse_levels was 1 and not 0" in capsys.readouterr().err
 
     def test_estimates_that_are_not_finite_are_said(self, benchmarks, model, capsys):
         with torch.no_grad():
@@ -136,6 +138,7 @@ class TestCommand:
             (("--dataset", "sintel", "--root", "data", "--split", "evening"), "no split 'evening'"),
             (("--benchmark", "data", "--batch", "0"), "--batch must be 1 or more"),
             (("--benchmark", "data", "--tolerance", "nan"), "--tolerance must be 0 or more"),
+            (("--benchmark", "data", "--coarse-levels", "-1"), "--coarse-levels must be 0 or more"),
             (("--benchmark", "data", "--reuse", "--warm-start"), "expected one of them"),
             (("--benchmark", "data", "--reuse", "--batch", "2"), "every pair waits"),
             (("--benchmark", "data", "--overwrite"), "--overwrite goes with"),

@@ -174,3 +174,17 @@ def test_frames_of_two_sizes(model: DEQFlow) -> None:
 def test_limits(model: DEQFlow) -> None:
     estimates = list(estimate_video(iter(scene(0, 9)), model, steps=1, max_frames=3, max_side=35))
     assert [estimate.flow.shape for estimate in estimates] == [(25, 35, 2)] * 2
+
+
+def test_where_nothing_is_reused_the_coarse_start_of_the_pair_serves(
+    model: DEQFlow, starts: list[FlowState | None]
+) -> None:
+    frames = [*scene(1, 3, (140, 150)), *scene(2, 1, (140, 150))]
+    streamed = list(estimate_video(frames, model, steps=STEPS, tolerance=0))
+    sizes = [None if start is None else tuple(start.flow.shape[2:]) for start in starts]
+    half, full = None, (18, 19)
+    # A first pair and the one across the cut are solved at half the size before; the carried one is not.
+    assert sizes == [half, full, full, half, full]
+    for index in (0, 2):
+        expected = model.estimate(frames[index], frames[index + 1], steps=STEPS, tolerance=0)
+        np.testing.assert_allclose(streamed[index].flow, expected.flow, atol=1e-3)

@@ -12,6 +12,7 @@ from training_runs import arguments, assert_same_run, finish, small, start_two, 
 from deqflow.cli import main
 from deqflow.data.synthetic import Textures
 from deqflow.errors import ConfigError
+from deqflow.training.batch import Draws
 from deqflow.training.data import StepSampler, open_sources
 from deqflow.training.loop import Trainer, run
 from deqflow.training.losses import correction_loss
@@ -94,8 +95,9 @@ def test_impossible_options_are_named(tmp_path, name, value):
         small(tmp_path, **{name: value})
 
 
-def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
-    run(small(tmp_path / "whole"))
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, optimizer):
+    run(small(tmp_path / "whole", optimizer=optimizer))
     report = Trainer._report
 
     def stop_after_three(self, *parts):
@@ -104,9 +106,12 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_report", stop_after_three)
-        run(small(tmp_path / "parts"))
+        run(small(tmp_path / "parts", optimizer=optimizer))
     assert weights(tmp_path / "parts")[1]["step"] == 3
-    run(small(tmp_path / "parts"))
+    other = "muon" if optimizer == "adamw" else "adamw"
+    with pytest.raises(ConfigError, match=f"optimizer '{optimizer}', not '{other}'"):
+        run(small(tmp_path / "parts", optimizer=other))
+    run(small(tmp_path / "parts", optimizer=optimizer))
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     model = load("deqflow-s", checkpoint=tmp_path / "whole" / "deqflow-s.safetensors", device="cpu")
     expected = weights(tmp_path / "whole")[0]
@@ -162,3 +167,28 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path):
     assert_same_gradient(tmp_path / "whole", tmp_path / "parts")
     with pytest.raises(ConfigError, match="batch 2 must be a multiple"):
         run(small(tmp_path / "thirds", accumulate=3))
+
+
+def test_as_many_steps_start_at_the_coarse_fixed_point_as_asked(tmp_path):
+    def share(**changes):
+        options = small(tmp_path, **changes)
+        draws = [Draws.of_step(step, options, torch.device("cpu")) for step in range(200)]
+        return sum(draw.coarse_levels for draw in draws) / len(draws)
+
+    assert share() == 0 and share(coarse_starts=1.0) == 1
+    assert 0.4 < share(coarse_starts=0.5) < 0.6
+    options = small(tmp_path, coarse_starts=0.5, jacobian_weight=0.1, jacobian_every=2)
+    for step in range(4):
+        one, again = (Draws.of_step(step, options, torch.device("cpu")) for _ in range(2))
+        assert torch.equal(one.cells, again.cells) and one.solver_steps == again.solver_steps
+        assert one.coarse_levels == again.coarse_levels and one.probe == again.probe
+        assert (one.probe is None) == (step % 2 == 1)
+
+
+def test_training_from_coarse_starts_is_training_of_another_path(tmp_path):
+    sizes = {"height": 128, "width": 128, "steps": 2}
+    run(small(tmp_path / "zero", **sizes))
+    run(small(tmp_path / "coarse", coarse_starts=1.0, **sizes))
+    (zero, _), (coarse, _) = weights(tmp_path / "zero"), weights(tmp_path / "coarse")
+    assert all(torch.isfinite(value).all() for value in coarse.values())
+    assert any(not torch.equal(value, coarse[name]) for name, value in zero.items())

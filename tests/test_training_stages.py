@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -20,7 +20,7 @@ from deqflow.errors import ConfigError, DataError, TrainingError
 from deqflow.io.flow_files import write_flow
 from deqflow.training.data import open_sources
 from deqflow.training.loop import run
-from deqflow.training.losses import charbonnier, correction_loss
+from deqflow.training.losses import charbonnier, correction_loss, robust
 from deqflow.training.model import freeze_batch_norm
 from deqflow.training.options import TrainOptions
 from deqflow.training.pairs import Part, choose_held_out
@@ -77,7 +77,7 @@ def test_the_1step_variant_solves_every_stage_as_chairs():
 
 
 def test_every_field_of_a_stage_can_be_changed_and_defaults_are_those_of_before():
-    assert parsed() == [TrainOptions()]
+    assert parsed() == [TrainOptions(**asdict(STAGES["synthetic"]))]
     (options,) = parsed("--stage", "things", "--model", "deqflow-b", "--steps", "7", "--gradient", "implicit")
     assert (options.steps, options.gradient, options.learning_rate) == (7, "implicit", 1.25e-4)
     assert options.output == Path("runs/deqflow-b-things")
@@ -280,6 +280,7 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path, capsys):
         {"gradient": "implicit", "corrections": 1},
         {"gradient": "unrolled", "stillness": 0.0},
         {"positions": (1, 3), "loss": "charbonnier", "cells": 64},
+        {"loss": "robust", "coarse_starts": 1.0, "height": 128, "width": 128},
         {"solver": "broyden", "scheme": "segments"},
         {"solver": "anderson", "jacobian_weight": 0.1, "jacobian_every": 1},
         {"attach_flow": True, "gradient": "phantom", "gradient_steps": 2},
@@ -324,6 +325,14 @@ def test_charbonnier_by_hand():
     flow, valid = torch.zeros(1, 2, 1, 1), torch.ones(1, 1, 1, 1)
     loss = correction_loss([torch.full_like(flow, 2.0)], flow, valid, 0.8, charbonnier)
     assert loss.item() == pytest.approx((4 + 1e-6) ** 0.45)
+
+
+def test_the_robust_loss_by_hand():
+    errors = torch.tensor([0.0, -0.1, 3.0], requires_grad=True)
+    losses = robust(errors)
+    torch.testing.assert_close(losses, torch.tensor([0.01, 0.11, 3.01]) ** 0.4)
+    losses.sum().backward()
+    assert abs(errors.grad[1]) > 5 * abs(errors.grad[2]) and errors.grad.isfinite().all()
 
 
 def test_frozen_batch_normalisation_keeps_its_statistics():

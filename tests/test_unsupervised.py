@@ -7,6 +7,7 @@ import torch
 from deqflow import zoo
 from deqflow.data.synthetic import SyntheticScenes, Textures
 from deqflow.equilibrium import OneStep, Recorded
+from deqflow.training.batch import Batch, Draws
 from deqflow.training.unsupervised import (
     UnsupervisedObjective,
     UnsupervisedWeights,
@@ -111,10 +112,11 @@ def test_training_on_frames_alone_lowers_the_photometric_error():
         model, UnsupervisedWeights(margin=16), correction=Recorded(count=2), gradient=OneStep()
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    nothing = (torch.zeros(2, 2, 64, 96), torch.zeros(2, 1, 64, 96), torch.zeros(0))
+    batch = Batch(image1, image2, torch.zeros(2, 2, 64, 96), torch.zeros(2, 1, 64, 96))
+    draws = Draws(torch.zeros(0), 8)
     before = error()
     for _ in range(8):
-        loss, metrics = objective(image1, image2, *nothing, 8)
+        loss, metrics = objective(batch, draws)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -25,6 +25,8 @@ class ModelOptions:
             float32.
         steps: Most evaluations of the update operator per pair; without it, the model's own.
         tolerance: Stop when the flow moves less than this many pixels per step; 0 runs all steps.
+        coarse_levels: How often to halve the frames for a solve to start from their flow; 0 starts from no
+            motion; without it, the model's own.
     """
 
     model: str = "deqflow-s"
@@ -33,6 +35,7 @@ class ModelOptions:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     steps: int | None = None
     tolerance: float | None = None
+    coarse_levels: int | None = None
 
     def __post_init__(self) -> None:
         """Rejects what cannot be run, naming the option."""
@@ -40,11 +43,19 @@ class ModelOptions:
             raise ConfigError(f"--steps must be at least 1, got {self.steps}")
         if self.tolerance is not None and not self.tolerance >= 0:
             raise ConfigError(f"--tolerance must be 0 or more, got {self.tolerance:g}")
+        if self.coarse_levels is not None and self.coarse_levels < 0:
+            raise ConfigError(f"--coarse-levels must be 0 or more, got {self.coarse_levels}")
 
     def load(self) -> DEQFlow:
         """The model, ready to estimate."""
         keep_freed_memory()
-        return zoo.load(self.model, checkpoint=self.checkpoint, device=self.device, precision=self.precision)
+        return zoo.load(
+            self.model,
+            checkpoint=self.checkpoint,
+            device=self.device,
+            precision=self.precision,
+            coarse_levels=self.coarse_levels,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

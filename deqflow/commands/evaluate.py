@@ -49,6 +49,8 @@ class EvaluateOptions:
         checkpoint: File of weights; without it, the weights that ship with the model.
         steps: Most evaluations of the update operator per pair; without it, the model's own.
         tolerance: Stop when the flow moves less than this many pixels per step; 0 runs all steps.
+        coarse_levels: How often to halve the frames for a solve to start from their flow; 0 starts from no
+            motion; without it, the model's own.
         solver: Where to evaluate next; preset is the model's own.
         reuse: Start each solve from the fixed point of the pair before, along each sequence.
         warm_start: Start each solve from the flow of the pair before alone, as RAFT does.
@@ -76,6 +78,7 @@ class EvaluateOptions:
     checkpoint: Path | None = None
     steps: int | None = None
     tolerance: float | None = None
+    coarse_levels: int | None = None
     solver: Literal["preset", "plain", "anderson", "broyden"] = "preset"
     reuse: bool = False
     warm_start: bool = False
@@ -107,6 +110,7 @@ class EvaluateOptions:
             ("--report-samples", self.report_samples, 1),
             ("--steps", self.steps, 1),
             ("--tolerance", self.tolerance, 0),
+            ("--coarse-levels", self.coarse_levels, 0),
         ):
             if value is not None and not value >= least:
                 raise ConfigError(f"{name} must be {least} or more, got {value:g}")
@@ -165,8 +169,9 @@ class EvaluateOptions:
             "weights": fingerprint(model),
             "steps": model.defaults.steps if self.steps is None else self.steps,
             "tolerance": model.defaults.tolerance if self.tolerance is None else self.tolerance,
+            "coarse_levels": model.defaults.coarse_levels,
             "solver": str(SOLVERS.get(self.solver, model.defaults.solver)),
-            "start": "reuse" if self.reuse else "warm start" if self.warm_start else "zero",
+            "start": "reuse" if self.reuse else "warm start" if self.warm_start else "anew",
             "precision": str(model.precision).removeprefix("torch."),
             "device": model.device.type,
             "baselines": list(self.baselines),
@@ -192,6 +197,7 @@ def run(options: EvaluateOptions) -> int:
             checkpoint=options.checkpoint,
             device=str(processes.device),
             precision=options.precision,
+            coarse_levels=options.coarse_levels,
         )
         methods: dict[str, Predictor] = {options.model: options.predictor(model)}
         methods |= {name: BaselinePredictor(name) for name in options.baselines}

@@ -14,7 +14,7 @@ class ModelsOptions:
 
 def run(options: ModelsOptions) -> int:
     """Prints two tables; the exit code."""
-    header = ["model", "parameters", "steps", "tolerance", "licence of weights", "weights"]
+    header = ["model", "parameters", "steps", "tolerance", "coarse levels", "licence of weights", "weights"]
     rows = []
     for name, preset in zoo.PRESETS.items():
         defaults = preset.defaults
@@ -24,6 +24,7 @@ def run(options: ModelsOptions) -> int:
                 f"{parameter_count(name):,}",
                 str(defaults.steps),
                 f"{defaults.tolerance:g}",
+                str(defaults.coarse_levels),
                 preset.licence,
                 _weights(name),
             ]

@@ -57,6 +57,7 @@ class SubmitOptions(ModelOptions):
             "weights": fingerprint(model),
             "steps": model.defaults.steps if self.steps is None else self.steps,
             "tolerance": model.defaults.tolerance if self.tolerance is None else self.tolerance,
+            "coarse_levels": model.defaults.coarse_levels,
             "reuse": self.reuse,
             "precision": str(model.precision).removeprefix("torch."),
             "device": model.device.type,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, median
+from typing import Any
 
 import torch
 
@@ -47,7 +48,7 @@ def measure_convergence(
     steps: int,
     solvers: Mapping[str, Solver] = SOLVERS,
 ) -> dict[str, Convergence]:
-    """Solve every pair with every solver, from zero.
+    """Solve every pair with every solver, from the model's usual start.
 
     Args:
         model: in evaluation mode.
@@ -60,11 +61,14 @@ def measure_convergence(
     for sample in samples:
         image1, image2 = model.to_tensor(sample.frame1), model.to_tensor(sample.frame2)
         padding = model.padding(image1)
-        first, second = (model.encode(padding.pad(image)) for image in (image1, image2))
+        image1, image2 = padding.pad(image1), padding.pad(image2)
+        first, second = model.encode(image1), model.encode(image2)
         truth = torch.from_numpy(sample.flow).permute(2, 0, 1).to(image1.device)
         valid = torch.from_numpy(sample.valid).to(image1.device)
         for name, solver in solvers.items():
-            solution = model.solve_pair(first, second, steps=steps, tolerance=tolerance, solver=solver)
+            how: Any = {"steps": steps, "tolerance": tolerance, "solver": solver}
+            start = model.coarse_start(image1, image2, **how)
+            solution = model.solve_pair(first, second, start, **how)
             error = (model.decode(solution, padding).flow[0] - truth).norm(dim=0)
             result = results[name]
             result.steps.append(int(solution.steps[0]))

@@ -13,13 +13,14 @@ from deqflow.devices import resolve_precision
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.tables import markdown
 
-PARTS = ("encoders", "correlation", "solve", "upsampling")
+PARTS = ("coarse", "encoders", "correlation", "solve", "upsampling")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one pair, by part."""
+    """Seconds of one pair, by part; ``coarse`` is the whole solve of the halved frames."""
 
+    coarse: float
     encoders: float
     correlation: float
     solve: float
@@ -28,7 +29,7 @@ class Timing:
     @property
     def total(self) -> float:
         """Seconds of the whole pair."""
-        return self.encoders + self.correlation + self.solve + self.upsampling
+        return self.coarse + self.encoders + self.correlation + self.solve + self.upsampling
 
 
 def speed_table(timings: Mapping[tuple[str, int], Sequence[Timing]]) -> str:
@@ -84,15 +85,18 @@ def time_pair(model: DEQFlow, image1: Tensor, image2: Tensor, steps: int) -> Tim
     clock = _clock(image1.device)
     next(clock)
     padding = model.padding(image1)
-    first, second = (model.encode(padding.pad(image)) for image in (image1, image2))
+    image1, image2 = (padding.pad(image) for image in (image1, image2))
+    state = model.coarse_start(image1, image2, steps=steps, tolerance=0.0)
+    coarse = next(clock)
+    first, second = (model.encode(image) for image in (image1, image2))
     encoders = next(clock)
     model.operator(first, second)
     correlation = next(clock)
-    solution = model.solve_pair(first, second, steps=steps, tolerance=0.0)
+    solution = model.solve_pair(first, second, state, steps=steps, tolerance=0.0)
     # solve_pair builds the operator itself, so that its time contains the part measured before.
     solve = max(0.0, next(clock) - correlation)
     model.decode(solution, padding)
-    return Timing(encoders, correlation, solve, next(clock))
+    return Timing(coarse, encoders, correlation, solve, next(clock))
 
 
 def _clock(device: torch.device) -> Iterator[float]:

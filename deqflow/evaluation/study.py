@@ -87,22 +87,24 @@ def study(
         steps: see ``DEQFlow.forward``.
         tolerance: see ``DEQFlow.forward``.
         solver: see ``DEQFlow.forward``.
-        starts: how many starts are compared: zeros, and states of noise.
+        starts: how many starts are compared: the usual one, and states of noise.
         seed: of the noise.
     """
     sample, padding = item.sample, item.padding
-    first, second = (
-        model.encode(padding.pad(model.to_tensor(frame, name)))
+    image1, image2 = (
+        padding.pad(model.to_tensor(frame, name))
         for name, frame in (("frame1", sample.frame1), ("frame2", sample.frame2))
     )
+    first, second = model.encode(image1), model.encode(image2)
     steps = model.defaults.steps if steps is None else steps
+    start = model.coarse_start(image1, image2, steps=steps, tolerance=tolerance, solver=solver)
 
     def settle(state: FlowState | None) -> tuple[FlowState, NDArray[np.float32], int, float]:
         solution = model.solve_pair(first, second, state, steps=steps, tolerance=tolerance, solver=solver)
         flow = upsampled(model, solution.state, padding)
         return solution.state, flow, int(solution.steps[0]), float(solution.residual[0, 0])
 
-    found, flow, taken, residual = settle(None)
+    found, flow, taken, residual = settle(start)
     generator = torch.Generator(found.flow.device).manual_seed(seed)
     flows = [flow] + [settle(noise_like(found, generator))[1] for _ in range(starts - 1)]
 
@@ -111,7 +113,7 @@ def study(
     step = model.operator(first, second)
     with autocast(model.device, model.precision):
         stop = StoppingRule(steps=counts[-1], measure=movement, keep="best")
-        path = solve(step, step.start, solver or model.defaults.solver, stop, record=counts)
+        path = solve(step, start or step.start, solver or model.defaults.solver, stop, record=counts)
     curve = {
         count: measure_sample(upsampled(model, state, padding), sample)["all"].epe
         for count, state in zip(counts, path.recorded, strict=True)

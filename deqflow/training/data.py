@@ -1,18 +1,16 @@
 """What a stage trains on and is evaluated on, and the way from there to batches on a device."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deqflow.data.sample import Sample
 from deqflow.errors import DataError, DeqflowError, TrainingError
 from deqflow.processes import Processes
+from deqflow.training.batch import Batch, collate
 from deqflow.training.footage import open_footage
 from deqflow.training.options import TrainOptions
 from deqflow.training.pairs import open_pairs
@@ -30,57 +28,6 @@ def open_sources(options: TrainOptions) -> Sources:
     if options.stage == "synthetic":
         return open_scenes(options)
     return open_footage(options) if options.stage == "footage" else open_pairs(options)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pairs as tensors: images (B, 3, H, W) of 0..255, flow (B, 2, H, W), valid (B, 1, H, W) float."""
-
-    image1: Tensor
-    image2: Tensor
-    flow: Tensor
-    valid: Tensor
-    names: tuple[str, ...] = ()
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "names"}
-
-    def to(self, device: torch.device) -> "Batch":
-        """The same on a device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "Batch":
-        """The same in memory that a GPU can fetch from (called by DataLoader)."""
-        return self._each(Tensor.pin_memory)
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        changed: dict[str, Any] = {name: change(tensor) for name, tensor in self.tensors().items()}
-        return replace(self, **changed)
-
-    def split(self, parts: int) -> list["Batch"]:
-        """Equal parts, to be computed one after the other."""
-        chunks = {name: tensor.chunk(parts) for name, tensor in self.tensors().items()}
-        share = len(self.names) // parts
-        return [
-            Batch(
-                **{name: chunk[i] for name, chunk in chunks.items()},
-                names=self.names[i * share : (i + 1) * share],
-            )
-            for i in range(parts)
-        ]
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of one size."""
-
-    def stacked(name: str) -> Tensor:
-        maps = np.stack([np.atleast_3d(getattr(sample, name)) for sample in samples])
-        return torch.from_numpy(maps).permute(0, 3, 1, 2).float()
-
-    tensors = {name: stacked(name) for name in ("frame1", "frame2", "flow", "valid")}
-    names = tuple(sample.name for sample in samples)
-    return Batch(tensors["frame1"], tensors["frame2"], tensors["flow"], tensors["valid"], names)
 
 
 class StepSampler(Sampler[list[int]]):

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deqflow.memory import SavedBytes
 from deqflow.processes import Processes
-from deqflow.training.data import collate
+from deqflow.training.batch import Draws, collate
+from deqflow.training.optimizer import Optimizer
 from deqflow.training.options import TrainOptions, error_name
 from deqflow.training.sources import Sources
 
@@ -21,7 +22,7 @@ def describe(
     sources: Sources,
     model: nn.Module,
     objective: Callable[..., Any],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
 ) -> str:
     """Do one step with one pair and say what was counted; the model is not what it was afterwards.
 
@@ -31,16 +32,18 @@ def describe(
     share = options.batch // processes.count
     parameters = sum(parameter.numel() for parameter in model.parameters())
     batch = collate([sources.training[0]]).to(processes.device)
-    chosen = torch.arange(options.cells, device=processes.device)
+    draws = Draws(
+        torch.arange(options.cells, device=processes.device),
+        options.solver_steps[1],
+        coarse_levels=int(options.coarse_starts > 0),
+        probe=0 if options.jacobian_weight > 0 else None,
+    )
     kept = SavedBytes(model)
     started = time.monotonic()
     optimizer.zero_grad(set_to_none=True)
     with FlopCounterMode(display=False) as counted:
         with kept.counting():
-            probe = 0 if options.jacobian_weight > 0 else None
-            loss, metrics = objective(
-                batch.image1, batch.image2, batch.flow, batch.valid, chosen, options.solver_steps[1], probe
-            )
+            loss, metrics = objective(batch, draws)
         pair = kept.total / 2**30
         loss.backward()
     optimizer.step()

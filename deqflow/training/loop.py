@@ -23,10 +23,12 @@ from deqflow.errors import CheckpointError, ConfigError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.io.files import replace_bytes
 from deqflow.processes import Processes, start_processes
-from deqflow.training.data import Batch, batches, open_sources
+from deqflow.training.batch import Batch, Draws
+from deqflow.training.data import batches, open_sources
 from deqflow.training.dry_run import describe
 from deqflow.training.model import create_model
 from deqflow.training.objectives import create_objective
+from deqflow.training.optimizer import create_optimizer
 from deqflow.training.options import TrainOptions, error_name
 from deqflow.training.resume import check_resumable
 from deqflow.training.schedule import learning_rate
@@ -100,9 +102,7 @@ class Trainer:
         self.average = AveragedModel(self.model, multi_avg_fn=averaging(options.ema))
         objective = create_objective(self.model, options)
         self.objective: nn.Module = DistributedDataParallel(objective) if processes.count > 1 else objective
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
-        )
+        self.optimizer = create_optimizer(self.model, options)
         self.step, self.seconds = 0, 0.0
         self.skipped = self.skipped_in_a_row = 0
         self.progress = Progress()
@@ -190,20 +190,12 @@ class Trainer:
     def _train_step(self, batch: Batch, wishes: dict[str, bool]) -> dict[str, float]:
         """One optimiser step; returns the means over the processes of what it measured and of the wishes."""
         options = self.options
-        # Drawn from the step: the same on every process and in every resumed run.
-        draw = torch.Generator().manual_seed(options.seed * 1_000_003 + self.step)
-        chosen = torch.randperm(64, generator=draw)[: options.cells].to(self.processes.device)
-        fewest, most = options.solver_steps
-        steps = int(torch.randint(fewest, most + 1, (), generator=draw))
-        penalised = options.jacobian_weight > 0 and self.step % options.jacobian_every == 0
-        probe = int(torch.randint(2**31, (), generator=draw)) if penalised else None
+        draws = Draws.of_step(self.step, options, self.processes.device)
         self.optimizer.zero_grad(set_to_none=True)
         measured: dict[str, float] = {}
         for index, part in enumerate(batch.split(options.accumulate)):
             with self._exchange_gradients(last=index == options.accumulate - 1):
-                loss, metrics = self.objective(
-                    part.image1, part.image2, part.flow, part.valid, chosen, steps, probe
-                )
+                loss, metrics = self.objective(part, draws)
                 (loss / options.accumulate).backward()
             for name, value in (("loss", loss.detach()), *vars(metrics).items()):
                 measured[name] = measured.get(name, 0.0) + float(value) / options.accumulate

@@ -29,6 +29,7 @@ from deqflow.equilibrium import (
 from deqflow.equilibrium.state import S
 from deqflow.estimator import STRIDE, DEQFlow, FlowState
 from deqflow.network.upsampling import extract_cells
+from deqflow.training.batch import Batch, Draws
 from deqflow.training.options import Stage
 
 MAX_FLOW = 400.0
@@ -43,7 +44,19 @@ def charbonnier(difference: Tensor) -> Tensor:
     return (difference.square() + 1e-3**2) ** 0.45
 
 
-DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {"l1": torch.abs, "charbonnier": charbonnier}
+def robust(difference: Tensor) -> Tensor:
+    """``(|x| + 0.01)^0.4``, whose slope falls with the error: the pixels that can be right count most.
+
+    Source: Sun et al., PWC-Net, CVPR 2018, eq. 2, for fine-tuning.
+    """
+    return (difference.abs() + 0.01) ** 0.4
+
+
+DISTANCES: dict[str, Callable[[Tensor], Tensor]] = {
+    "l1": torch.abs,
+    "charbonnier": charbonnier,
+    "robust": robust,
+}
 
 
 def correction_loss(
@@ -161,41 +174,26 @@ class CorrectionObjective(nn.Module):
         if stage.attach_flow is not None:
             model.config = replace(model.config, attach_flow=stage.attach_flow)
 
-    def forward(
-        self,
-        image1: Tensor,
-        image2: Tensor,
-        flow: Tensor,
-        valid: Tensor,
-        chosen: Tensor,
-        steps: int,
-        probe: int | None = None,
-    ) -> tuple[Tensor, StepMetrics]:
-        """Loss over the chosen pixels.
-
-        Args:
-            image1: (B, 3, H, W) of 0..255.
-            image2: (B, 3, H, W).
-            flow: (B, 2, H, W).
-            valid: (B, 1, H, W) float.
-            chosen: (K,) places inside an 8x8 cell, see ``ConvexUpsampling.cells``.
-            steps: solver steps.
-            probe: seed of the Jacobian penalty's probe; None leaves the penalty out.
-        """
+    def forward(self, batch: Batch, draws: Draws) -> tuple[Tensor, StepMetrics]:
+        """Loss over the pixels drawn."""
         stage = self.stage
+        correction: Correction = self.correction
+        if draws.probe is not None:
+            correction = Penalised(correction, draws.probe)
         path = self.model.trajectory(
-            image1,
-            image2,
-            correction=self.correction if probe is None else Penalised(self.correction, probe),
+            batch.image1,
+            batch.image2,
+            correction=correction,
             gradient=self.gradient,
             solver=self.solver,
-            steps=steps,
+            steps=draws.solver_steps,
+            coarse_levels=draws.coarse_levels,
         )
-        with autocast(image1.device, self.model.precision):
+        with autocast(batch.image1.device, self.model.precision):
             predictions = [
-                self.model.upsample.cells(state.hidden, state.flow, chosen) for state in path.states
+                self.model.upsample.cells(state.hidden, state.flow, draws.cells) for state in path.states
             ]
-        target, known = extract_cells(flow, STRIDE, chosen), extract_cells(valid, STRIDE, chosen)
+        target, known = (extract_cells(part, STRIDE, draws.cells) for part in (batch.flow, batch.valid))
         loss = correction_loss(predictions, target, known, stage.gamma, DISTANCES[stage.loss])
         if stage.stillness:
             loss = loss + stage.stillness * stillness_loss(path)

@@ -9,7 +9,7 @@ from deqflow.training.unsupervised import UnsupervisedObjective, UnsupervisedWei
 
 
 def create_objective(model: DEQFlow, stage: Stage) -> nn.Module:
-    """What a stage minimises, as a module that is called with the tensors of a batch and the step's draws."""
+    """What a stage minimises, as a module that is called with a batch and the step's draws."""
     if stage.stage != "footage":
         return CorrectionObjective(model, stage)
     weights = UnsupervisedWeights(

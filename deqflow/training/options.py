@@ -24,6 +24,7 @@ class Stage:
         batch: pairs per step, over all processes.
         height: of a training frame or crop, a multiple of 8.
         width: of a training frame or crop, a multiple of 8.
+        optimizer: ``adamw``, or ``muon`` for filters with ``adamw`` for the rest.
         learning_rate: peak of the schedule.
         schedule: ``linear`` rises from zero and falls to zero; ``one-cycle`` is the published one, over 100
             steps more, rising from 1/25 of the peak.
@@ -35,6 +36,8 @@ class Stage:
         solver: ``model`` is the preset's own.
         solver_steps: fewest and most solver steps, drawn anew each step; a range keeps the model from
             learning to be right at one count only.
+        coarse_starts: share of the steps whose solve starts not from zeros but at the fixed point of the
+            frames at half the size, as that of deqflow-s does in use.
         corrections: losses along the solver's path.
         positions: in place of ``corrections``, the solver steps (from 1, rising) whose points losses are on.
         scheme: ``recorded`` takes points of one uninterrupted solve; ``segments`` starts the solver anew from
@@ -68,6 +71,7 @@ class Stage:
     batch: int = 4
     height: int = 256
     width: int = 320
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 5e-4
     schedule: Literal["linear", "one-cycle"] = "linear"
     warmup: float = 0.05
@@ -77,6 +81,7 @@ class Stage:
     freeze_batch_norm: bool = False
     solver: Literal["model", "plain", "anderson", "broyden"] = "model"
     solver_steps: tuple[int, int] = (8, 20)
+    coarse_starts: float = 0.0
     corrections: int = 3
     positions: tuple[int, ...] = ()
     scheme: Literal["recorded", "segments"] = "recorded"
@@ -86,7 +91,7 @@ class Stage:
     attach_flow: bool | None = None
     augment: bool = True
     gamma: float = 0.8
-    loss: Literal["l1", "charbonnier"] = "l1"
+    loss: Literal["l1", "charbonnier", "robust"] = "l1"
     stillness: float = 0.1
     smoothness: float = 2.0
     distillation: float = 0.3
@@ -126,7 +131,7 @@ class Stage:
             raise ConfigError(f"positions must rise from at least 1, not {self.positions}")
         if self.cells > 64:
             raise ConfigError(f"cells must be at most 64, not {self.cells}")
-        for name in ("ema", "warmup", "gamma", "stillness", "held_out"):
+        for name in ("ema", "warmup", "gamma", "stillness", "held_out", "coarse_starts"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
         if not 0 < self.damping <= 1:

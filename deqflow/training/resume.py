@@ -7,7 +7,7 @@ from typing import Any
 
 from deqflow.errors import ConfigError
 
-DECIDING = ("stage", "model")
+DECIDING = ("stage", "model", "optimizer")
 """Another run altogether if they differ."""
 INDIFFERENT = (
     *("output", "stages", "data", "textures", "device", "workers", "dry_run", "compile"),
@@ -28,9 +28,10 @@ def check_resumable(
         identity: of this run's data, as ``Sources.identity``.
 
     Raises:
-        ConfigError: the state is of another stage or another model.
+        ConfigError: the state is of another stage, model or optimizer.
     """
     then, now = json.loads(saved.get("options", "{}")), json.loads(recipe)
+    then.setdefault("optimizer", "adamw")  # the only one there was
     for name in DECIDING:
         if then.get(name, now[name]) != now[name]:
             raise ConfigError(

@@ -16,6 +16,7 @@ import tyro
 from deqflow.errors import ConfigError
 from deqflow.training.options import Stage, StageName, TrainOptions, Variant
 
+_SYNTHETIC = Stage(optimizer="muon", loss="robust", coarse_starts=0.25)
 _CHAIRS = Stage(
     stage="chairs",
     data_sets=("chairs",),
@@ -86,7 +87,7 @@ _FOOTAGE = replace(_CUSTOM, stage="footage", data_sets=())
 
 STAGES: Mapping[StageName, Stage] = MappingProxyType(
     {
-        "synthetic": Stage(),
+        "synthetic": _SYNTHETIC,
         "chairs": _CHAIRS,
         "things": _THINGS,
         "sintel": _SINTEL,
@@ -98,7 +99,10 @@ STAGES: Mapping[StageName, Stage] = MappingProxyType(
 """Every stage as DEQ-Flow trains it, ``synthetic``, ``custom`` and ``footage`` as deqflow-s does."""
 
 OWN = "deqflow-s"
-_HOW = ("solver", "solver_steps", "corrections", "scheme", "gradient", "gradient_steps", "attach_flow")
+_HOW = (
+    *("solver", "solver_steps", "coarse_starts", "corrections"),
+    *("scheme", "gradient", "gradient_steps", "attach_flow"),
+)
 _RAFT_CHANGES: Mapping[StageName, Mapping[str, Any]] = {
     "chairs": {"steps": 100_000, "batch": 10},
     "things": {"steps": 100_000},
@@ -127,6 +131,7 @@ def stage_for(name: StageName, model: str = OWN, variant: Variant = "published")
             corrections=12,
             gradient="unrolled",
             attach_flow=None,
+            coarse_starts=0.0,
             stillness=0.0,
             cells=64,
         )

@@ -16,6 +16,7 @@ from deqflow.devices import autocast
 from deqflow.equilibrium import Correction, Gradient, Solver
 from deqflow.estimator import DEQFlow
 from deqflow.geometry import backward_warp, forward_backward_consistency
+from deqflow.training.batch import Batch, Draws
 
 CENSUS_RADIUS = 3
 LUMA = (0.2989, 0.5870, 0.1140)
@@ -171,32 +172,13 @@ class UnsupervisedObjective(nn.Module):
         self.correction, self.gradient = correction, gradient
         self.solver = solver or model.defaults.solver
 
-    def forward(
-        self,
-        image1: Tensor,
-        image2: Tensor,
-        flow: Tensor,
-        valid: Tensor,
-        chosen: Tensor,
-        steps: int,
-        probe: int | None = None,
-    ) -> tuple[Tensor, UnsupervisedMetrics]:
-        """Loss of both directions, called as ``CorrectionObjective`` is.
-
-        Args:
-            image1: (B, 3, H, W) of 0..255, sides multiples of 8.
-            image2: (B, 3, H, W).
-            flow: not used, none is known.
-            valid: not used.
-            chosen: not used, likeness needs whole neighbourhoods of pixels.
-            steps: solver steps.
-            probe: not used.
-        """
+    def forward(self, batch: Batch, draws: Draws) -> tuple[Tensor, UnsupervisedMetrics]:
+        """Loss of both directions, over all pixels: likeness needs whole neighbourhoods of them."""
         weights = self.weights
-        first, second = torch.cat((image1, image2)), torch.cat((image2, image1))
-        flows, residual = self._flows(first, second, steps)
+        first, second = torch.cat((batch.image1, batch.image2)), torch.cat((batch.image2, batch.image1))
+        flows, residual = self._flows(first, second, draws)
         last = flows[-1].detach()
-        visible = forward_backward_consistency(last, last.roll(len(image1), dims=0))
+        visible = forward_backward_consistency(last, last.roll(len(batch.image1), dims=0))
         looks = [photometric_loss(first, second, found, visible) for found in flows]
         slopes = [smoothness_loss(first, found, order=weights.order) for found in flows]
         decay = [weights.gamma ** (len(flows) - 1 - index) for index in range(len(flows))]
@@ -206,12 +188,12 @@ class UnsupervisedObjective(nn.Module):
         ).sum()
         distilled = last.new_zeros(())
         if weights.distillation > 0:
-            distilled = self._distillation(first, second, last, visible, steps)
+            distilled = self._distillation(first, second, last, visible, draws)
             loss = loss + weights.distillation * distilled
         metrics = (looks[-1], slopes[-1], distilled, visible.float().mean(), residual)
         return loss, UnsupervisedMetrics(*(value.detach() for value in metrics))
 
-    def _flows(self, image1: Tensor, image2: Tensor, steps: int) -> tuple[list[Tensor], Tensor]:
+    def _flows(self, image1: Tensor, image2: Tensor, draws: Draws) -> tuple[list[Tensor], Tensor]:
         """Full-resolution flows along the path, and the mean residual."""
         path = self.model.trajectory(
             image1,
@@ -219,14 +201,15 @@ class UnsupervisedObjective(nn.Module):
             correction=self.correction,
             gradient=self.gradient,
             solver=self.solver,
-            steps=steps,
+            steps=draws.solver_steps,
+            coarse_levels=draws.coarse_levels,
         )
         with autocast(image1.device, self.model.precision):
             flows: list[Any] = [self.model.upsample(state.hidden, state.flow) for state in path.states]
         return flows, path.residual[:, 0].mean()
 
     def _distillation(
-        self, image1: Tensor, image2: Tensor, flow: Tensor, visible: Tensor, steps: int
+        self, image1: Tensor, image2: Tensor, flow: Tensor, visible: Tensor, draws: Draws
     ) -> Tensor:
         """The crop's disagreement with the frame where the frame's own check passes.
 
@@ -234,5 +217,5 @@ class UnsupervisedObjective(nn.Module):
         """
         margin = min(self.weights.margin, 8 * (min(image1.shape[-2:]) // 32))
         inner = (..., slice(margin, -margin), slice(margin, -margin))
-        flows, _ = self._flows(image1[inner].contiguous(), image2[inner].contiguous(), steps)
+        flows, _ = self._flows(image1[inner].contiguous(), image2[inner].contiguous(), draws)
         return distillation_loss(flows[-1], flow[inner], visible[inner])

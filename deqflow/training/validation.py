@@ -13,7 +13,7 @@ from torch import Tensor
 from deqflow.errors import DeqflowError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.processes import Processes
-from deqflow.training.data import Batch, collate
+from deqflow.training.batch import Batch, collate
 from deqflow.training.options import TrainOptions, error_name
 from deqflow.training.sources import Sources, corrupt
 from deqflow.training.unsupervised import photometric_loss

@@ -64,6 +64,7 @@ def load(
     checkpoint: str | PathLike[str] | None = None,
     device: str = "auto",
     precision: str = "auto",
+    coarse_levels: int | None = None,
 ) -> DEQFlow:
     """A model ready to estimate: in evaluation mode, on its device.
 
@@ -74,9 +75,11 @@ def load(
         device: ``auto`` (cuda, mps, cpu) or a device's name.
         precision: ``auto`` (the preset's: for most bfloat16 where fast, for published ones float32),
             ``float32``, ``bfloat16``, ``float16``.
+        coarse_levels: how often frames are halved for a solve to start from, see
+            ``InferenceDefaults``; None means the preset's.
 
     Raises:
-        ConfigError: unknown model, device or precision.
+        ConfigError: unknown model, device or precision, or a negative ``coarse_levels``.
         CheckpointError: no weights, or weights of another architecture; if a preset fits, it is named.
     """
     where = resolve_device(device)
@@ -84,6 +87,8 @@ def load(
     dtype = resolve_precision(wanted, where)
     model = restore(name, Path(checkpoint) if checkpoint is not None else shipped_weights(name))
     model.precision = dtype
+    if coarse_levels is not None:
+        model.defaults = replace(model.defaults, coarse_levels=coarse_levels)
     return model.to(where).eval().requires_grad_(False)
 
 

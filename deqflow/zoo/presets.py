@@ -92,7 +92,9 @@ def _published_deq(size: str, *, attention: bool) -> Preset:
 
 PRESETS: Mapping[str, Preset] = {
     "deqflow-s": Preset(
-        summary="small, for machines without a GPU; its weights ship with the package", licence="Apache-2.0"
+        summary="small, for machines without a GPU; its weights ship with the package",
+        licence="Apache-2.0",
+        defaults=InferenceDefaults(coarse_levels=1),
     ),
     **{f"deqflow-{size}": _published_deq(size, attention=False) for size in _SIZES},
     **{f"deqflow-{size}-gma": _published_deq(size, attention=True) for size in _SIZES},

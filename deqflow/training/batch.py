@@ -1,0 +1,92 @@
+"""What a training step is given: a batch of pairs, and what is drawn for the step."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deqflow.data.sample import Sample
+from deqflow.training.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pairs as tensors: images (B, 3, H, W) of 0..255, flow (B, 2, H, W), valid (B, 1, H, W) float."""
+
+    image1: Tensor
+    image2: Tensor
+    flow: Tensor
+    valid: Tensor
+    names: tuple[str, ...] = ()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "names"}
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The same in memory that a GPU can fetch from (called by DataLoader)."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in self.tensors().items()}
+        return replace(self, **changed)
+
+    def split(self, parts: int) -> list["Batch"]:
+        """Equal parts, to be computed one after the other."""
+        chunks = {name: tensor.chunk(parts) for name, tensor in self.tensors().items()}
+        share = len(self.names) // parts
+        return [
+            Batch(
+                **{name: chunk[i] for name, chunk in chunks.items()},
+                names=self.names[i * share : (i + 1) * share],
+            )
+            for i in range(parts)
+        ]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples of one size."""
+
+    def stacked(name: str) -> Tensor:
+        maps = np.stack([np.atleast_3d(getattr(sample, name)) for sample in samples])
+        return torch.from_numpy(maps).permute(0, 3, 1, 2).float()
+
+    tensors = {name: stacked(name) for name in ("frame1", "frame2", "flow", "valid")}
+    names = tuple(sample.name for sample in samples)
+    return Batch(tensors["frame1"], tensors["frame2"], tensors["flow"], tensors["valid"], names)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What a step is drawn, from the seed and its number: the same on every process and in every resumed run.
+
+    Attributes:
+        cells: (K,) places inside an 8x8 cell that losses look at, see ``ConvexUpsampling.cells``.
+        solver_steps: evaluations of the solve.
+        coarse_levels: how often the frames are halved for the solve to start from.
+        probe: seed of the Jacobian penalty's probe; None leaves the penalty out.
+    """
+
+    cells: Tensor
+    solver_steps: int
+    coarse_levels: int = 0
+    probe: int | None = None
+
+    @classmethod
+    def of_step(cls, step: int, options: TrainOptions, device: torch.device) -> "Draws":
+        """The draws of a step, counted from 0."""
+        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+        cells = torch.randperm(64, generator=generator)[: options.cells].to(device)
+        fewest, most = options.solver_steps
+        solver_steps = int(torch.randint(fewest, most + 1, (), generator=generator))
+        probe = int(torch.randint(2**31, (), generator=generator))
+        coarse = float(torch.rand((), generator=generator)) < options.coarse_starts
+        penalised = options.jacobian_weight > 0 and step % options.jacobian_every == 0
+        return cls(cells, solver_steps, int(coarse), probe if penalised else None)

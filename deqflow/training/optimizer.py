@@ -1,0 +1,104 @@
+"""The optimizers of a run."""
+
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from deqflow.training.options import Stage
+
+LEAST_SIDE = 8
+"""Matrices with fewer rows or columns than this are left to AdamW: little of them can be made orthogonal."""
+
+
+class Optimizer(Protocol):
+    """What the training loop asks of an optimizer; those of ``torch.optim`` are such."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Settings by group of parameters, to be changed in place."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+
+    def step(self) -> Any:
+        """Change the parameters."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``load_state_dict`` takes."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state."""
+
+
+def create_optimizer(model: nn.Module, stage: Stage) -> Optimizer:
+    """AdamW, or Muon with AdamW for what is not a matrix; the same rate serves both."""
+    if stage.optimizer == "muon":
+        return MuonAdamW(model.parameters(), stage.learning_rate, stage.weight_decay)
+    return torch.optim.AdamW(model.parameters(), lr=stage.learning_rate, weight_decay=stage.weight_decay)
+
+
+class MuonAdamW:
+    """Muon on filters, as matrices of a row per output channel, and AdamW on all the rest.
+
+    Source: Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024; updates are as large
+    as those of AdamW (Liu et al., Muon is Scalable for LLM Training, 2025, sec. 2.2).
+
+    Args:
+        parameters: of a model on its device: filters must stay where they are in memory.
+        rate: see ``torch.optim.AdamW``.
+        weight_decay: see ``torch.optim.AdamW``.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], rate: float, weight_decay: float) -> None:
+        self.filters: list[nn.Parameter] = []
+        self.matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for parameter in parameters:
+            if parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) >= LEAST_SIDE:
+                self.filters.append(parameter)
+                # The same memory seen as a matrix, since torch's Muon takes nothing else.
+                matrix = parameter.data.permute(_memory_order(parameter)).view(len(parameter), -1)
+                self.matrices.append(nn.Parameter(matrix))
+            else:
+                others.append(parameter)
+        self.muon = torch.optim.Muon(
+            self.matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        self.adamw = torch.optim.AdamW(others, lr=rate, weight_decay=weight_decay)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Settings by group of parameters, to be changed in place."""
+        return [*self.muon.param_groups, *self.adamw.param_groups]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for parameter in chain(self.filters, self.matrices):
+            parameter.grad = None
+        self.adamw.zero_grad(set_to_none=set_to_none)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Change the parameters."""
+        for parameter, matrix in zip(self.filters, self.matrices, strict=True):
+            if parameter.grad is not None:
+                matrix.grad = parameter.grad.permute(_memory_order(parameter)).reshape(matrix.shape)
+        self.muon.step()
+        self.adamw.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``load_state_dict`` takes."""
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.muon.load_state_dict(state_dict["muon"])
+        self.adamw.load_state_dict(state_dict["adamw"])
+
+
+def _memory_order(tensor: Tensor) -> tuple[int, ...]:
+    """Dimensions in the order that makes the tensor contiguous: channels-last filters have theirs last."""
+    return tuple(range(tensor.ndim)) if tensor.is_contiguous() else (0, 2, 3, 1)
