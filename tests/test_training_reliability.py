@@ -29,9 +29,9 @@ from deqflow.processes import Processes
 from deqflow.training import loop
 from deqflow.training.data import batches, open_sources
 from deqflow.training.loop import run
-from deqflow.training.losses import CorrectionObjective
 from deqflow.training.pairs import Epochs
 from deqflow.training.state import StateStore, read_sealed, seal
+from deqflow.training.supervised import CorrectionObjective
 
 CPU = Processes(torch.device("cpu"))
 

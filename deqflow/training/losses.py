@@ -1,36 +1,12 @@
-"""What training minimises."""
+"""Distances between flows, and the losses made of them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from deqflow.devices import autocast
-from deqflow.equilibrium import (
-    Anderson,
-    Broyden,
-    Correction,
-    FixedPointIteration,
-    Gradient,
-    Implicit,
-    NeumannPhantom,
-    OneStep,
-    Path,
-    Phantom,
-    Recorded,
-    Segments,
-    Solver,
-    Step,
-    StoppingRule,
-    Unrolled,
-    jacobian_penalty,
-)
-from deqflow.equilibrium.state import S
-from deqflow.estimator import STRIDE, DEQFlow, FlowState
-from deqflow.network.upsampling import extract_cells
-from deqflow.training.batch import Batch, Draws
-from deqflow.training.options import Stage
+from deqflow.equilibrium import Path
+from deqflow.estimator import STRIDE, FlowState
 
 MAX_FLOW = 400.0
 """Pixels that move further than this do not count, as published."""
@@ -91,115 +67,3 @@ def stillness_loss(path: Path[FlowState]) -> Tensor:
     wanders without end; this small constant pull lets it come to rest there.
     """
     return STRIDE * (path.states[-1].flow - path.points[-1].flow).norm(dim=1).mean()
-
-
-def choose_gradient(stage: Stage) -> Gradient:
-    """How each point of the path is differentiated (unrolling differentiates the path itself instead)."""
-    if stage.gradient == "phantom":
-        return Phantom(steps=stage.gradient_steps, damping=stage.damping)
-    if stage.gradient == "neumann":
-        return NeumannPhantom(steps=stage.gradient_steps, damping=stage.damping)
-    return Implicit() if stage.gradient == "implicit" else OneStep()
-
-
-def choose_correction(stage: Stage) -> Correction:
-    """Where along the path losses are taken."""
-    positions = stage.positions or None
-    if stage.gradient == "unrolled":
-        return Unrolled(count=stage.corrections, positions=positions)
-    scheme = Segments if stage.scheme == "segments" else Recorded
-    return scheme(count=stage.corrections, positions=positions)
-
-
-def choose_solver(stage: Stage, model: DEQFlow) -> Solver:
-    """The solver of the forward pass."""
-    solvers: dict[str, Callable[[], Solver]] = {
-        "plain": FixedPointIteration,
-        "anderson": Anderson,
-        "broyden": Broyden,
-    }
-    return model.defaults.solver if stage.solver == "model" else solvers[stage.solver]()
-
-
-@dataclass(frozen=True)
-class PenalisedPath(Path[S]):
-    """A path, and the mean Jacobian penalty at its last point."""
-
-    penalty: Tensor
-
-
-@dataclass(frozen=True)
-class Penalised:
-    """A correction that also measures the Jacobian at the last point of the path.
-
-    Attributes:
-        inner: where losses are taken.
-        seed: of the probe vector.
-    """
-
-    inner: Correction
-    seed: int
-
-    def follow(
-        self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule
-    ) -> PenalisedPath[S]:
-        """See ``Correction.follow``."""
-        path = self.inner.follow(step, state, solver, gradient, stop)
-        probes = torch.Generator(state[0].device).manual_seed(self.seed)
-        penalty = jacobian_penalty(step, path.points[-1], generator=probes).mean()
-        return PenalisedPath(path.points, path.states, path.residual, penalty)
-
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """Of one training step: end-point error in pixels and the residual in pixels per solver step."""
-
-    epe: Tensor
-    residual: Tensor
-
-
-class CorrectionObjective(nn.Module):
-    """Loss of a batch of pairs, as a module so that DistributedDataParallel can wrap it.
-
-    Args:
-        model: whose parameters are trained.
-        stage: what to minimise, and how it is differentiated.
-    """
-
-    def __init__(self, model: DEQFlow, stage: Stage) -> None:
-        super().__init__()
-        self.model, self.stage = model, stage
-        self.correction, self.gradient = choose_correction(stage), choose_gradient(stage)
-        self.solver = choose_solver(stage, model)
-        if stage.attach_flow is not None:
-            model.config = replace(model.config, attach_flow=stage.attach_flow)
-
-    def forward(self, batch: Batch, draws: Draws) -> tuple[Tensor, StepMetrics]:
-        """Loss over the pixels drawn."""
-        stage = self.stage
-        correction: Correction = self.correction
-        if draws.probe is not None:
-            correction = Penalised(correction, draws.probe)
-        path = self.model.trajectory(
-            batch.image1,
-            batch.image2,
-            correction=correction,
-            gradient=self.gradient,
-            solver=self.solver,
-            steps=draws.solver_steps,
-            coarse_levels=draws.coarse_levels,
-        )
-        with autocast(batch.image1.device, self.model.precision):
-            predictions = [
-                self.model.upsample.cells(state.hidden, state.flow, draws.cells) for state in path.states
-            ]
-        target, known = (extract_cells(part, STRIDE, draws.cells) for part in (batch.flow, batch.valid))
-        loss = correction_loss(predictions, target, known, stage.gamma, DISTANCES[stage.loss])
-        if stage.stillness:
-            loss = loss + stage.stillness * stillness_loss(path)
-        if isinstance(path, PenalisedPath):
-            loss = loss + stage.jacobian_weight * path.penalty
-        difference = predictions[-1].detach() - target
-        error = torch.hypot(difference[:, :1], difference[:, 1:])
-        epe = torch.where(known > 0, error, 0.0).sum() / known.sum().clamp_min(1)
-        return loss, StepMetrics(epe, path.residual[:, 0].mean())

@@ -3,8 +3,9 @@
 from torch import nn
 
 from deqflow.estimator import DEQFlow
-from deqflow.training.losses import CorrectionObjective, choose_correction, choose_gradient, choose_solver
 from deqflow.training.options import Stage
+from deqflow.training.paths import choose_correction, choose_gradient, choose_solver
+from deqflow.training.supervised import CorrectionObjective
 from deqflow.training.unsupervised import UnsupervisedObjective, UnsupervisedWeights
 
 

@@ -1,0 +1,76 @@
+"""The objective of a stage whose flow is known."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from deqflow.devices import autocast
+from deqflow.equilibrium import Correction
+from deqflow.estimator import STRIDE, DEQFlow
+from deqflow.network.upsampling import extract_cells
+from deqflow.training.batch import Batch, Draws
+from deqflow.training.losses import DISTANCES, correction_loss, stillness_loss
+from deqflow.training.options import Stage
+from deqflow.training.paths import (
+    Penalised,
+    PenalisedPath,
+    choose_correction,
+    choose_gradient,
+    choose_solver,
+)
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """Of one training step: end-point error in pixels and the residual in pixels per solver step."""
+
+    epe: Tensor
+    residual: Tensor
+
+
+class CorrectionObjective(nn.Module):
+    """Loss of a batch of pairs, as a module so that DistributedDataParallel can wrap it.
+
+    Args:
+        model: whose parameters are trained.
+        stage: what to minimise, and how it is differentiated.
+    """
+
+    def __init__(self, model: DEQFlow, stage: Stage) -> None:
+        super().__init__()
+        self.model, self.stage = model, stage
+        self.correction, self.gradient = choose_correction(stage), choose_gradient(stage)
+        self.solver = choose_solver(stage, model)
+        if stage.attach_flow is not None:
+            model.config = replace(model.config, attach_flow=stage.attach_flow)
+
+    def forward(self, batch: Batch, draws: Draws) -> tuple[Tensor, StepMetrics]:
+        """Loss over the pixels drawn."""
+        stage = self.stage
+        correction: Correction = self.correction
+        if draws.probe is not None:
+            correction = Penalised(correction, draws.probe)
+        path = self.model.trajectory(
+            batch.image1,
+            batch.image2,
+            correction=correction,
+            gradient=self.gradient,
+            solver=self.solver,
+            steps=draws.solver_steps,
+            coarse_levels=draws.coarse_levels,
+        )
+        with autocast(batch.image1.device, self.model.precision):
+            predictions = [
+                self.model.upsample.cells(state.hidden, state.flow, draws.cells) for state in path.states
+            ]
+        target, known = (extract_cells(part, STRIDE, draws.cells) for part in (batch.flow, batch.valid))
+        loss = correction_loss(predictions, target, known, stage.gamma, DISTANCES[stage.loss])
+        if stage.stillness:
+            loss = loss + stage.stillness * stillness_loss(path)
+        if isinstance(path, PenalisedPath):
+            loss = loss + stage.jacobian_weight * path.penalty
+        difference = predictions[-1].detach() - target
+        error = torch.hypot(difference[:, :1], difference[:, 1:])
+        epe = torch.where(known > 0, error, 0.0).sum() / known.sum().clamp_min(1)
+        return loss, StepMetrics(epe, path.residual[:, 0].mean())
