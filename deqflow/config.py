@@ -11,6 +11,7 @@ from deqflow.network import (
     ConvexConfig,
     GRUConfig,
     MixerConfig,
+    MixtureConfig,
     SeparateEncodersConfig,
     SharedEncoderConfig,
 )
@@ -24,7 +25,10 @@ ROOMS: dict[str, dict[str, type[Any]]] = {
     "encoder": {"shared": SharedEncoderConfig, "separate": SeparateEncodersConfig},
     "update": {"mixer": MixerConfig, "gru": GRUConfig},
     "upsampling": {"convex": ConvexConfig, "bilinear": BilinearConfig},
+    "uncertainty": {"mixture": MixtureConfig},
 }
+OPTIONAL_ROOMS = ("uncertainty",)
+"""Rooms that a model may do without: None in their place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,7 @@ class ModelConfig:
         encoder: what makes features and context of a frame.
         update: what the solver iterates.
         upsampling: what brings the flow to full resolution.
+        uncertainty: what tells how far the flow may be off; None in models that do not.
         attach_flow: let gradients pass through the incoming flow of a step, not only through hidden.
     """
 
@@ -51,6 +56,7 @@ class ModelConfig:
     encoder: Encoder = field(default_factory=SharedEncoderConfig)
     update: Update = field(default_factory=MixerConfig)
     upsampling: Upsampling = field(default_factory=ConvexConfig)
+    uncertainty: MixtureConfig | None = None
     attach_flow: bool = False
 
     def __post_init__(self) -> None:
@@ -83,7 +89,8 @@ class ModelConfig:
                 values[room] = _instance(kinds[str(kind)], described)
         config = _instance(cls, values)
         for room, kinds in ROOMS.items():
-            require_choice("model", room, type(getattr(config, room)), tuple(kinds.values()))
+            if getattr(config, room) is not None or room not in OPTIONAL_ROOMS:
+                require_choice("model", room, type(getattr(config, room)), tuple(kinds.values()))
         return config
 
 

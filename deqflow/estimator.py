@@ -67,6 +67,9 @@ class FlowEstimate:
         steps: evaluations of the update operator on frames of this size (those on halved frames come before).
         converged: whether the tolerance was met.
         trace: (N, B) residual after each step, NaN once a sample had stopped.
+        uncertainty: mean absolute error of u and of v to expect in each pixel, as the model judges itself,
+            pixels; array (H, W) from ``estimate``, tensor (B, H, W) from ``forward``; None from models that
+            do not tell.
     """
 
     flow: Any
@@ -76,6 +79,7 @@ class FlowEstimate:
     steps: Any
     converged: Any
     trace: Tensor
+    uncertainty: Any = None
 
 
 def movement(new: FlowState, old: FlowState) -> Tensor:
@@ -142,6 +146,11 @@ class DEQFlow(nn.Module):
             hidden=config.hidden, context=config.context, correlation=config.correlation
         )
         self.upsample = config.upsampling.build(hidden=config.hidden, factor=STRIDE)
+        self.uncertainty = (
+            None
+            if config.uncertainty is None
+            else config.uncertainty.build(hidden=config.hidden, factor=STRIDE)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -328,11 +337,21 @@ class DEQFlow(nn.Module):
 
     def decode(self, solution: Solution, padding: Padding) -> FlowEstimate:
         """A solution as full-resolution flow, per sample."""
-        with autocast(solution.state.flow.device, self.precision):
-            flow = padding.crop(self.upsample(solution.state.hidden, solution.state.flow))
+        state, uncertainty = solution.state, None
+        with autocast(state.flow.device, self.precision):
+            flow = padding.crop(self.upsample(state.hidden, state.flow))
+            if self.uncertainty is not None:
+                uncertainty = padding.crop(self.uncertainty(state.hidden).expected_error[:, 0])
         residual, peak, _ = solution.residual.unbind(dim=1)
         return FlowEstimate(
-            flow, solution.state, residual, peak, solution.steps, solution.converged, trace=solution.trace
+            flow,
+            state,
+            residual,
+            peak,
+            solution.steps,
+            solution.converged,
+            trace=solution.trace,
+            uncertainty=uncertainty,
         )
 
     def to_tensor(self, frame: Frame, name: str = "frame") -> Tensor:
@@ -382,4 +401,5 @@ def single(estimate: FlowEstimate) -> FlowEstimate:
         residual_peak=float(estimate.residual_peak[0]),
         steps=int(estimate.steps[0]),
         converged=bool(estimate.converged[0]),
+        uncertainty=None if estimate.uncertainty is None else estimate.uncertainty[0].cpu().numpy(),
     )

@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from deqflow.commands.common import EstimatorOptions, prepare_outputs
 from deqflow.errors import ConfigError, ImageError
+from deqflow.estimator import FlowEstimate
 from deqflow.io import FLOW_FORMATS, read_image, write_flow, write_image
 from deqflow.io.files import natural_key
 from deqflow.io.images import IMAGE_SUFFIXES
 from deqflow.stream import FlowStream
-from deqflow.visualize import ColorScale, flow_to_color
+from deqflow.visualize import ColorScale, flow_to_color, scalar_map
 
-Kind = Literal["color", "flo", "kitti", "flo5", "pfm", "npy", "npz", "exr"]
+Kind = Literal["color", "flo", "kitti", "flo5", "pfm", "npy", "npz", "exr", "uncertainty"]
 
 ENDINGS: dict[Kind, str] = {
     "color": "_flow.png",
@@ -31,7 +32,11 @@ ENDINGS: dict[Kind, str] = {
     "npy": ".npy",
     "npz": ".npz",
     "exr": ".exr",
+    "uncertainty": "_uncertainty.png",
 }
+MOST_UNCERTAIN = 5.0
+"""Pixels of expected error at the bright end of its picture."""
+
 DEFAULT_FORMATS: tuple[Kind, ...] = ("color", "flo")
 
 
@@ -47,7 +52,7 @@ class FlowOptions(EstimatorOptions):
             .flo5, .pfm, .npy, .npz, .exr, or .png for the colours (for KITTI's, add --formats kitti).
         formats: What to write in the folder: color is a PNG in the usual colour wheel, flo Middlebury's
             format, kitti KITTI's 16-bit PNG, flo5 Spring's HDF5, pfm FlyingThings3D's, npy and npz NumPy's,
-            exr OpenEXR motion vectors.
+            exr OpenEXR motion vectors; uncertainty is a PNG of the error that the model expects of itself.
     """
 
     frames: tyro.conf.Positional[tuple[Path, ...]]
@@ -65,7 +70,10 @@ def run(options: FlowOptions) -> int:
     results = _results(options, frames)
     prepare_outputs((path for paths in results for path in paths.values()), overwrite=options.overwrite)
     first = read_image(frames[0])
-    stream = FlowStream(options.load(), reuse=False, steps=options.steps, tolerance=options.tolerance)
+    model = options.load()
+    if "uncertainty" in options.formats and model.uncertainty is None:
+        raise ConfigError(f"--formats uncertainty: {options.model} does not tell how far its flow may be off")
+    stream = FlowStream(model, reuse=False, steps=options.steps, tolerance=options.tolerance)
     stream.push(first)
     scale = ColorScale(fixed=options.max_flow)
     for (before, after), paths in zip(
@@ -83,7 +91,7 @@ def run(options: FlowOptions) -> int:
         estimate = stream.push(image)
         assert estimate is not None
         seconds = time.perf_counter() - began
-        _write(estimate.flow, paths, scale)
+        _write(estimate, paths, scale)
         length = float(np.hypot(estimate.flow[..., 0], estimate.flow[..., 1]).mean())
         ended = "converged" if estimate.converged else f"moving {estimate.residual:.2g} px per step"
         tqdm.write(
@@ -131,9 +139,12 @@ def _result_names(frames: list[Path]) -> list[str]:
     return [f"{number:06d}_{stem}" for number, stem in enumerate(stems, 1)]
 
 
-def _write(flow: NDArray[np.float32], paths: dict[Kind, Path], scale: ColorScale) -> None:
+def _write(estimate: FlowEstimate, paths: dict[Kind, Path], scale: ColorScale) -> None:
+    flow: NDArray[np.float32] = estimate.flow
     for kind, path in paths.items():
         if kind == "color":
             write_image(path, flow_to_color(flow, scale.update(flow), clip=True))
+        elif kind == "uncertainty":
+            write_image(path, scalar_map(estimate.uncertainty, MOST_UNCERTAIN))
         else:
             write_flow(path, flow)

@@ -4,6 +4,7 @@ from deqflow.network.correlation import CorrelationPyramid
 from deqflow.network.encoder import SharedEncoder, SharedEncoderConfig, StandardizedConv2d
 from deqflow.network.gru import GRUConfig, GRUUpdate
 from deqflow.network.residual import SeparateEncoders, SeparateEncodersConfig
+from deqflow.network.uncertainty import Mixture, MixtureConfig, MixtureHead
 from deqflow.network.update import MixerConfig, MixerUpdate
 from deqflow.network.upsampling import (
     BilinearConfig,
@@ -23,6 +24,9 @@ __all__ = [
     "GRUUpdate",
     "MixerConfig",
     "MixerUpdate",
+    "Mixture",
+    "MixtureConfig",
+    "MixtureHead",
     "SeparateEncoders",
     "SeparateEncodersConfig",
     "SharedEncoder",

@@ -40,7 +40,7 @@ def correction_loss(
     flow: Tensor,
     valid: Tensor,
     gamma: float,
-    distance: Callable[[Tensor], Tensor] = torch.abs,
+    distances: Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]] = torch.abs,
 ) -> Tensor:
     """Weighted loss over the points of the path, ``sum_i gamma^(n-1-i) mean(valid |prediction_i - flow|)``.
 
@@ -49,13 +49,18 @@ def correction_loss(
         flow: (B, 2, ...) ground truth, pixels.
         valid: (B, 1, ...) float, 0 or 1.
         gamma: weight of a point relative to the next.
-        distance: of each component.
+        distances: of each component; one for all points, or one for each.
 
     Source: Bai et al., CVPR 2022, eq. 8; the mean is over all pixels, as published.
     """
     valid = valid * (torch.hypot(flow[:, :1], flow[:, 1:]) < MAX_FLOW)  # a norm over two runs 30x slower
     flow = torch.where(valid > 0, flow, 0.0)
-    losses = [(valid * distance(prediction - flow)).mean() for prediction in predictions]
+    if not isinstance(distances, Sequence):
+        distances = [distances] * len(predictions)
+    losses = [
+        (valid * distance(prediction - flow)).mean()
+        for prediction, distance in zip(predictions, distances, strict=True)
+    ]
     weights = [gamma ** (len(losses) - 1 - index) for index in range(len(losses))]
     return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
 

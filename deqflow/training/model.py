@@ -33,8 +33,9 @@ def create_model(options: TrainOptions, device: torch.device) -> DEQFlow:
     if options.freeze_batch_norm:
         freeze_batch_norm(model)
     if options.compile:
-        for part in (model.encoder, model.update, model.upsample):
-            part.compile()
+        for part in (model.encoder, model.update, model.upsample, model.uncertainty):
+            if part is not None:
+                part.compile()
     return model
 
 

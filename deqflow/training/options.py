@@ -49,7 +49,8 @@ class Stage:
         augment: change scale, colours and more of the pairs that are read, by the stage's ranges; else only
             crop them.
         gamma: weight of a loss relative to the next one on the path.
-        loss: distance between flows.
+        loss: distance between flows; ``mixture`` is how unlikely the uncertainty head of a model finds the
+            error (with other losses the head learns beside the flow and has no say in it).
         stillness: weight of the flow's movement at the end of the path.
         smoothness: without ground truth, weight of the flow's slopes relative to the likeness of the warped
             frames.
@@ -91,7 +92,7 @@ class Stage:
     attach_flow: bool | None = None
     augment: bool = True
     gamma: float = 0.8
-    loss: Literal["l1", "charbonnier", "robust"] = "l1"
+    loss: Literal["l1", "charbonnier", "robust", "mixture"] = "l1"
     stillness: float = 0.1
     smoothness: float = 2.0
     distillation: float = 0.3

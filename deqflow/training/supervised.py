@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from deqflow.devices import autocast
-from deqflow.equilibrium import Correction
-from deqflow.estimator import STRIDE, DEQFlow
+from deqflow.equilibrium import Correction, Path
+from deqflow.errors import ConfigError
+from deqflow.estimator import STRIDE, DEQFlow, FlowState
 from deqflow.network.upsampling import extract_cells
 from deqflow.training.batch import Batch, Draws
 from deqflow.training.losses import DISTANCES, correction_loss, stillness_loss
@@ -19,6 +20,9 @@ from deqflow.training.paths import (
     choose_gradient,
     choose_solver,
 )
+
+HEAD_WEIGHT = 0.1
+"""Of the uncertainty head's own loss: it meets no other gradient, only the limit on the norm of all."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class CorrectionObjective(nn.Module):
 
     def __init__(self, model: DEQFlow, stage: Stage) -> None:
         super().__init__()
+        if stage.loss == "mixture" and model.uncertainty is None:
+            raise ConfigError(f"loss mixture needs a model with an uncertainty head, {model.name} has none")
         self.model, self.stage = model, stage
         self.correction, self.gradient = choose_correction(stage), choose_gradient(stage)
         self.solver = choose_solver(stage, model)
@@ -65,7 +71,7 @@ class CorrectionObjective(nn.Module):
                 self.model.upsample.cells(state.hidden, state.flow, draws.cells) for state in path.states
             ]
         target, known = (extract_cells(part, STRIDE, draws.cells) for part in (batch.flow, batch.valid))
-        loss = correction_loss(predictions, target, known, stage.gamma, DISTANCES[stage.loss])
+        loss = self._loss(path, predictions, target, known, draws.cells)
         if stage.stillness:
             loss = loss + stage.stillness * stillness_loss(path)
         if isinstance(path, PenalisedPath):
@@ -74,3 +80,19 @@ class CorrectionObjective(nn.Module):
         error = torch.hypot(difference[:, :1], difference[:, 1:])
         epe = torch.where(known > 0, error, 0.0).sum() / known.sum().clamp_min(1)
         return loss, StepMetrics(epe, path.residual[:, 0].mean())
+
+    def _loss(
+        self, path: Path[FlowState], predictions: list[Tensor], target: Tensor, known: Tensor, cells: Tensor
+    ) -> Tensor:
+        """Of the flow along the path, and of what the model says of its own errors."""
+        stage, head = self.stage, self.model.uncertainty
+        if head is None:
+            return correction_loss(predictions, target, known, stage.gamma, DISTANCES[stage.loss])
+        with autocast(target.device, self.model.precision):
+            if stage.loss == "mixture":
+                judged = [head.cells(state.hidden, cells).surprise for state in path.states]
+                return correction_loss(predictions, target, known, stage.gamma, judged)
+            verdict = head.cells(path.states[-1].hidden.detach(), cells)
+        loss = correction_loss(predictions, target, known, stage.gamma, DISTANCES[stage.loss])
+        calibration = correction_loss([predictions[-1].detach()], target, known, 1.0, verdict.surprise)
+        return loss + HEAD_WEIGHT * calibration

@@ -169,6 +169,10 @@ class UnsupervisedObjective(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.weights = model, weights
+        if model.uncertainty is not None:
+            # Without ground truth there is no error to learn from, and DistributedDataParallel wants a
+            # gradient of every parameter that asks for one.
+            model.uncertainty.requires_grad_(False)
         self.correction, self.gradient = correction, gradient
         self.solver = solver or model.defaults.solver
 

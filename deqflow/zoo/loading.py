@@ -148,10 +148,12 @@ def described_config(checkpoint: Checkpoint) -> ModelConfig | None:
 
 
 def variant(config: ModelConfig, tensors: Mapping[str, Tensor]) -> ModelConfig:
-    """The configuration with weight norm and the flow head's width as they are among ``tensors``.
+    """The configuration with weight norm, flow head and uncertainty head as they are among ``tensors``.
 
     Checkpoints of 2022 have flow heads of 256 channels, or of 256 at most, whatever the other widths.
     """
+    if not any(key.startswith("uncertainty.") for key in tensors):
+        config = replace(config, uncertainty=None)
     if not isinstance(config.update, GRUConfig):
         return config
     update = config.update
@@ -163,7 +165,7 @@ def variant(config: ModelConfig, tensors: Mapping[str, Tensor]) -> ModelConfig:
 
 def family(config: ModelConfig) -> ModelConfig:
     """The configuration without what varies between checkpoints of one preset."""
-    config = replace(config, attach_flow=False)
+    config = replace(config, attach_flow=False, uncertainty=None)
     if not isinstance(config.update, GRUConfig):
         return config
     return replace(config, update=replace(config.update, head=1, weight_norm=False))

@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from deqflow.config import InferenceDefaults, ModelConfig
-from deqflow.network import BilinearConfig, ConvexConfig, GRUConfig, SeparateEncodersConfig
+from deqflow.network import (
+    BilinearConfig,
+    ConvexConfig,
+    GRUConfig,
+    MixtureConfig,
+    SeparateEncodersConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,7 @@ PRESETS: Mapping[str, Preset] = {
     "deqflow-s": Preset(
         summary="small, for machines without a GPU; its weights ship with the package",
         licence="Apache-2.0",
+        config=ModelConfig(uncertainty=MixtureConfig()),
         defaults=InferenceDefaults(coarse_levels=1),
     ),
     **{f"deqflow-{size}": _published_deq(size, attention=False) for size in _SIZES},

@@ -1,0 +1,100 @@
+"""How far the flow of a pixel may be off, told from the hidden state."""
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deqflow.network.sizes import require_sizes
+
+INNER_SCALE = 0.25
+"""Mean absolute error in pixels of an ordinary pixel: the fixed scale of the mixture's first component."""
+
+LARGEST_SCALE = 400.0
+"""Of the second component, in pixels."""
+
+
+class Mixture(NamedTuple):
+    """Errors of one component of the flow as a mixture of two Laplace distributions.
+
+    Attributes:
+        ordinary: log odds of the first, whose scale is ``INNER_SCALE``.
+        scale: of the second, in pixels, above ``INNER_SCALE``.
+    """
+
+    ordinary: Tensor
+    scale: Tensor
+
+    @property
+    def expected_error(self) -> Tensor:
+        """Mean absolute error of a component of the flow, in pixels."""
+        share = torch.sigmoid(self.ordinary)
+        return share * INNER_SCALE + (1 - share) * self.scale
+
+    def surprise(self, difference: Tensor) -> Tensor:
+        """Negative log likelihood of errors (of both components: they broadcast), per pixel."""
+        distance = difference.abs()
+        inner = F.logsigmoid(self.ordinary) - distance / INNER_SCALE - math.log(2 * INNER_SCALE)
+        outer = F.logsigmoid(-self.ordinary) - distance / self.scale - (2 * self.scale).log()
+        return -torch.logaddexp(inner, outer)
+
+
+class MixtureHead(nn.Module):
+    """A mixture of Laplace distributions for every full-resolution pixel.
+
+    Source: Wang, Lipson and Deng, SEA-RAFT, ECCV 2024, sec. 3.1: one scale is fixed, the other is told.
+
+    Args:
+        hidden: channels of the hidden state.
+        width: channels in between.
+        factor: full-resolution pixels per coarse one, along each side.
+    """
+
+    def __init__(self, *, hidden: int = 96, width: int = 64, factor: int = 8) -> None:
+        super().__init__()
+        self.factor = factor
+        self.head = nn.Sequential(
+            nn.Conv2d(hidden, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 2 * factor**2, 1)
+        )
+
+    def forward(self, hidden: Tensor) -> Mixture:
+        """Mixtures (B, 1, H * factor, W * factor) from hidden (B, C, H, W)."""
+        return Mixture(*(F.pixel_shuffle(part[:, 0], self.factor) for part in self.cells(hidden)))
+
+    def cells(self, hidden: Tensor, chosen: Tensor | None = None) -> Mixture:
+        """Mixtures sorted by their place inside a coarse pixel, (B, 1, K, H, W) float32.
+
+        Args:
+            hidden: (B, C, H, W).
+            chosen: (K,) places ``factor * row + column``; None means all.
+        """
+        last = self.head[2]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        weight, bias = (part.unflatten(0, (2, -1)) for part in (last.weight, last.bias))
+        if chosen is not None:
+            weight, bias = weight[:, chosen], bias[:, chosen]
+        told = F.conv2d(self.head[:2](hidden), weight.flatten(0, 1), bias.flatten()).float()
+        ordinary, scale = told.unflatten(1, (2, 1, -1)).unbind(dim=1)
+        return Mixture(ordinary, (INNER_SCALE + F.softplus(scale)).clamp_max(LARGEST_SCALE))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureConfig:
+    """Sizes of a ``MixtureHead``.
+
+    Attributes:
+        width: channels in between.
+    """
+
+    width: int = 64
+    kind: str = field(default="mixture", init=False)
+
+    def __post_init__(self) -> None:
+        require_sizes("uncertainty", width=self.width)
+
+    def build(self, *, hidden: int, factor: int) -> MixtureHead:
+        """The head, for frames ``factor`` times as large as the grid."""
+        return MixtureHead(hidden=hidden, width=self.width, factor=factor)

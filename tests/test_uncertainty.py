@@ -1,0 +1,140 @@
+"""What a model says of its own errors."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deqflow.cli import main
+from deqflow.commands.flow import MOST_UNCERTAIN
+from deqflow.config import InferenceDefaults, ModelConfig
+from deqflow.errors import ConfigError
+from deqflow.estimator import DEQFlow
+from deqflow.io import read_image, write_image
+from deqflow.network import Mixture, MixtureConfig, MixtureHead, extract_cells
+from deqflow.network.uncertainty import INNER_SCALE
+from deqflow.training.batch import Batch, Draws
+from deqflow.training.objectives import create_objective
+from deqflow.training.stages import STAGES
+from deqflow.visualize import scalar_map
+from deqflow.zoo import PRESETS, load, save_weights
+
+
+@pytest.mark.parametrize(("ordinary", "scale"), [(-2.0, 3.0), (0.5, 0.6), (4.0, 20.0)])
+def test_a_mixture_is_a_density_with_its_expected_error(ordinary, scale):
+    mixture = Mixture(torch.tensor(ordinary, dtype=torch.float64), torch.tensor(scale, dtype=torch.float64))
+    error = torch.linspace(-600, 600, 1_200_001, dtype=torch.float64)
+    density = torch.exp(-mixture.surprise(error))
+    assert torch.trapezoid(density, error).item() == pytest.approx(1, abs=1e-4)
+    mean = torch.trapezoid(density * error.abs(), error).item()
+    assert mixture.expected_error.item() == pytest.approx(mean, rel=1e-3)
+
+
+def test_full_resolution_is_the_cells_in_their_places():
+    torch.manual_seed(0)
+    head = MixtureHead(hidden=6, width=5, factor=8)
+    hidden, chosen = torch.randn(2, 6, 3, 4), torch.tensor([0, 7, 13, 63])
+    full, cells = head(hidden), head.cells(hidden, chosen)
+    assert full.scale.shape == (2, 1, 24, 32) and (full.scale > INNER_SCALE).all()
+    for whole, part in zip(full, cells, strict=True):
+        torch.testing.assert_close(extract_cells(whole, 8, chosen), part)
+
+
+def test_the_head_learns_how_large_errors_are():
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    head = MixtureHead(hidden=2, width=16, factor=2)
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.02)
+    hidden = torch.zeros(1, 2, 24, 24)
+    hidden[:, 0, :, 12:] = 1
+    true_scale = torch.where(torch.arange(24) < 12, INNER_SCALE, 5.0)
+    for _ in range(150):
+        sign = torch.randint(0, 2, (2, 1, 2, 4, 24, 24), generator=generator)
+        size = -torch.rand(1, 2, 4, 24, 24, generator=generator).log() * true_scale
+        surprise = head.cells(hidden).surprise((2 * sign[0] - 1) * size).mean()
+        optimizer.zero_grad()
+        surprise.backward()
+        optimizer.step()
+    expected = head(hidden).expected_error
+    assert expected[..., :20].mean().item() == pytest.approx(INNER_SCALE, rel=0.2)
+    assert expected[..., 28:].mean().item() == pytest.approx(5.0, rel=0.2)
+
+
+def tiny(**changes):
+    torch.manual_seed(1)
+    config = replace(PRESETS["deqflow-s"].config, hidden=16, context=8, features=16, **changes)
+    return DEQFlow(config, InferenceDefaults(precision="float32", steps=2)).eval()
+
+
+def test_estimates_carry_it_where_the_model_tells_it():
+    frame1, frame2 = np.random.default_rng(0).integers(0, 256, (2, 37, 50, 3), dtype=np.uint8)
+    told = tiny(uncertainty=MixtureConfig(width=8)).estimate(frame1, frame2)
+    assert told.uncertainty.shape == (37, 50) and told.uncertainty.dtype == np.float32
+    assert (told.uncertainty >= INNER_SCALE).all() and np.isfinite(told.uncertainty).all()
+    silent = tiny(uncertainty=None)
+    assert silent.estimate(frame1, frame2).uncertainty is None
+
+
+def test_a_model_without_the_head_is_described_and_loaded_as_such(tmp_path):
+    for head in (None, MixtureConfig(width=8)):
+        config = replace(PRESETS["deqflow-s"].config, uncertainty=head)
+        assert ModelConfig.from_dict(config.to_dict()) == config
+        path = tmp_path / f"{head is None}.safetensors"
+        save_weights(DEQFlow(config, name="deqflow-s"), path)
+        model = load("deqflow-s", checkpoint=path, device="cpu")
+        assert (model.uncertainty is None) == (head is None) and model.config == config
+    with pytest.raises(ConfigError, match="uncertainty"):
+        ModelConfig.from_dict({"uncertainty": {"kind": "guess"}})
+    assert load("deqflow-s", checkpoint=path, device="cpu").uncertainty is not None
+
+
+def gradients(model, loss):
+    """Of one step on a pair of noise, by name."""
+    generator = torch.Generator().manual_seed(0)
+    image1, image2 = 255 * torch.rand(2, 1, 3, 64, 64, generator=generator)
+    batch = Batch(image1, image2, torch.randn(1, 2, 64, 64, generator=generator), torch.ones(1, 1, 64, 64))
+    objective = create_objective(model, replace(STAGES["synthetic"], loss=loss))
+    value, _ = objective(batch, Draws(torch.arange(16), solver_steps=3))
+    value.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def test_the_head_learns_beside_the_flow_without_a_say_in_it():
+    told, silent = tiny(uncertainty=MixtureConfig(width=8)), tiny(uncertainty=None)
+    shared = {name: value for name, value in told.state_dict().items() if "uncertainty" not in name}
+    silent.load_state_dict(shared)
+    with_head, without = gradients(told, "robust"), gradients(silent, "robust")
+    for name, gradient in without.items():
+        torch.testing.assert_close(with_head[name], gradient)
+    assert all(with_head[name].any() for name in with_head.keys() - without.keys())
+
+
+def test_as_a_loss_the_mixture_moves_everything():
+    moved = gradients(tiny(uncertainty=MixtureConfig(width=8)), "mixture")
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in moved.values())
+
+
+def test_the_mixture_as_a_loss_needs_a_head():
+    stage = replace(STAGES["synthetic"], loss="mixture")
+    create_objective(tiny(uncertainty=MixtureConfig(width=8)), stage)
+    with pytest.raises(ConfigError, match="loss mixture needs a model with an uncertainty head"):
+        create_objective(tiny(uncertainty=None), stage)
+
+
+def test_the_command_draws_it(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    frames = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    for frame in frames:
+        write_image(frame, rng.integers(0, 256, (32, 40, 3), dtype=np.uint8))
+    files = {head: tmp_path / f"{head}.safetensors" for head in (True, False)}
+    for head, path in files.items():
+        config = replace(PRESETS["deqflow-s"].config, uncertainty=MixtureConfig() if head else None)
+        save_weights(DEQFlow(config, name="deqflow-s"), path)
+    words = ["flow", *frames, "--output", str(tmp_path), "--formats", "uncertainty", "--device", "cpu"]
+    assert main([*words, "--checkpoint", str(files[True])]) == 0
+    drawn = read_image(tmp_path / "a_uncertainty.png")
+    estimate = load("deqflow-s", checkpoint=files[True], device="cpu").estimate(*frames)
+    np.testing.assert_array_equal(drawn, scalar_map(estimate.uncertainty, MOST_UNCERTAIN))
+    assert main([*words, "--checkpoint", str(files[False]), "--overwrite"]) == 2
+    assert "deqflow-s does not tell how far its flow may be off" in capsys.readouterr().err
