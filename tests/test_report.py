@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import warnings
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import deqflow
 from deqflow.cli import main
 from deqflow.data.datasets import PairDataset, open_dataset
 from deqflow.data.sample import Sample
+from deqflow.estimator import DEQFlow
 from deqflow.evaluation.metrics import RegionErrors
 from deqflow.evaluation.predictors import Item
 from deqflow.evaluation.report import (
@@ -33,6 +35,7 @@ from deqflow.evaluation.report import (
     in_words,
     render,
     round_up,
+    sample_pictures,
     shrink_known,
 )
 from deqflow.evaluation.results import SampleResult
@@ -257,6 +260,24 @@ def test_study_of_a_pair(sintel: Path) -> None:
     assert -1 <= look.correlation <= 1
     again = study(model, item, steps=4, tolerance=0.0, starts=3)
     assert np.array_equal(again.disagreement, look.disagreement)
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_what_the_model_says_of_its_errors_is_shown_if_it_says_something(sintel: Path, head: bool) -> None:
+    torch.manual_seed(0)
+    preset = deqflow.zoo.PRESETS["deqflow-s"]
+    config = preset.config if head else replace(preset.config, uncertainty=None)
+    model = DEQFlow(config, preset.defaults).eval().requires_grad_(False)
+    dataset = open_dataset("sintel", sintel)[0]
+    look = study(model, Item(dataset, dataset[0]), steps=2, tolerance=0.0, starts=2)
+    titles = [picture.title for picture in sample_pictures(look)]
+    assert ("Error expected by the model" in titles) == head
+    assert math.isnan(look.told) != head
+    if head:
+        sample = dataset[0]
+        direct = model.estimate(sample.frame1, sample.frame2, steps=2, tolerance=0.0)
+        assert look.uncertainty is not None
+        np.testing.assert_allclose(look.uncertainty, direct.uncertainty, atol=1e-4)
 
 
 def test_disagreement_by_hand() -> None:

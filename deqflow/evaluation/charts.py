@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from deqflow.evaluation.results import SampleResult
 from deqflow.evaluation.study import Study, sparsification
@@ -123,15 +124,20 @@ def _starts(studies: Sequence[Study]) -> list[Chart]:
     }
     shares = np.linspace(0, 0.95, 20)
     known = [look for look in studies if look.known.any()]
-    errors = [look.error[look.known] for look in known]
-    by_spread = np.mean(
-        [
-            sparsification(error, look.disagreement[look.known], shares)
-            for error, look in zip(errors, known, strict=True)
-        ],
-        axis=0,
-    )
-    oracle = np.mean([sparsification(error, error, shares) for error in errors], axis=0)
+
+    def left(rankings: Sequence[NDArray[np.floating]]) -> Curve:
+        curves = [
+            sparsification(look.error[look.known], ranking[look.known], shares)
+            for look, ranking in zip(known, rankings, strict=True)
+        ]
+        return Curve(100 * shares, np.mean(curves, axis=0))
+
+    lines = {"most disagreement first": left([look.disagreement for look in known])}
+    told = [look.uncertainty for look in known if look.uncertainty is not None]
+    if len(told) == len(known):
+        lines["most error expected by the model first"] = left(told)
+    lines["largest error first (the best possible)"] = left([look.error for look in known])
+    lines["at random"] = Curve(100 * shares, np.ones_like(shares))
     return [
         Chart(
             "disagreement",
@@ -140,16 +146,8 @@ def _starts(studies: Sequence[Study]) -> list[Chart]:
         ),
         Chart(
             "sparsification",
-            "Error that is left when the pixels that starts disagree about most are taken away",
-            line_figure(
-                {
-                    "most disagreement first": Curve(100 * shares, by_spread),
-                    "largest error first (the best possible)": Curve(100 * shares, oracle),
-                    "at random": Curve(100 * shares, np.ones_like(shares)),
-                },
-                "pixels taken away, %",
-                "EPE of the rest, share of all",
-            ),
+            "Error that is left when the pixels that are least trusted are taken away",
+            line_figure(lines, "pixels taken away, %", "EPE of the rest, share of all"),
         ),
     ]
 

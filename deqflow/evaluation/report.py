@@ -178,7 +178,7 @@ def choose(results: Sequence[SampleResult], datasets: Sequence[PairDataset], lim
 
 
 def sample_pictures(look: Study) -> list[Picture]:
-    """What is shown of a sample: frames, truth, estimate, error, disagreement; all of one size."""
+    """What is shown of a sample: frames, truth, estimate, errors real and expected; all of one size."""
     sample = look.item.sample
     valid = sample.valid
     lengths = np.hypot(sample.flow[..., 0], sample.flow[..., 1])[valid]
@@ -195,6 +195,12 @@ def sample_pictures(look: Study) -> list[Picture]:
     )
     error = shrink_known(look.error[..., None], known)
     spread = shrink_known(look.disagreement[..., None], everywhere)
+    told = []
+    if look.uncertainty is not None:
+        expected = shrink_known(look.uncertainty[..., None], everywhere)
+        told = [
+            Picture("Error expected by the model", scalar_map(expected[..., 0], largest), f"{largest:g} px")
+        ]
     full = f"{longest:g} px"
     return [
         Picture("Frame 1", frame1),
@@ -203,6 +209,7 @@ def sample_pictures(look: Study) -> list[Picture]:
         Picture("Frame 2", frame2),
         Picture("Error", scalar_map(error[..., 0], largest), f"{largest:g} px"),
         Picture("Disagreement between starts", scalar_map(spread[..., 0], apart), f"{apart:g} px"),
+        *told,
     ]
 
 
@@ -340,7 +347,12 @@ def confidence(findings: Findings) -> dict[str, Any]:
     spread = spearman(
         np.array([look.mean_disagreement for look in looks]), np.array([look.epe for look in looks])
     )
-    within = [look.correlation for look in looks if math.isfinite(look.correlation)]
+    within, told = (
+        float(np.median(found))
+        if (found := [value for value in values if math.isfinite(value)])
+        else math.nan
+        for values in ([look.correlation for look in looks], [look.told for look in looks])
+    )
     return {
         "residual": residual,
         "residual_pairs": len(results),
@@ -348,8 +360,10 @@ def confidence(findings: Findings) -> dict[str, Any]:
         "spread": spread,
         "spread_pairs": len(looks),
         "spread_words": in_words(spread, len(looks)),
-        "within": float(np.median(within)) if within else math.nan,
-        "within_words": in_words(float(np.median(within)) if within else math.nan),
+        "within": within,
+        "within_words": in_words(within),
+        "told": told,
+        "told_words": in_words(told),
         "starts": looks[0].starts if looks else 0,
         "coverage": coverage(findings.summary),
     }

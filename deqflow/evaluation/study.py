@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deqflow.devices import autocast
 from deqflow.equilibrium import Solver, StoppingRule, solve
-from deqflow.estimator import DEQFlow, FlowState, movement
+from deqflow.estimator import DEQFlow, FlowEstimate, FlowState, movement, single
 from deqflow.evaluation.metrics import end_point_error, measure_sample
 from deqflow.evaluation.predictors import Item
 from deqflow.geometry import Padding
@@ -34,6 +34,7 @@ class Study:
         disagreement: how far the flows from several starts lie apart, (H, W): root mean square distance from
             their mean in pixels.
         starts: how many starts.
+        uncertainty: what the model says of its own error, (H, W) in pixels; None if it says nothing.
     """
 
     item: Item
@@ -46,6 +47,7 @@ class Study:
     trace: Map
     disagreement: Map
     starts: int
+    uncertainty: NDArray[np.float32] | None = None
 
     @property
     def name(self) -> str:
@@ -66,6 +68,13 @@ class Study:
     def correlation(self) -> float:
         """Rank correlation of disagreement and error over the pixels whose error is known."""
         return spearman(self.disagreement[self.known], self.error[self.known])
+
+    @property
+    def told(self) -> float:
+        """The same of what the model says of its own error; NaN if it says nothing."""
+        if self.uncertainty is None:
+            return math.nan
+        return spearman(self.uncertainty[self.known], self.error[self.known])
 
 
 @torch.no_grad()
@@ -99,14 +108,13 @@ def study(
     steps = model.defaults.steps if steps is None else steps
     start = model.coarse_start(image1, image2, steps=steps, tolerance=tolerance, solver=solver)
 
-    def settle(state: FlowState | None) -> tuple[FlowState, NDArray[np.float32], int, float]:
+    def settle(state: FlowState | None) -> FlowEstimate:
         solution = model.solve_pair(first, second, state, steps=steps, tolerance=tolerance, solver=solver)
-        flow = upsampled(model, solution.state, padding)
-        return solution.state, flow, int(solution.steps[0]), float(solution.residual[0, 0])
+        return single(model.decode(solution, padding))
 
-    found, flow, taken, residual = settle(start)
-    generator = torch.Generator(found.flow.device).manual_seed(seed)
-    flows = [flow] + [settle(noise_like(found, generator))[1] for _ in range(starts - 1)]
+    found = settle(start)
+    generator = torch.Generator(found.state.flow.device).manual_seed(seed)
+    flows = [found.flow] + [settle(noise_like(found.state, generator)).flow for _ in range(starts - 1)]
 
     # Every step up to twice the usual number; all are measured, and none ends the solve.
     counts = step_counts(steps)
@@ -120,15 +128,16 @@ def study(
     }
     return Study(
         item=item,
-        flow=flow,
-        error=np.where(sample.valid, end_point_error(flow, sample.flow), np.nan),
-        epe=measure_sample(flow, sample)["all"].epe,
-        steps=taken,
-        residual=residual,
+        flow=found.flow,
+        error=np.where(sample.valid, end_point_error(found.flow, sample.flow), np.nan),
+        epe=measure_sample(found.flow, sample)["all"].epe,
+        steps=found.steps,
+        residual=found.residual,
         curve=curve,
         trace=path.trace[:, 0].double().cpu().numpy(),
         disagreement=disagreement(flows),
         starts=starts,
+        uncertainty=found.uncertainty,
     )
 
 
