@@ -1,16 +1,17 @@
 """Losses without ground truth: what they must ignore, and what they must see."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from deqflow import zoo
 from deqflow.data.synthetic import SyntheticScenes, Textures
-from deqflow.equilibrium import OneStep, Recorded
 from deqflow.training.batch import Batch, Draws
+from deqflow.training.stages import stage_for
 from deqflow.training.unsupervised import (
     UnsupervisedObjective,
-    UnsupervisedWeights,
     census_distance,
     distillation_loss,
     photometric_loss,
@@ -108,9 +109,8 @@ def test_training_on_frames_alone_lowers_the_photometric_error():
     def error() -> float:
         return float(photometric_loss(image1, image2, model(image1, image2).flow, everything))
 
-    objective = UnsupervisedObjective(
-        model, UnsupervisedWeights(margin=16), correction=Recorded(count=2), gradient=OneStep()
-    )
+    stage = replace(stage_for("footage"), corrections=2, coarse_starts=0.0)
+    objective = UnsupervisedObjective(model, stage)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     batch = Batch(image1, image2, torch.zeros(2, 2, 64, 96), torch.zeros(2, 1, 64, 96))
     draws = Draws(torch.zeros(0), 8)

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deqflow.devices import autocast
-from deqflow.equilibrium import Correction, Gradient, Solver
 from deqflow.estimator import DEQFlow
 from deqflow.geometry import backward_warp, forward_backward_consistency
 from deqflow.training.batch import Batch, Draws
+from deqflow.training.options import Stage
+from deqflow.training.paths import choose_correction, choose_gradient, choose_solver
 
 CENSUS_RADIUS = 3
 LUMA = (0.2989, 0.5870, 0.1140)
@@ -106,26 +107,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, trusted: Tensor) -> Tens
     return distance.sum() / (2 * known.sum().clamp_min(1))
 
 
-@dataclass(frozen=True, kw_only=True)
-class UnsupervisedWeights:
-    """What counts how much.
-
-    Attributes:
-        photometric: of likeness; the others are relative to it.
-        smoothness: of the flow's slopes.
-        order: of the smoothness, 1 or 2.
-        distillation: of agreement between crop and frame; 0 computes none.
-        margin: pixels of each side that the crop leaves out, a multiple of 8; at most a quarter of the
-            frame's shorter side is.
-        gamma: weight of a point of the solver's path relative to the next.
-    """
-
-    photometric: float = 1.0
-    smoothness: float = 2.0
-    order: int = 1
-    distillation: float = 0.3
-    margin: int = 32
-    gamma: float = 0.8
+CROP_MARGIN = 32
+"""Pixels of each side that the crop of the self-distillation leaves out, if that is at most a quarter."""
 
 
 @dataclass(frozen=True)
@@ -152,48 +135,35 @@ class UnsupervisedObjective(nn.Module):
 
     Args:
         model: whose parameters are trained.
-        weights: what counts how much.
-        correction: where along the solver's path losses are taken.
-        gradient: how each point is differentiated.
-        solver: None is the model's own.
+        stage: what counts how much, and how it is differentiated.
     """
 
-    def __init__(
-        self,
-        model: DEQFlow,
-        weights: UnsupervisedWeights,
-        *,
-        correction: Correction,
-        gradient: Gradient,
-        solver: Solver | None = None,
-    ) -> None:
+    def __init__(self, model: DEQFlow, stage: Stage) -> None:
         super().__init__()
-        self.model, self.weights = model, weights
+        self.model, self.stage = model, stage
+        self.correction, self.gradient = choose_correction(stage), choose_gradient(stage)
+        self.solver = choose_solver(stage, model)
         if model.uncertainty is not None:
             # Without ground truth there is no error to learn from, and DistributedDataParallel wants a
             # gradient of every parameter that asks for one.
             model.uncertainty.requires_grad_(False)
-        self.correction, self.gradient = correction, gradient
-        self.solver = solver or model.defaults.solver
 
     def forward(self, batch: Batch, draws: Draws) -> tuple[Tensor, UnsupervisedMetrics]:
         """Loss of both directions, over all pixels: likeness needs whole neighbourhoods of them."""
-        weights = self.weights
+        stage = self.stage
         first, second = torch.cat((batch.image1, batch.image2)), torch.cat((batch.image2, batch.image1))
         flows, residual = self._flows(first, second, draws)
         last = flows[-1].detach()
         visible = forward_backward_consistency(last, last.roll(len(batch.image1), dims=0))
         looks = [photometric_loss(first, second, found, visible) for found in flows]
-        slopes = [smoothness_loss(first, found, order=weights.order) for found in flows]
-        decay = [weights.gamma ** (len(flows) - 1 - index) for index in range(len(flows))]
+        slopes = [smoothness_loss(first, found) for found in flows]
+        decay = [stage.gamma ** (len(flows) - 1 - index) for index in range(len(flows))]
         parts = zip(decay, looks, slopes, strict=True)
-        loss = torch.stack(
-            [w * (weights.photometric * look + weights.smoothness * slope) for w, look, slope in parts]
-        ).sum()
+        loss = torch.stack([w * (look + stage.smoothness * slope) for w, look, slope in parts]).sum()
         distilled = last.new_zeros(())
-        if weights.distillation > 0:
+        if stage.distillation > 0:
             distilled = self._distillation(first, second, last, visible, draws)
-            loss = loss + weights.distillation * distilled
+            loss = loss + stage.distillation * distilled
         metrics = (looks[-1], slopes[-1], distilled, visible.float().mean(), residual)
         return loss, UnsupervisedMetrics(*(value.detach() for value in metrics))
 
@@ -219,7 +189,7 @@ class UnsupervisedObjective(nn.Module):
 
         Around the border of the crop the student sees things leave that the teacher still sees.
         """
-        margin = min(self.weights.margin, 8 * (min(image1.shape[-2:]) // 32))
+        margin = min(CROP_MARGIN, 8 * (min(image1.shape[-2:]) // 32))
         inner = (..., slice(margin, -margin), slice(margin, -margin))
         flows, _ = self._flows(image1[inner].contiguous(), image2[inner].contiguous(), draws)
         return distillation_loss(flows[-1], flow[inner], visible[inner])
