@@ -115,8 +115,8 @@ class TestCommand:
         assert figures(output / "samples.csv") == resumed
         assert evaluate_command(*options, "--tolerance", 0.5) == 2
         assert "results of another run, whose tolerance was 0.05 and not 0.5" in capsys.readouterr().err
-        assert evaluate_command(*options, "--coarse-levels", 0) == 2
-        assert "results of another run, whose coarse_levels was 1 and not 0" in capsys.readouterr().err
+        assert evaluate_command(*options, "--coarse-levels", 2) == 2
+        assert "results of another run, whose coarse_levels was 0 and not 2" in capsys.readouterr().err
 
     def test_estimates_that_are_not_finite_are_said(self, benchmarks, model, capsys):
         with torch.no_grad():

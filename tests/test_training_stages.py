@@ -345,7 +345,10 @@ def test_frozen_batch_normalisation_keeps_its_statistics():
 
 def test_resuming_tells_only_what_changes_the_learning():
     state = {"options": json.dumps({"stage": "custom", "model": "raft", "seed": 0, "workers": 1})}
-    now = json.dumps({"stage": "custom", "model": "raft", "seed": 1, "workers": 4, "new": 1})
+    options = {"stage": "custom", "model": "raft", "seed": 1, "workers": 4, "new": 1}
+    now = json.dumps({**options, "optimizer": "adamw"})
+    with pytest.raises(ConfigError, match="optimizer 'adamw', not 'muon'"):
+        check_resumable(Path("s.pt"), state, json.dumps({**options, "optimizer": "muon"}), {})
     assert check_resumable(Path("s.pt"), state, now, {"scenes": "a"}) == ["seed 1 instead of 0"]
     known = {**state, "identity": json.dumps({"scenes": "b", "textures": "c"})}
     assert check_resumable(Path("s.pt"), known, now, {"scenes": "a"}) == [

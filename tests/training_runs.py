@@ -41,6 +41,7 @@ def arguments(options, *extra):
     named = {
         "output": options.output,
         "steps": options.steps,
+        "optimizer": options.optimizer,
         "batch": options.batch,
         "height": options.height,
         "width": options.width,
