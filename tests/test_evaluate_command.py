@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,8 @@ class TestCommand:
         assert figures(output / "samples.csv") == resumed
         assert evaluate_command(*options, "--tolerance", 0.5) == 2
         assert "results of another run, whose tolerance was 0.05 and not 0.5" in capsys.readouterr().err
-        assert evaluate_command(*options, "--coarse-levels", 2) == 2
+        model.defaults = replace(model.defaults, coarse_levels=2)
+        assert evaluate_command(*options) == 2
         assert "results of another run, whose coarse_levels was 0 and not 2" in capsys.readouterr().err
 
     def test_estimates_that_are_not_finite_are_said(self, benchmarks, model, capsys):
