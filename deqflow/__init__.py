@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deqflow.equilibrium import Anderson, FixedPointIteration
     from deqflow.errors import DeqflowError
-    from deqflow.estimator import DEQFlow, FlowEstimate, FlowState
+    from deqflow.estimator import DEQFlow, FlowEstimate
+    from deqflow.step import FlowState
     from deqflow.stream import FlowStream, estimate_video
     from deqflow.zoo import load
 
@@ -23,7 +24,7 @@ _HOMES = {
     "DeqflowError": "deqflow.errors",
     "FixedPointIteration": "deqflow.equilibrium",
     "FlowEstimate": "deqflow.estimator",
-    "FlowState": "deqflow.estimator",
+    "FlowState": "deqflow.step",
     "FlowStream": "deqflow.stream",
     "estimate_video": "deqflow.stream",
     "load": "deqflow.zoo",

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from deqflow.equilibrium import Solver
 from deqflow.errors import VideoError
-from deqflow.estimator import DEQFlow, FlowEstimate, FlowState, Frame, FrameFeatures, single
+from deqflow.estimator import DEQFlow, FlowEstimate, Frame, single
 from deqflow.geometry import forward_splat
 from deqflow.io import VideoSource, open_video, shrink
+from deqflow.step import FlowState, FrameFeatures
 
 _THUMBNAIL = 64  # pixels of the longer side
 _CUT_CORRELATION = 0.5

@@ -7,8 +7,9 @@ import torch
 from deqflow import Anderson
 from deqflow.config import InferenceDefaults, ModelConfig
 from deqflow.errors import ConfigError, ImageError
-from deqflow.estimator import DEQFlow, FlowState, movement
+from deqflow.estimator import DEQFlow
 from deqflow.network import ConvexConfig, GRUConfig, MixerConfig, SeparateEncodersConfig, SharedEncoderConfig
+from deqflow.step import FlowState, movement
 
 TINY = ModelConfig(
     features=16,

@@ -24,7 +24,6 @@ from evaluation_data import (
 
 from deqflow.data.datasets import find_benchmarks, open_dataset
 from deqflow.errors import DataError
-from deqflow.estimator import FlowState
 from deqflow.evaluation.baselines import dis_flow
 from deqflow.evaluation.benchmark import run_benchmark
 from deqflow.evaluation.metrics import RegionErrors, end_point_error, measure_sample
@@ -38,6 +37,7 @@ from deqflow.evaluation.results import SampleResult
 from deqflow.evaluation.runner import Plan, batches, read_ahead
 from deqflow.evaluation.summary import Summary
 from deqflow.evaluation.totals import Total
+from deqflow.step import FlowState
 from deqflow.stream import FlowStream, carry
 
 

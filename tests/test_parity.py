@@ -22,7 +22,8 @@ from deqflow.equilibrium import (
     absolute_change,
     solve,
 )
-from deqflow.estimator import DEQFlow, movement
+from deqflow.estimator import DEQFlow
+from deqflow.step import movement
 from deqflow.training.losses import correction_loss
 
 PUBLISHED_ANDERSON = Anderson(window=6, ridge=1e-4, ridge_scale="absolute")

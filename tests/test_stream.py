@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from deqflow.errors import VideoError
-from deqflow.estimator import DEQFlow, FlowState
+from deqflow.estimator import DEQFlow
 from deqflow.io import write_image
+from deqflow.step import FlowState
 from deqflow.stream import FlowStream, carry, estimate_video, is_cut
 from deqflow.zoo import create
 

@@ -11,9 +11,10 @@ import torch
 from deqflow import zoo
 from deqflow.devices import autocast
 from deqflow.equilibrium import Correction, OneStep, Recorded, StoppingRule, Unrolled
-from deqflow.estimator import DEQFlow, FrameFeatures, movement
+from deqflow.estimator import DEQFlow
 from deqflow.evaluation.tables import markdown
 from deqflow.memory import SavedBytes
+from deqflow.step import FrameFeatures, movement
 
 MIB = 2**20
 

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from deqflow.data.datasets import PairDataset
 from deqflow.data.sample import Sample
 from deqflow.equilibrium import Solver
-from deqflow.estimator import STRIDE, DEQFlow, FlowState
+from deqflow.estimator import DEQFlow
 from deqflow.evaluation.baselines import BASELINES
 from deqflow.geometry import Padding
+from deqflow.step import STRIDE, FlowState
 from deqflow.stream import FlowStream
 
 BOTTOM_PADDED = ("KITTI",)

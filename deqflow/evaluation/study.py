@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from deqflow.devices import autocast
 from deqflow.equilibrium import Solver, StoppingRule, solve
-from deqflow.estimator import DEQFlow, FlowEstimate, FlowState, movement, single
+from deqflow.estimator import DEQFlow, FlowEstimate, single
 from deqflow.evaluation.metrics import end_point_error, measure_sample
 from deqflow.evaluation.predictors import Item
 from deqflow.geometry import Padding
+from deqflow.step import FlowState, movement
 
 Map = NDArray[np.float64]
 

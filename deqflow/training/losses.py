@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from deqflow.equilibrium import Path
-from deqflow.estimator import STRIDE, FlowState
+from deqflow.step import STRIDE, FlowState
 
 MAX_FLOW = 400.0
 """Pixels that move further than this do not count, as published."""

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from deqflow.devices import autocast
 from deqflow.equilibrium import Correction, Path
 from deqflow.errors import ConfigError
-from deqflow.estimator import STRIDE, DEQFlow, FlowState
+from deqflow.estimator import DEQFlow
 from deqflow.network.upsampling import extract_cells
+from deqflow.step import STRIDE, FlowState
 from deqflow.training.batch import Batch, Draws
 from deqflow.training.losses import DISTANCES, correction_loss, stillness_loss
 from deqflow.training.options import Stage
