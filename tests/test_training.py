@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import arguments, assert_same_run, finish, small, start_two, weights
+from training_runs import arguments, assert_same_run, finish, small, start_several, weights
 
 from deqflow.cli import main
 from deqflow.data.synthetic import Textures
@@ -154,11 +154,12 @@ def assert_same_gradient(one, two):
     assert (first - second).norm() < 1e-3 * first.norm()
 
 
-def test_two_processes_share_the_gradient_of_one(tmp_path):
-    options = small(tmp_path / "two", steps=1)
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_share_the_gradient_of_one(tmp_path, count):
+    options = small(tmp_path / "several", steps=1, batch=count)
     run(replace(options, output=tmp_path / "one"))
-    assert finish(*start_two(options)) == [0, 0]
-    assert_same_gradient(tmp_path / "one", tmp_path / "two")
+    assert finish(*start_several(options, count)) == [0] * count
+    assert_same_gradient(tmp_path / "one", tmp_path / "several")
 
 
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path):

@@ -19,7 +19,7 @@ from training_runs import (
     newest_state,
     small,
     start,
-    start_two,
+    start_several,
     weights,
 )
 
@@ -48,7 +48,7 @@ def whole(tmp_path_factory):
 def whole_of_two(tmp_path_factory):
     """The same by two processes."""
     output = tmp_path_factory.mktemp("runs") / "two"
-    assert finish(*start_two(small(output))) == [0, 0]
+    assert finish(*start_several(small(output))) == [0, 0]
     return output
 
 
@@ -164,8 +164,8 @@ def test_a_run_killed_again_and_again_resumes_to_the_same_bits(tmp_path):
 
 def test_two_processes_killed_resume_to_the_same_bits(whole_of_two, tmp_path):
     options = small(tmp_path / "run", save_minutes=0.0)
-    assert finish(*start_two(options, die_at=9))[0] == -signal.SIGKILL
-    assert finish(*start_two(options)) == [0, 0]
+    assert finish(*start_several(options, die_at=9))[0] == -signal.SIGKILL
+    assert finish(*start_several(options)) == [0, 0]
     assert_same_run(whole_of_two, options.output)
 
 
@@ -173,8 +173,8 @@ def test_two_processes_killed_resume_to_the_same_bits(whole_of_two, tmp_path):
 @pytest.mark.parametrize("touch", range(2, 20, 4))
 def test_two_processes_killed_at_many_instants_resume_to_the_same_bits(whole_of_two, tmp_path, touch):
     test_two = small(tmp_path / "run", save_minutes=0.0)
-    assert finish(*start_two(test_two, die_at=touch))[0] == -signal.SIGKILL
-    assert finish(*start_two(test_two)) == [0, 0]
+    assert finish(*start_several(test_two, die_at=touch))[0] == -signal.SIGKILL
+    assert finish(*start_several(test_two)) == [0, 0]
     assert_same_run(whole_of_two, test_two.output)
 
 

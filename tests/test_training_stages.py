@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from dataset_files import make_hd1k, make_kitti, make_sintel, make_things
 from safetensors import safe_open
 from safetensors.torch import load_file
 from training_runs import arguments, footage, newest_state, small
@@ -372,5 +373,23 @@ def test_the_sintel_mixture_trains_on_dense_and_sparse_pairs(repository, tmp_pat
         for name, word in (("sintel", "clean"), ("kitti-2015", ""))
     }
     assert sources.epoch == 3 * counts["sintel"] + 3 * counts["kitti-2015"]
+    run(options)
+    assert newest_state(options.output)["skipped"] == 0
+
+
+@pytest.mark.parametrize("name", ["things", "sintel"])
+def test_a_published_stage_trains_on_the_mixture_it_names(tmp_path, name):
+    data = tmp_path / "data"
+    make_things(data / "FlyingThings3D")
+    make_sintel(data / "MPI-Sintel")
+    make_kitti(data / "KITTI-2015", "image_2")
+    make_hd1k(data / "HD1K")
+    stage = stage_for(name, "deqflow-tiny")
+    options = replace(small(tmp_path / "run"), **vars(stage), model="deqflow-tiny", data=data)
+    # All as published but for size and length.
+    options = replace(options, steps=2, batch=1, height=64, width=64, solver_steps=(6, 6))
+    parts = [Part.parse(text) for text in stage.data_sets]
+    pairs = [part.repeat * sum(map(len, part.open(data))) for part in parts]
+    assert all(pairs) and open_sources(options).epoch == sum(pairs)
     run(options)
     assert newest_state(options.output)["skipped"] == 0

@@ -121,16 +121,16 @@ def start(options, *, die_at=None, largest_file=None, environment=None):
     return process
 
 
-def start_two(options, *, die_at=None):
-    """The run as two processes, as torchrun would start them; rank 0 may kill itself."""
+def start_several(options, count=2, *, die_at=None):
+    """The run as several processes, as torchrun would start them; rank 0 may kill itself."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
     }
     return [
         start(
@@ -138,7 +138,7 @@ def start_two(options, *, die_at=None):
             die_at=die_at if rank == 0 else None,
             environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
-        for rank in range(2)
+        for rank in range(count)
     ]
 
 
