@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from published import naive_lookup
 
-from deqflow.network import ConvexUpsampling, CorrelationPyramid, MixerUpdate, StandardizedConv2d
+from deqflow.network import ConvexUpsampling, CorrelationPyramid, MixerUpdate, StandardizedConv2d, correlation
 from deqflow.network.update import PointwiseConv2d
 from deqflow.network.upsampling import extract_cells
 
@@ -34,6 +34,19 @@ def test_lookup_gradients_agree_with_the_all_pairs_volume():
     (gradient,) = torch.autograd.grad((fast * weight).sum(), features)
     (expected,) = torch.autograd.grad((naive_lookup(*features, flow, 2, 3) * weight).sum(), features)
     torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_large_volume_without_a_graph_takes_half_the_memory(monkeypatch, device):
+    features = torch.randn(2, 2, 16, 7, 9, generator=torch.Generator().manual_seed(0)).to(device)
+    flow = 3 * torch.randn(2, 2, 7, 9, generator=torch.Generator().manual_seed(1)).to(device)
+    exact = CorrelationPyramid(*features)
+    monkeypatch.setattr(correlation, "LARGEST_EXACT", 1000)
+    monkeypatch.setattr(correlation, "CHUNK", 500)  # several chunks, the last one smaller
+    with torch.no_grad():
+        halved = CorrelationPyramid(*features)
+        assert 2 * halved.nbytes == exact.nbytes
+        torch.testing.assert_close(halved.lookup(flow), exact.lookup(flow), rtol=2e-3, atol=2e-3)
+    assert CorrelationPyramid(*features).nbytes == exact.nbytes  # training is exact
 
 
 def test_lookup_of_flow_that_is_not_a_number_stays_inside_the_volume():

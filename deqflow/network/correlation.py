@@ -9,6 +9,12 @@ from torch import Tensor
 
 from deqflow.geometry import coordinate_grid
 
+LARGEST_EXACT = 2**28
+"""Products of a pair that are kept in float32, 1 GiB; more are halved."""
+
+CHUNK = 2**24
+"""Products that are computed at once then."""
+
 
 class _WindowRows(torch.autograd.Function):
     """Copies runs of ``length`` consecutive values out of a flat tensor.
@@ -32,6 +38,22 @@ class _WindowRows(torch.autograd.Function):
         total = torch.zeros(ctx.size, dtype=torch.float32, device=gradient.device)
         total.index_add_(0, index, gradient.flatten().float())
         return total.to(ctx.dtype), None, None
+
+
+def _products(queries: Tensor, columns: Tensor) -> Tensor:
+    """``queries @ columns``, (B, N, C) by (B, C, M); a large result without a graph is float16.
+
+    It takes up most of the memory of a large pair, and is only ever interpolated in.
+    """
+    batch, rows, _ = queries.shape
+    row = columns.shape[2]
+    if torch.is_grad_enabled() or batch * rows * row <= LARGEST_EXACT or queries.element_size() <= 2:
+        return queries @ columns
+    result = queries.new_empty(batch, rows, row, dtype=torch.float16)
+    at_once = max(1, CHUNK // (batch * row))
+    for start in range(0, rows, at_once):
+        result[:, start : start + at_once] = queries[:, start : start + at_once] @ columns
+    return result
 
 
 class CorrelationPyramid:
@@ -67,7 +89,7 @@ class CorrelationPyramid:
             # A level may run out of rows on small frames; nothing is seen there then.
             features2 = F.avg_pool2d(features2, 2) if min(h, w) > 1 else features2[:, :, :0, :0]
         queries = features1.flatten(2).transpose(1, 2) / math.sqrt(channels)
-        self._flat = (queries @ torch.cat(columns, dim=2)).flatten()
+        self._flat = _products(queries, torch.cat(columns, dim=2)).flatten()
         # What every lookup needs: where positions of frame 1 are, where their rows of the matrix start, and
         # of each level its share of the resolution, size and place in a row.
         positions = torch.arange(batch * self.height * self.width, device=device)
