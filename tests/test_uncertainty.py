@@ -11,6 +11,7 @@ from deqflow.commands.flow import MOST_UNCERTAIN
 from deqflow.config import InferenceDefaults, ModelConfig
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
+from deqflow.evaluation.calibration import Calibration, calibration_table
 from deqflow.io import read_image, write_image
 from deqflow.network import Mixture, MixtureConfig, MixtureHead, extract_cells
 from deqflow.network.uncertainty import INNER_SCALE
@@ -137,4 +138,28 @@ def test_the_command_draws_it(tmp_path, capsys):
     estimate = load("deqflow-s", checkpoint=files[True], device="cpu").estimate(*frames)
     np.testing.assert_array_equal(drawn, scalar_map(estimate.uncertainty, MOST_UNCERTAIN))
     assert main([*words, "--checkpoint", str(files[False]), "--overwrite"]) == 2
+    assert "deqflow-s does not tell how far its flow may be off" in capsys.readouterr().err
+
+
+def test_calibration_pools_pixels_by_the_expected_error():
+    calibration = Calibration()
+    calibration.add(np.array([0.25, 0.25, 0.7, 9.0]), np.array([0.1, 0.3, 0.6, 20.0]))
+    calibration.add(np.array([0.7, 0.3, 1.5]), np.array([1.0, 0.2, 0.1]))
+    assert calibration.pixels.tolist() == [2, 1, 2, 1, 0, 0, 1]
+    np.testing.assert_allclose(calibration.real, [0.4, 0.2, 1.6, 0.1, 0, 0, 20])
+    np.testing.assert_allclose(calibration.expected, [0.5, 0.3, 1.4, 1.5, 0, 0, 9])
+    table = calibration_table(calibration)
+    assert "| 0 to 0.3" in table and "| 8 and more" in table and "| 0.5 to 1" in table
+    assert "median: 0.22" in table  # 0.949 and -0.5
+
+
+def test_the_bench_compares_expected_and_real_errors(tmp_path, capsys):
+    paths = {head: tmp_path / f"{head}.safetensors" for head in (True, False)}
+    for head, path in paths.items():
+        config = replace(PRESETS["deqflow-s"].config, uncertainty=MixtureConfig() if head else None)
+        save_weights(DEQFlow(config, name="deqflow-s"), path)
+    words = "bench --measure uncertainty --pairs 2 --width 64 --height 64 --device cpu --checkpoint"
+    assert main([*words.split(), str(paths[True])]) == 0
+    assert "share of pixels %" in capsys.readouterr().out
+    assert main([*words.split(), str(paths[False])]) == 2
     assert "deqflow-s does not tell how far its flow may be off" in capsys.readouterr().err

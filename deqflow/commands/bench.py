@@ -1,4 +1,4 @@
-"""``deqflow bench``: what a model costs, in seconds, in solver steps, or in memory to train."""
+"""``deqflow bench``: seconds, solver steps, memory, and how well a model knows its own errors."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from deqflow.data.datasets import find_benchmarks
 from deqflow.data.sample import Sample
 from deqflow.devices import keep_freed_memory
 from deqflow.errors import ConfigError
-from deqflow.estimator import DEQFlow
+from deqflow.evaluation.calibration import calibration_table, measure_calibration
 from deqflow.evaluation.convergence import convergence_table, measure_convergence
 from deqflow.evaluation.memory import memory_report
 from deqflow.evaluation.speed import measure_speed, speed_table
@@ -24,7 +24,7 @@ from deqflow.training.scenes import open_scenes
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Seconds per pair of frames, solver steps until the flow rests, or memory of a training step.
+    """Seconds per pair, solver steps until the flow rests, memory of a training step, or how true doubts are.
 
     Candidates take turns in one run, so that a machine whose speed drifts slows all of them alike.
 
@@ -32,7 +32,8 @@ class BenchOptions:
         measure: `speed`: seconds per pair, and the share of each part. `solvers`: evaluations of the update
             operator that each solver needs until the flow moves less than the tolerance, on held-out
             synthetic scenes or the pairs under `--benchmark`. `memory`: what a training step keeps for its
-            backward pass, unrolled and as an equilibrium (random weights, float32, CPU).
+            backward pass, unrolled and as an equilibrium (random weights, float32, CPU). `uncertainty`: real
+            errors beside those that the model expects, on the same pairs as `solvers`.
         model: Name of a preset; `deqflow models` lists them.
         checkpoint: File of weights; without it, the weights that ship with the model.
         device: auto, cpu, cuda, cuda:1, mps, ...
@@ -43,13 +44,13 @@ class BenchOptions:
         repeats: Measurements of the speed of each combination, after one that does not count; the median is
             printed.
         tolerance: Of `solvers`: pixels per step, RMS.
-        benchmark: Of `solvers`: folder of data sets to take pairs from, in place of scenes.
-        textures: Of `solvers`: folder of photos and cut-outs for the scenes; without it, drawn patterns.
-        pairs: Of `solvers`: number of scenes.
+        benchmark: Of `solvers` and `uncertainty`: folder of data sets to take pairs from, in place of scenes.
+        textures: Folder of photos and cut-outs for the scenes; without it, drawn patterns.
+        pairs: Number of scenes.
         corrections: Of `memory`: numbers of losses along the solver's path.
     """
 
-    measure: Literal["speed", "solvers", "memory"] = "speed"
+    measure: Literal["speed", "solvers", "memory", "uncertainty"] = "speed"
     model: str = "deqflow-s"
     checkpoint: Path | None = None
     device: str = "auto"
@@ -96,7 +97,14 @@ def run(options: BenchOptions) -> int:
     told = f"{options.model}, {model.device}, {torch.get_num_threads()} threads"
     if options.measure == "solvers":
         print(f"{told}, until the flow moves less than {options.tolerance:g} px per step\n")
-        _print_convergence(model, options)
+        results = measure_convergence(
+            model, _pairs(options), tolerance=options.tolerance, steps=options.steps[-1]
+        )
+        print(convergence_table(results))
+        return 0
+    if options.measure == "uncertainty":
+        print(f"{told}: mean absolute error of a component of the flow\n")
+        print(calibration_table(measure_calibration(model, _pairs(options))))
         return 0
     print(f"{told}, {options.width}x{options.height}, median of {options.repeats}\n")
     timings = measure_speed(
@@ -106,14 +114,12 @@ def run(options: BenchOptions) -> int:
     return 0
 
 
-def _print_convergence(model: DEQFlow, options: BenchOptions) -> None:
+def _pairs(options: BenchOptions) -> Iterable[Sample]:
+    """Pairs with ground truth that no model of ours was trained on."""
     samples: Iterable[Sample]
     if options.benchmark is not None:
         samples = chain.from_iterable(find_benchmarks(options.benchmark))
     else:
         training = TrainOptions(textures=options.textures, height=options.height, width=options.width)
         samples = map(open_scenes(training).held_out, range(options.pairs))
-    results = measure_convergence(
-        model, tqdm(samples, unit="pair"), tolerance=options.tolerance, steps=options.steps[-1]
-    )
-    print(convergence_table(results))
+    return tqdm(samples, unit="pair")
