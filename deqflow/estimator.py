@@ -19,7 +19,7 @@ from deqflow.io.images import read_image, to_rgb
 from deqflow.network import CorrelationPyramid
 from deqflow.step import STRIDE, FlowState, FrameFeatures, UpdateStep, movement
 
-COARSEST_SIDE = 64
+COARSEST_SIDE = 80
 """Frames are not halved to fewer pixels than this on the shorter side: little is left to match."""
 
 Frame = str | PathLike[str] | NDArray[Any]

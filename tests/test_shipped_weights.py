@@ -38,15 +38,9 @@ def test_the_file_is_small_and_says_what_it_is():
     assert {"weights", "data", "textures", "steps", "hours", "recipe"} <= metadata.keys()
 
 
-@pytest.mark.xfail(reason="0.08 px after three hours of training; the promise is 0.05", strict=True)
 def test_identical_frames_stand_still(model, clip):
     for frame in clip[:2]:
         assert np.abs(model.estimate(frame, frame.copy()).flow).mean() < 0.05
-
-
-def test_identical_frames_nearly_stand_still(model, clip):
-    for frame in clip[:2]:
-        assert np.abs(model.estimate(frame, frame.copy()).flow).mean() < 0.12
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])

@@ -187,7 +187,7 @@ def test_as_many_steps_start_at_the_coarse_fixed_point_as_asked(tmp_path):
 
 
 def test_training_from_coarse_starts_is_training_of_another_path(tmp_path):
-    sizes = {"height": 128, "width": 128, "steps": 2}
+    sizes = {"height": 160, "width": 160, "steps": 2}
     run(small(tmp_path / "zero", **sizes))
     run(small(tmp_path / "coarse", coarse_starts=1.0, **sizes))
     (zero, _), (coarse, _) = weights(tmp_path / "zero"), weights(tmp_path / "coarse")

@@ -281,7 +281,7 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path, capsys):
         {"gradient": "implicit", "corrections": 1},
         {"gradient": "unrolled", "stillness": 0.0},
         {"positions": (1, 3), "loss": "charbonnier", "cells": 64},
-        {"loss": "robust", "coarse_starts": 1.0, "height": 128, "width": 128},
+        {"loss": "robust", "coarse_starts": 1.0, "height": 160, "width": 160},
         {"solver": "broyden", "scheme": "segments"},
         {"solver": "anderson", "jacobian_weight": 0.1, "jacobian_every": 1},
         {"attach_flow": True, "gradient": "phantom", "gradient_steps": 2},

@@ -78,7 +78,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class PairRecord:
-    """Cost of a pair of frames: as shown, and solved from zero if that was compared.
+    """Cost of a pair of frames: as shown, and solved anew if that was compared.
 
     Attributes:
         steps: evaluations of the update operator; in a summary not a whole number.
@@ -239,7 +239,7 @@ def print_costs(records: list[PairRecord]) -> None:
     for name, summary in (("mean", mean), ("median", median)):
         print(_row(f"{name} ", _summary(records, summary)))
     if not all(record.reused for record in records):
-        print("* solved from zero")
+        print("* solved anew")
 
 
 def _summary(records: list[PairRecord], summary: Callable[[list[float]], float]) -> PairRecord:
