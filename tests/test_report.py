@@ -352,7 +352,7 @@ def test_confidence_in_words() -> None:
 
 
 def test_sample_without_known_pixels_does_not_break_a_picture(sintel: Path) -> None:
-    from deqflow.evaluation.report import panel, sample_pictures
+    from deqflow.evaluation.report import panel
 
     dataset = open_dataset("sintel", sintel)[0]
     sample = dataset[0]
@@ -360,4 +360,4 @@ def test_sample_without_known_pixels_does_not_break_a_picture(sintel: Path) -> N
     look = study(deqflow.load(), Item(dataset, nothing), steps=1, tolerance=0.0, starts=2)
     picture = panel(sample_pictures(look))
     height, width = sample.frame1.shape[:2]
-    assert picture.shape == (2 * height, 3 * width, 3)
+    assert picture.shape == (3 * height, 3 * width, 3)  # seven pictures, three to a row
