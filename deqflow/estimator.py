@@ -188,8 +188,8 @@ class DEQFlow(nn.Module):
         half1, half2 = (padding.pad(F.avg_pool2d(image, 2)) for image in (image1, image2))
         how: Any = {"steps": steps, "tolerance": tolerance, "solver": solver}
         start = self.coarse_start(half1, half2, levels=levels - 1, **how)
-        found = self.solve_pair(self.encode(half1), self.encode(half2), start, **how)
-        return FlowState(*found.state).doubled(height // STRIDE, width // STRIDE)
+        found: FlowState = self.solve_pair(self.encode(half1), self.encode(half2), start, **how).state
+        return found.doubled(height // STRIDE, width // STRIDE)
 
     def solve_pair(
         self,

@@ -59,12 +59,11 @@ class FlowStream:
         self._size: torch.Size | None = None
         self._image: Tensor | None = None
         self._features: FrameFeatures | None = None
-        self._brightness: Tensor | None = None
         self._state: FlowState | None = None
 
     def reset(self) -> None:
         """Forgets everything: the next frame is a first frame, of any size."""
-        self._size = self._image = self._features = self._brightness = self._state = None
+        self._size = self._image = self._features = self._state = None
         self.frames = 0
         self.reused = False
 
@@ -100,16 +99,15 @@ class FlowStream:
             estimate = single(self.model.decode(solution, padding))
             self._state = estimate.state
         self._image, self._features = padded, features
-        self._brightness = _brightness(padded) if self.reuse and self.detect_cuts else None
         self.frames += 1
         return estimate
 
     def _start(self, image: Tensor) -> FlowState | None:
         """Where to start the solve from the last frame to ``image``; None for a cold start."""
-        if not self.reuse or self._state is None:
+        if not self.reuse or self._state is None or self._image is None:
             return None
         start = carry(self._state) if self.warp else self._state
-        if self._brightness is not None and is_cut(self._brightness, _brightness(image), start.flow):
+        if self.detect_cuts and is_cut(_brightness(self._image), _brightness(image), start.flow):
             return None
         return start
 

@@ -87,13 +87,14 @@ class CorrectionObjective(nn.Module):
     ) -> Tensor:
         """Of the flow along the path, and of what the model says of its own errors."""
         stage, head = self.stage, self.model.uncertainty
-        if head is None:
-            return correction_loss(predictions, target, known, stage.gamma, DISTANCES[stage.loss])
-        with autocast(target.device, self.model.precision):
-            if stage.loss == "mixture":
+        if head is not None and stage.loss == "mixture":
+            with autocast(target.device, self.model.precision):
                 judged = [head.cells(state.hidden, cells).surprise for state in path.states]
-                return correction_loss(predictions, target, known, stage.gamma, judged)
-            verdict = head.cells(path.states[-1].hidden.detach(), cells)
+            return correction_loss(predictions, target, known, stage.gamma, judged)
         loss = correction_loss(predictions, target, known, stage.gamma, DISTANCES[stage.loss])
+        if head is None:
+            return loss
+        with autocast(target.device, self.model.precision):
+            verdict = head.cells(path.states[-1].hidden.detach(), cells)
         calibration = correction_loss([predictions[-1].detach()], target, known, 1.0, verdict.surprise)
         return loss + HEAD_WEIGHT * calibration
