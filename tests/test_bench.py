@@ -8,9 +8,12 @@ from deqflow import zoo
 from deqflow.cli import main
 from deqflow.data.synthetic import SyntheticScenes, Textures
 from deqflow.equilibrium import FixedPointIteration, Recorded, Unrolled
+from deqflow.evaluation.comparison import compare
 from deqflow.evaluation.convergence import convergence_table, measure_convergence
 from deqflow.evaluation.memory import training_memory
 from deqflow.memory import SavedBytes
+from deqflow.training.options import TrainOptions
+from deqflow.training.scenes import open_scenes
 
 SIZE = (64, 96)
 
@@ -75,6 +78,29 @@ def test_impossible_requests_are_one_sentence(arguments, expected, capsys):
         code = stop.code
     assert code == 2
     assert expected in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_errors_of_several_weights_on_the_same_scenes(tmp_path, capsys):
+    other = tmp_path / "other.safetensors"
+    torch.manual_seed(0)
+    zoo.save_weights(zoo.create("deqflow-s"), other)
+    size = "--width 64 --height 64 --device cpu --pairs 2 --first 3"
+    assert main(["bench", "--measure", "errors", *size.split(), "--against", str(other)]) == 0
+    rows = [line.split("|")[1:] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0].strip() for row in rows] == ["deqflow-s", str(other)]
+    assert float(rows[0][1]) < float(rows[1][1])
+    model = zoo.load("deqflow-s", device="cpu")
+    samples = [open_scenes(TrainOptions(height=64, width=64)).held_out(index) for index in (3, 4)]
+    (found,) = compare({"shipped": model}, samples).values()
+    for index, sample in enumerate(samples):
+        estimate = model.estimate(sample.frame1, sample.frame2)
+        error = np.linalg.norm(estimate.flow - sample.flow, axis=2)[sample.valid]
+        assert found.epe[index] == pytest.approx(error.mean(), rel=1e-4)
+        assert (
+            found.wrong[index] == pytest.approx((error > 1).mean()) and found.steps[index] == estimate.steps
+        )
+    assert float(rows[0][1]) == pytest.approx(np.mean(found.epe), abs=1e-3)
+    assert float(rows[0][3]) == pytest.approx(np.exp(np.log(np.array(found.epe) + 0.01).mean()), abs=1e-3)
 
 
 def test_solvers_on_scenes_from_the_command_line(capsys):

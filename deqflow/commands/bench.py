@@ -1,4 +1,4 @@
-"""``deqflow bench``: seconds, solver steps, memory, and how well a model knows its own errors."""
+"""``deqflow bench``: seconds, solver steps, memory, errors, and how well a model knows its own errors."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,9 @@ from deqflow.data.datasets import find_benchmarks
 from deqflow.data.sample import Sample
 from deqflow.devices import keep_freed_memory
 from deqflow.errors import ConfigError
+from deqflow.estimator import DEQFlow
 from deqflow.evaluation.calibration import calibration_table, measure_calibration
+from deqflow.evaluation.comparison import compare, comparison_table
 from deqflow.evaluation.convergence import convergence_table, measure_convergence
 from deqflow.evaluation.memory import memory_report
 from deqflow.evaluation.speed import measure_speed, speed_table
@@ -24,7 +26,7 @@ from deqflow.training.scenes import open_scenes
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Seconds per pair, solver steps until the flow rests, memory of a training step, or how true doubts are.
+    """Seconds per pair, steps until the flow rests, memory of a training step, errors and doubts.
 
     Candidates take turns in one run, so that a machine whose speed drifts slows all of them alike.
 
@@ -33,9 +35,11 @@ class BenchOptions:
             operator that each solver needs until the flow moves less than the tolerance, on held-out
             synthetic scenes or the pairs under `--benchmark`. `memory`: what a training step keeps for its
             backward pass, unrolled and as an equilibrium (random weights, float32, CPU). `uncertainty`: real
-            errors beside those that the model expects, on the same pairs as `solvers`.
+            errors beside those that the model expects, on the same pairs as `solvers`. `errors`: end-point
+            errors of the model and of every `--against`, on the same pairs.
         model: Name of a preset; `deqflow models` lists them.
         checkpoint: File of weights; without it, the weights that ship with the model.
+        against: Of `errors`: further files of weights of the same preset.
         device: auto, cpu, cuda, cuda:1, mps, ...
         precisions: Number formats of the network to compare the speed of.
         steps: Numbers of evaluations of the update operator; of `solvers`, the last is the most allowed.
@@ -44,15 +48,20 @@ class BenchOptions:
         repeats: Measurements of the speed of each combination, after one that does not count; the median is
             printed.
         tolerance: Of `solvers`: pixels per step, RMS.
-        benchmark: Of `solvers` and `uncertainty`: folder of data sets to take pairs from, in place of scenes.
+        benchmark: Of `solvers`, `uncertainty` and `errors`: folder of data sets to take pairs from, in place
+            of scenes.
         textures: Folder of photos and cut-outs for the scenes; without it, drawn patterns.
         pairs: Number of scenes.
+        first: Number of the first scene.
+        coarse_levels: Of `errors`: how often to halve the frames for a solve to start from their flow; the
+            default is the model's own.
         corrections: Of `memory`: numbers of losses along the solver's path.
     """
 
-    measure: Literal["speed", "solvers", "memory", "uncertainty"] = "speed"
+    measure: Literal["speed", "solvers", "memory", "uncertainty", "errors"] = "speed"
     model: str = "deqflow-s"
     checkpoint: Path | None = None
+    against: tuple[Path, ...] = ()
     device: str = "auto"
     precisions: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("bfloat16", "float32")
     steps: tuple[int, ...] = (6, 12, 24)
@@ -63,14 +72,16 @@ class BenchOptions:
     benchmark: Path | None = None
     textures: Path | None = None
     pairs: int = 32
+    first: int = 0
+    coarse_levels: int | None = None
     corrections: tuple[int, ...] = (6, 1)
 
     def __post_init__(self) -> None:
         """Reject what cannot be measured, naming the option."""
         if self.repeats < 1 or min(self.steps, default=0) < 1 or not self.precisions:
             raise ConfigError("bench needs repeats >= 1, at least one precision, and steps of at least 1")
-        if self.pairs < 1 or not self.tolerance > 0:
-            raise ConfigError("bench needs pairs >= 1 and a tolerance above 0")
+        if self.pairs < 1 or self.first < 0 or not self.tolerance > 0:
+            raise ConfigError("bench needs pairs >= 1, first >= 0 and a tolerance above 0")
         if self.measure == "memory" and not all(1 <= n <= min(self.steps) for n in self.corrections):
             raise ConfigError(
                 f"corrections must be at least 1 and at most {min(self.steps)}, the fewest steps"
@@ -93,6 +104,9 @@ def run(options: BenchOptions) -> int:
         print(f"{options.model}, training step of one pair of {options.width}x{options.height}, float32\n")
         print(memory_report(options.model, steps=options.steps, corrections=options.corrections, size=size))
         return 0
+    if options.measure == "errors":
+        print(comparison_table(compare(_candidates(options), _pairs(options))))
+        return 0
     model = zoo.load(options.model, checkpoint=options.checkpoint, device=options.device)
     told = f"{options.model}, {model.device}, {torch.get_num_threads()} threads"
     if options.measure == "solvers":
@@ -114,6 +128,21 @@ def run(options: BenchOptions) -> int:
     return 0
 
 
+def _candidates(options: BenchOptions) -> dict[str, DEQFlow]:
+    """The models to compare, by the name of their file."""
+
+    def opened(path: Path | None) -> DEQFlow:
+        return zoo.load(
+            options.model,
+            checkpoint=path,
+            device=options.device,
+            coarse_levels=options.coarse_levels,
+        )
+
+    paths = (options.checkpoint, *options.against)
+    return {options.model if path is None else str(path): opened(path) for path in paths}
+
+
 def _pairs(options: BenchOptions) -> Iterable[Sample]:
     """Pairs with ground truth that no model of ours was trained on."""
     samples: Iterable[Sample]
@@ -121,5 +150,5 @@ def _pairs(options: BenchOptions) -> Iterable[Sample]:
         samples = chain.from_iterable(find_benchmarks(options.benchmark))
     else:
         training = TrainOptions(textures=options.textures, height=options.height, width=options.width)
-        samples = map(open_scenes(training).held_out, range(options.pairs))
+        samples = map(open_scenes(training).held_out, range(options.first, options.first + options.pairs))
     return tqdm(samples, unit="pair")
