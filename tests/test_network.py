@@ -36,6 +36,21 @@ def test_lookup_gradients_agree_with_the_all_pairs_volume():
     torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_lookup_gradients_of_flow_and_of_gradients_agree_too():
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(1, 3, 5, 6, generator=generator, requires_grad=True) for _ in range(2)]
+    flow = (2 * torch.randn(1, 2, 5, 6, generator=generator)).requires_grad_()
+    inputs = (*features, flow)
+
+    def gradients(seen):
+        first = torch.autograd.grad((seen**2).sum(), inputs, create_graph=True)
+        return [*first, *torch.autograd.grad(sum((part**2).sum() for part in first), inputs)]
+
+    found = gradients(CorrelationPyramid(*features, levels=2, radius=3).lookup(flow))
+    expected = gradients(naive_lookup(*features, flow, 2, 3))
+    torch.testing.assert_close(found, expected, atol=1e-2, rtol=1e-3)
+
+
 def test_a_large_volume_without_a_graph_takes_half_the_memory(monkeypatch, device):
     features = torch.randn(2, 2, 16, 7, 9, generator=torch.Generator().manual_seed(0)).to(device)
     flow = 3 * torch.randn(2, 2, 7, 9, generator=torch.Generator().manual_seed(1)).to(device)

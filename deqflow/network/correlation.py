@@ -40,6 +40,48 @@ class _WindowRows(torch.autograd.Function):
         return total.to(ctx.dtype), None, None
 
 
+class _Interpolated(torch.autograd.Function):
+    """Values (N, taps, taps) between their rows, the last dimension, and between their columns.
+
+    Its backward pass fills two tensors in place, where the chain of slices and interpolations that it stands
+    for takes seven. It is made of differentiable operations, so that it has a gradient in turn.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, across: Tensor, down: Tensor) -> Tensor:
+        ctx.save_for_backward(across, down, values if ctx.needs_input_grad[1] else None)
+        return _between(_between(values, down, 2), across, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        (gradient,) = gradients
+        across, down, values = ctx.saved_tensors
+        columns = _shared_out(gradient, across, 1)
+        whole = _shared_out(columns, down, 2)
+        if values is None:
+            return whole, None, None
+        moved_across = (gradient * _between(values, down, 2).diff(dim=1)).sum(dim=(1, 2))
+        moved_down = (columns * values.diff(dim=2)).sum(dim=(1, 2))
+        return whole, moved_across, moved_down
+
+
+def _between(values: Tensor, place: Tensor, dim: int) -> Tensor:
+    """Interpolate between each entry along ``dim`` and the next."""
+    last = values.shape[dim] - 1
+    return torch.lerp(values.narrow(dim, 0, last), values.narrow(dim, 1, last), place[:, None, None])
+
+
+def _shared_out(gradient: Tensor, place: Tensor, dim: int) -> Tensor:
+    """The transpose of ``_between``."""
+    place, length = place[:, None, None], gradient.shape[dim]
+    shape = list(gradient.shape)
+    shape[dim] += 1
+    total = gradient.new_zeros(shape)
+    total.narrow(dim, 0, length).addcmul_(gradient, 1 - place)
+    total.narrow(dim, 1, length).addcmul_(gradient, place)
+    return total
+
+
 def _products(queries: Tensor, columns: Tensor) -> Tensor:
     """``queries @ columns``, (B, N, C) by (B, C, M); a large result without a graph is float16.
 
@@ -131,10 +173,8 @@ class CorrelationPyramid:
         left = left[..., None]
         inside = (offsets >= -left) & (offsets < width[:, None] - left)
         start = torch.where(inside, first[..., None] + stride[:, None] * offsets, origin[..., None])
-        values = _WindowRows.apply(self._flat, start.flatten(), taps)
-        values = values.view(-1, self.levels, taps, taps).float()
-        across, down = fraction[..., None, None].unbind(dim=2)
-        values = torch.lerp(values[..., :-1], values[..., 1:], down)
-        values = torch.lerp(values[:, :, :-1], values[:, :, 1:], across)
+        across, down = fraction.flatten(0, 1).unbind(dim=1)
+        values = _WindowRows.apply(self._flat, start.flatten(), taps).view(-1, taps, taps)
+        values = _Interpolated.apply(values.float(), across, down)
         # Positions first, channels last: this view is an NCHW tensor in channels_last memory, without a copy.
         return values.reshape(flow.shape[0], self.height, self.width, -1).permute(0, 3, 1, 2)
