@@ -94,6 +94,22 @@ class DEQFlow(nn.Module):
         with autocast(image.device, self.precision):
             return FrameFeatures(*self.encoder(image))
 
+    def encode_pair(
+        self, image1: Tensor, image2: Tensor, *, bidirectional: bool = False
+    ) -> tuple[FrameFeatures, FrameFeatures]:
+        """Encode the two frames of pairs together.
+
+        Args:
+            image1: (B, 3, H, W) as for ``encode``.
+            image2: (B, 3, H, W).
+            bidirectional: return 2B pairs, those from frame 2 to frame 1 after those from 1 to 2.
+        """
+        encoded = self.encode(torch.cat((image1, image2)))
+        if bidirectional:
+            return encoded, FrameFeatures(*(part.roll(len(image1), dims=0) for part in encoded))
+        first, second = zip(*(part.chunk(2) for part in encoded), strict=True)
+        return FrameFeatures(*first), FrameFeatures(*second)
+
     def operator(self, first: FrameFeatures, second: FrameFeatures) -> UpdateStep:
         """The update operator of a pair of encoded frames."""
         with autocast(first.features.device, self.precision):
@@ -128,6 +144,7 @@ class DEQFlow(nn.Module):
         solver: Solver,
         steps: int,
         coarse_levels: int = 0,
+        bidirectional: bool = False,
     ) -> Path[FlowState]:
         """Points of the solve that losses can be taken on, each with a graph (training).
 
@@ -139,14 +156,18 @@ class DEQFlow(nn.Module):
             solver: where to evaluate next.
             steps: evaluations without a graph.
             coarse_levels: see ``coarse_start``, whose solves take the same steps; 0 starts from zeros.
+            bidirectional: see ``encode_pair``; the states are those of 2B pairs then.
         """
         start = self.coarse_start(
-            image1, image2, levels=coarse_levels, steps=steps, tolerance=0.0, solver=solver
+            image1,
+            image2,
+            levels=coarse_levels,
+            steps=steps,
+            tolerance=0.0,
+            solver=solver,
+            bidirectional=bidirectional,
         )
-        encoded = self.encode(torch.cat((image1, image2)))
-        first, second = (
-            FrameFeatures(*parts) for parts in zip(*(part.chunk(2) for part in encoded), strict=True)
-        )
+        first, second = self.encode_pair(image1, image2, bidirectional=bidirectional)
         step = self.operator(first, second)
         with autocast(image1.device, self.precision):
             stop = StoppingRule(steps=steps, measure=movement)
@@ -162,6 +183,7 @@ class DEQFlow(nn.Module):
         steps: int | None = None,
         tolerance: float | None = None,
         solver: Solver | None = None,
+        bidirectional: bool = False,
     ) -> FlowState | None:
         """Where to start a pair of frames: at the fixed point of the same frames at half the size.
 
@@ -175,6 +197,7 @@ class DEQFlow(nn.Module):
             steps: see ``forward``, of each size.
             tolerance: see ``forward``, in pixels of each size.
             solver: see ``forward``.
+            bidirectional: see ``encode_pair``; the state is that of 2B pairs then.
 
         Returns:
             The state, or None where nothing is halved.
@@ -187,8 +210,9 @@ class DEQFlow(nn.Module):
         padding = Padding(right=-(width // 2) % STRIDE, bottom=-(height // 2) % STRIDE)
         half1, half2 = (padding.pad(F.avg_pool2d(image, 2)) for image in (image1, image2))
         how: Any = {"steps": steps, "tolerance": tolerance, "solver": solver}
-        start = self.coarse_start(half1, half2, levels=levels - 1, **how)
-        found: FlowState = self.solve_pair(self.encode(half1), self.encode(half2), start, **how).state
+        start = self.coarse_start(half1, half2, levels=levels - 1, bidirectional=bidirectional, **how)
+        first, second = self.encode_pair(half1, half2, bidirectional=bidirectional)
+        found: FlowState = self.solve_pair(first, second, start, **how).state
         return found.doubled(height // STRIDE, width // STRIDE)
 
     def solve_pair(

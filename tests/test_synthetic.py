@@ -1,5 +1,7 @@
 """Synthetic scenes: exact flow, honest occlusion, the same pair for the same seed and index."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -80,6 +82,35 @@ def test_frame_2_warped_by_the_flow_is_frame_1_where_visible(textures):
         assert gap.mean() < 5, (index, recipe.kind)
     assert {"layered", "planes"} <= kinds
     assert total / count < 2
+
+
+def test_the_flow_back_undoes_the_flow_there(textures):
+    plain = replace(SceneConfig().without_appearance(), background_deformation_probability=0.5)
+    scenes = SyntheticScenes(textures, HEIGHT, WIDTH, seed=11, config=plain, bidirectional=True)
+    one_way = SyntheticScenes(textures, HEIGHT, WIDTH, seed=11, config=plain)
+    seen = set()
+    for index in range(20):
+        sample, recipe = scenes.render(index)
+        assert_same(sample, one_way[index])
+        assert one_way[index].backward is None
+        chosen = visible_interior(sample, recipe)
+        y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
+        target = np.stack([x, y], axis=-1) + np.nan_to_num(sample.flow)
+        back = cv2.remap(sample.backward, target, None, cv2.INTER_LINEAR)
+        gap = np.linalg.norm(back + sample.flow, axis=2)[chosen]
+        assert sample.backward_valid.dtype == bool and sample.backward_valid.any()
+        if gap.size:
+            # What is left is bilinear interpolation of a smooth field, and the edge of a rounded matte.
+            assert np.median(gap) < 0.01 and np.quantile(gap, 0.95) < 0.1, (index, recipe.kind)
+            seen |= recipe.effects | {recipe.kind}
+    assert {"layered", "planes", "deformation", "background deformation"} <= seen
+
+
+def test_the_flow_of_what_was_painted_over_is_unknown(textures):
+    config = SceneConfig(eraser_probability=1.0)
+    for index in range(4):
+        sample = SyntheticScenes(textures, 64, 96, seed=2, config=config, bidirectional=True)[index]
+        assert 0.3 < sample.backward_valid.mean() < 1
 
 
 def test_occluded_points_are_covered_or_outside(textures):

@@ -12,10 +12,12 @@ from training_runs import arguments, assert_same_run, finish, small, start_sever
 from deqflow.cli import main
 from deqflow.data.synthetic import Textures
 from deqflow.errors import ConfigError
-from deqflow.training.batch import Draws
+from deqflow.training.batch import Batch, Draws, collate
 from deqflow.training.data import StepSampler, open_sources
 from deqflow.training.loop import Trainer, run
 from deqflow.training.losses import correction_loss
+from deqflow.training.model import create_model
+from deqflow.training.objectives import create_objective
 from deqflow.training.scenes import split_textures
 from deqflow.training.schedule import linear, one_cycle
 from deqflow.zoo import load
@@ -160,6 +162,37 @@ def test_several_processes_share_the_gradient_of_one(tmp_path, count):
     run(replace(options, output=tmp_path / "one"))
     assert finish(*start_several(options, count)) == [0] * count
     assert_same_gradient(tmp_path / "one", tmp_path / "several")
+
+
+@pytest.mark.parametrize("coarse_levels", [0, 1])
+def test_a_bidirectional_batch_has_the_gradient_of_its_pairs_one_by_one(tmp_path, coarse_levels):
+    options = small(tmp_path, bidirectional=True, batch=4, height=160, width=160, solver_steps=(3, 3))
+    scenes = open_sources(options).training
+    both = collate([scenes[index] for index in range(2)])
+    flow, valid = both.ground_truth()
+    there, back = (both.image1, both.image2), (both.image2, both.image1)
+    single = Batch(*(torch.cat(images) for images in zip(there, back, strict=True)), flow, valid)
+    draws = Draws(torch.arange(16), 3, coarse_levels)
+    found = []
+    for batch in (both, single):
+        torch.manual_seed(0)
+        model = create_model(options, torch.device("cpu"))
+        loss, metrics = create_objective(model, options)(batch, draws)
+        loss.backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        found.append((loss.detach(), metrics.epe, gradients))
+    assert both.bidirectional and not single.bidirectional and len(flow) == 4
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
+
+
+def test_bidirectional_pairs_come_in_twos(tmp_path):
+    run(small(tmp_path / "run", steps=1, bidirectional=True))
+    with pytest.raises(ConfigError, match="batch must be even for bidirectional pairs, not 3"):
+        small(tmp_path, batch=3, bidirectional=True)
+    with pytest.raises(ConfigError, match=r"bidirectional needs scenes, .* not custom"):
+        small(tmp_path, stage="custom", bidirectional=True)
+    with pytest.raises(ConfigError, match="batch 2 must be a multiple of 1 processes times 2 parts times 2"):
+        run(small(tmp_path / "parts", accumulate=2, bidirectional=True))
 
 
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path):

@@ -27,6 +27,8 @@ class Sample:
         subpixels: float32 (4, H, W, 2), the four values of ground truth of twice the frames' resolution that
             lie in each pixel, ``flow`` being the first of them; Spring takes the smallest error over the
             four. None where ground truth has the frames' resolution.
+        backward: float32 (H, W, 2), flow from the second frame to the first; None if unknown.
+        backward_valid: bool (H, W), true where ``backward`` is known; None if unknown.
     """
 
     frame1: NDArray[np.uint8]
@@ -41,3 +43,5 @@ class Sample:
     index: int = 0
     invalid: NDArray[np.bool_] | None = None
     subpixels: NDArray[np.float32] | None = None
+    backward: NDArray[np.float32] | None = None
+    backward_valid: NDArray[np.bool_] | None = None

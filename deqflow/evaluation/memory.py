@@ -14,7 +14,7 @@ from deqflow.equilibrium import Correction, OneStep, Recorded, StoppingRule, Unr
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.tables import markdown
 from deqflow.memory import SavedBytes
-from deqflow.step import FrameFeatures, movement
+from deqflow.step import movement
 
 MIB = 2**20
 
@@ -59,10 +59,7 @@ def training_memory(
     images = torch.randint(0, 256, (2, batch, 3, *size), generator=generator).to(model.device).float()
     encoders, everything = SavedBytes(model), SavedBytes(model)
     with torch.enable_grad(), everything.counting():
-        encoded = model.encode(images.flatten(0, 1))
-        first, second = (
-            FrameFeatures(*parts) for parts in zip(*(part.chunk(2) for part in encoded), strict=True)
-        )
+        first, second = model.encode_pair(*images)
         features = everything.total
         with encoders.counting(), autocast(model.device, model.precision):
             # Once more and on its own: inside the operator it cannot be told from the correlation.

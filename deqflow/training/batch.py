@@ -14,17 +14,34 @@ from deqflow.training.options import TrainOptions
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs as tensors: images (B, 3, H, W) of 0..255, flow (B, 2, H, W), valid (B, 1, H, W) float."""
+    """Pairs as tensors: images (B, 3, H, W) of 0..255, flow (B, 2, H, W), valid (B, 1, H, W) float.
+
+    Where the flow from frame 2 to frame 1 is known as well, ``backward`` and ``backward_valid`` hold it.
+    """
 
     image1: Tensor
     image2: Tensor
     flow: Tensor
     valid: Tensor
     names: tuple[str, ...] = ()
+    backward: Tensor | None = None
+    backward_valid: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "names"}
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether the flow back is known too."""
+        return self.backward is not None
+
+    def ground_truth(self) -> tuple[Tensor, Tensor]:
+        """Flow and validity, those of the way back after all those of the way there."""
+        if self.backward is None or self.backward_valid is None:
+            return self.flow, self.valid
+        return torch.cat((self.flow, self.backward)), torch.cat((self.valid, self.backward_valid))
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
@@ -58,9 +75,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
         maps = np.stack([np.atleast_3d(getattr(sample, name)) for sample in samples])
         return torch.from_numpy(maps).permute(0, 3, 1, 2).float()
 
-    tensors = {name: stacked(name) for name in ("frame1", "frame2", "flow", "valid")}
     names = tuple(sample.name for sample in samples)
-    return Batch(tensors["frame1"], tensors["frame2"], tensors["flow"], tensors["valid"], names)
+    there = Batch(stacked("frame1"), stacked("frame2"), stacked("flow"), stacked("valid"), names)
+    if samples[0].backward is None:
+        return there
+    return replace(there, backward=stacked("backward"), backward_valid=stacked("backward_valid"))
 
 
 @dataclass(frozen=True)

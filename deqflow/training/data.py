@@ -57,7 +57,8 @@ def batches(
         DataError: a pair cannot be read and ``on_corrupt`` is ``stop``.
         TrainingError: a worker process died.
     """
-    sampler = StepSampler(first, last, batch=options.batch, rank=processes.rank, processes=processes.count)
+    frames = options.batch // options.ways
+    sampler = StepSampler(first, last, batch=frames, rank=processes.rank, processes=processes.count)
     loader: DataLoader[Any] = DataLoader(
         data,
         batch_sampler=sampler,

@@ -1,4 +1,4 @@
-"""What a run would take, from one pair that goes through one step of it."""
+"""What a run would take, from two frames that go through one step of it."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def describe(
     objective: Callable[..., Any],
     optimizer: Optimizer,
 ) -> str:
-    """Do one step with one pair and say what was counted; the model is not what it was afterwards.
+    """Do one step with two frames and say what was counted; the model is not what it was afterwards.
 
     Counted are multiplications and additions of convolutions and matrix products, and the bytes that the
     backward pass keeps; neither depends on the machine.
@@ -44,14 +44,14 @@ def describe(
     with FlopCounterMode(display=False) as counted:
         with kept.counting():
             loss, metrics = objective(batch, draws)
-        pair = kept.total / 2**30
+        pair = kept.total / options.ways / 2**30
         loss.backward()
     optimizer.step()
     seconds = time.monotonic() - started
     # Weights, averaged weights, gradients and the optimiser's two moments.
     fixed = 5 * 4 * parameters / 2**30
     at_once = share // options.accumulate
-    operations = counted.get_total_flops()
+    operations = counted.get_total_flops() / options.ways
     epochs = "no pair comes twice"
     if sources.epoch is not None:
         epochs = (
@@ -70,6 +70,6 @@ def describe(
         "operations": f"{operations / 1e12:.3f} TFLOP per pair, forward and backward; "
         f"{operations * options.steps * options.batch / 1e18:.3f} EFLOP for the stage",
         "one step": f"loss {float(loss.detach()):.3f}, {error} {float(getattr(metrics, error)):.2f}, "
-        f"{seconds:.1f} s for one pair",
+        f"{seconds:.1f} s for two frames",
     }
     return "\n".join(f"{name:10}  {text}" for name, text in lines.items())

@@ -91,10 +91,11 @@ class Trainer:
 
     def __init__(self, options: TrainOptions, processes: Processes) -> None:
         self.options, self.processes = options, processes
-        if options.batch % (processes.count * options.accumulate):
+        if options.batch % (processes.count * options.accumulate * options.ways):
+            ways = " times 2 directions" if options.bidirectional else ""
             raise ConfigError(
                 f"batch {options.batch} must be a multiple of {processes.count} processes times "
-                f"{options.accumulate} parts"
+                f"{options.accumulate} parts{ways}"
             )
         torch.manual_seed(options.seed)
         self.sources = open_sources(options)

@@ -21,7 +21,9 @@ class Stage:
             parts must have and a split: ``100*sintel:clean``, ``things:clean:left``, ``chairs@validation``.
             The synthetic stage has none.
         steps: optimiser steps of the whole schedule.
-        batch: pairs per step, over all processes.
+        batch: pairs per step, over all processes; the same two frames both ways are two pairs.
+        bidirectional: take the frames of a scene both ways, so that each is rendered and encoded once for two
+            pairs.
         height: of a training frame or crop, a multiple of 8.
         width: of a training frame or crop, a multiple of 8.
         optimizer: ``adamw``, or ``muon`` for filters with ``adamw`` for the rest.
@@ -70,6 +72,7 @@ class Stage:
     data_sets: tuple[str, ...] = ()
     steps: int = 20_000
     batch: int = 4
+    bidirectional: bool = False
     height: int = 256
     width: int = 320
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -137,6 +140,15 @@ class Stage:
                 raise ConfigError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
         if not 0 < self.damping <= 1:
             raise ConfigError(f"damping must be above 0 and at most 1, not {self.damping}")
+        if self.bidirectional and self.stage != "synthetic":
+            raise ConfigError(f"bidirectional needs scenes, whose flow is known both ways, not {self.stage}")
+        if self.bidirectional and self.batch % 2:
+            raise ConfigError(f"batch must be even for bidirectional pairs, not {self.batch}")
+
+    @property
+    def ways(self) -> int:
+        """Pairs that are made of the same two frames."""
+        return 2 if self.bidirectional else 1
 
 
 @dataclass(frozen=True, kw_only=True)

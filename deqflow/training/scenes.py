@@ -30,7 +30,7 @@ def open_scenes(options: TrainOptions) -> Sources:
     names = [path.name for path in (*every.photos, *every.objects)]
     held_out = SyntheticScenes(kept, *size, seed=options.seed + HELD_OUT_SEED)
     return Sources(
-        training=SyntheticScenes(textures, *size, seed=options.seed),
+        training=SyntheticScenes(textures, *size, seed=options.seed, bidirectional=options.bidirectional),
         held_out=held_out.__getitem__,
         held_out_pairs=options.validation_pairs,
         epoch=None,

@@ -16,7 +16,7 @@ import tyro
 from deqflow.errors import ConfigError
 from deqflow.training.options import Stage, StageName, TrainOptions, Variant
 
-_SYNTHETIC = Stage(optimizer="muon", loss="robust", coarse_starts=0.25)
+_SYNTHETIC = Stage(batch=8, bidirectional=True, optimizer="muon", loss="robust", coarse_starts=0.25)
 _CHAIRS = Stage(
     stage="chairs",
     data_sets=("chairs",),

@@ -66,12 +66,13 @@ class CorrectionObjective(nn.Module):
             solver=self.solver,
             steps=draws.solver_steps,
             coarse_levels=draws.coarse_levels,
+            bidirectional=batch.bidirectional,
         )
         with autocast(batch.image1.device, self.model.precision):
             predictions = [
                 self.model.upsample.cells(state.hidden, state.flow, draws.cells) for state in path.states
             ]
-        target, known = (extract_cells(part, STRIDE, draws.cells) for part in (batch.flow, batch.valid))
+        target, known = (extract_cells(part, STRIDE, draws.cells) for part in batch.ground_truth())
         loss = self._loss(path, predictions, target, known, draws.cells)
         if stage.stillness:
             loss = loss + stage.stillness * stillness_loss(path)

@@ -93,15 +93,16 @@ def soft_video(image: Floats, factor: float) -> Floats:
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def erase(rng: np.random.Generator, image: Floats) -> Floats:
-    """Paint one to three patches over with their mean or the frame's mean colour."""
+def erase(rng: np.random.Generator, image: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Paint one to three patches over with the mean colour of each; also returns where (h, w)."""
     height, width = image.shape[:2]
-    result = image.copy()
+    result, erased = image.copy(), np.zeros((height, width), np.bool_)
     for _ in range(rng.integers(1, 4)):
         w, h = (int(rng.uniform(0.08, 0.25) * s) for s in (width, height))
         left, top = rng.integers(width - w), rng.integers(height - h)
         result[top : top + h, left : left + w] = image[top : top + h, left : left + w].mean((0, 1))
-    return result
+        erased[top : top + h, left : left + w] = True
+    return result, erased
 
 
 def jpeg_of_bytes(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:

@@ -2,7 +2,8 @@
 
 Every layer has a canvas. Frame k shows it through the homography `maps[k]` (canvas to frame); frame 1 looks
 it up after an optional smooth displacement D. A point x of frame 1 therefore lies at H1^-1(x + D(x)) on the
-canvas and at H2(H1^-1(x + D(x))) in frame 2: no displacement field is ever inverted numerically.
+canvas and at H2(H1^-1(x + D(x))) in frame 2: the flow of frame 1 is exact. That of frame 2, back to frame 1,
+undoes D by iteration, which shrinks what is left of it at every turn because D never folds.
 """
 
 import math
@@ -20,6 +21,7 @@ Floats = NDArray[np.float32]
 Points = NDArray[np.float64]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 _MOST_EXPOSURES = 7
+_UNBENDING = 6  # turns, each leaves a third at most
 _EXPOSURE_SPACING = 5.0  # pixels between the samples of a blurred layer, beyond which they would show
 
 
@@ -75,7 +77,7 @@ class Fog:
 
 @dataclass
 class Frame:
-    """A composed frame: colours (h, w, 3), the topmost layer's index (h, w) and, in frame 1, its flow."""
+    """A composed frame: colours (h, w, 3), the topmost layer's index (h, w), its flow to the other frame."""
 
     image: Image
     index: NDArray[np.uint8]
@@ -135,8 +137,8 @@ class Painter:
         self.shutter = shutter
         self.fog = fog
 
-    def paint(self, layers: list[Layer], which: int) -> Frame:
-        """Compose frame `which` (0 or 1)."""
+    def paint(self, layers: list[Layer], which: int, *, flow: bool = True) -> Frame:
+        """Compose frame `which` (0 or 1), with its flow unless told otherwise."""
         height, width = self.size
         frame = Frame(
             np.zeros((height, width, 3), np.uint8),
@@ -147,7 +149,7 @@ class Painter:
         outlines = self._outlines(layers, which)
         for number, layer in enumerate(layers):
             if layer.outline is None or number in outlines:
-                self._add(frame, layer, number, which, outlines.get(number))
+                self._add(frame, layer, number, which, outlines.get(number), with_flow=flow)
         return frame
 
     def _outlines(self, layers: list[Layer], which: int) -> dict[int, tuple[Image, Box]]:
@@ -174,17 +176,22 @@ class Painter:
         return mattes
 
     def _add(
-        self, frame: Frame, layer: Layer, number: int, which: int, outline: tuple[Image, Box] | None
+        self,
+        frame: Frame,
+        layer: Layer,
+        number: int,
+        which: int,
+        outline: tuple[Image, Box] | None,
+        *,
+        with_flow: bool,
     ) -> None:
-        times = self._exposures(layer, which)
-        change = layer.maps[1] - layer.maps[0]
-        maps = [layer.maps[which] + t * change for t in times]
+        maps = self._exposures(layer, which)
         # A blurred plane is drawn whole, because its drawing is moved about afterwards.
         box = self._box(layer, maps) if outline is None or len(maps) > 1 else outline[1]
         if box[2] - box[0] < 1 or box[3] - box[1] < 1:
             return
         area = np.s_[box[1] : box[3], box[0] : box[2]]
-        bend = self._bend(layer, which, box)
+        bend = None if layer.bend is None or which == 1 else self._bend(layer.bend, box)
         matte = None if outline is None else outline[0][area]
         middle = self._expose(layer, layer.maps[which], box, bend, matte)
         soft = middle
@@ -194,8 +201,8 @@ class Painter:
         if layer.endless:
             frame.image[area] = self._haze(layer, which, box, soft, None)
             frame.index[area] = number
-            if which == 0:
-                frame.flow[area], frame.valid[area] = self._flow(layer, box, bend)
+            if with_flow:
+                frame.flow[area], frame.valid[area] = self._flow(layer, which, box, bend)
             return
         colours, alpha = np.asarray(cv2.cvtColor(soft, cv2.COLOR_RGBA2RGB), np.uint8), soft[..., 3].copy()
         solid = middle[..., 3] >= 128
@@ -205,8 +212,8 @@ class Painter:
                 self._drop_shadow(frame, layer.shadow, box, alpha)
         frame.image[area] = cv2.add(_times(frame.image[area], np.asarray(cv2.bitwise_not(alpha))), colours)
         np.copyto(frame.index[area], number, where=solid)
-        if which == 0:
-            flow, valid = self._flow(layer, box, bend)
+        if with_flow:
+            flow, valid = self._flow(layer, which, box, bend)
             here = np.ascontiguousarray(frame.flow[area])
             frame.flow[area] = cv2.copyTo(flow, np.ascontiguousarray(solid).view(np.uint8), here)
             np.copyto(frame.valid[area], valid, where=solid)
@@ -231,8 +238,13 @@ class Painter:
             cv2.accumulate(exposure, total)
         return np.asarray(cv2.convertScaleAbs(total, alpha=1 / len(maps)), np.uint8)
 
-    def _exposures(self, layer: Layer, which: int) -> list[float]:
-        """Return the instants, in frame intervals from the frame's own, that motion blur averages over."""
+    def _exposures(self, layer: Layer, which: int) -> list[Homography]:
+        """Return the layer's maps to the frame at the instants that motion blur averages over."""
+        change = layer.maps[1] - layer.maps[0]
+        return [layer.maps[which] + t * change for t in self._instants(layer)]
+
+    def _instants(self, layer: Layer) -> list[float]:
+        """Return them in frame intervals from the frame's own."""
         if self.shutter <= 0:
             return [0.0]
         height, width = self.size
@@ -263,10 +275,9 @@ class Painter:
         high = np.clip(points.max(0) + margin, 0, (width, height))
         return int(low[0]), int(low[1]), int(np.ceil(high[0])), int(np.ceil(high[1]))
 
-    def _bend(self, layer: Layer, which: int, box: Box) -> Floats | None:
-        if layer.bend is None or which == 1:
-            return None
-        amplitude, seed = layer.bend
+    def _bend(self, bend: tuple[float, int], box: Box) -> Floats:
+        """Return the displacement of frame 1 in a box."""
+        amplitude, seed = bend
         return displacement(np.random.default_rng(seed), box[3] - box[1], box[2] - box[0], amplitude)
 
     def _expose(
@@ -322,17 +333,37 @@ class Painter:
             mixed[part] = cv2.add(mixed[part], _times(sampled, np.ascontiguousarray(share[part])))
         return np.asarray(cv2.merge([*cv2.split(_times(mixed, matte)), matte]), np.uint8)
 
-    def _flow(self, layer: Layer, box: Box, bend: Floats | None) -> tuple[Floats, NDArray[np.bool_]]:
+    def _flow(
+        self, layer: Layer, which: int, box: Box, bend: Floats | None
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return the motion to the other frame, and where that lies before its camera."""
         x, y = _grid(box)
         from_x, from_y = (x, y) if bend is None else (x + bend[..., 0], y + bend[..., 1])
-        change = layer.maps[1] @ inverse(layer.maps[0])
+        change = layer.maps[1 - which] @ inverse(layer.maps[which])
         if np.abs(change[2, :2]).max() < 1e-12:  # affine: no division
             u, v, _ = _rows(change / change[2, 2], from_x, from_y)
-            return np.asarray(cv2.merge([u - x, v - y]), np.float32), np.ones(u.shape, np.bool_)
-        u, v, w = _rows(change, from_x, from_y)
-        valid = np.broadcast_to(w > 0.02, u.shape)
-        scale = 1 / np.maximum(w, np.float32(0.02))
-        return np.asarray(cv2.merge([u * scale - x, v * scale - y]), np.float32), valid
+            valid = np.ones(u.shape, np.bool_)
+        else:
+            u, v, w = _rows(change, from_x, from_y)
+            valid = np.broadcast_to(w > 0.02, u.shape)
+            scale = 1 / np.maximum(w, np.float32(0.02))
+            u, v = (np.asarray(part * scale, np.float32) for part in (u, v))
+        if which == 1 and layer.bend is not None:
+            u, v = self._unbend(layer, layer.bend, u, v)
+        return np.asarray(cv2.merge([u - x, v - y]), np.float32), valid
+
+    def _unbend(self, layer: Layer, bend: tuple[float, int], u: Floats, v: Floats) -> tuple[Floats, Floats]:
+        """Return the points x of frame 1 with x + D(x) = (u, v); D goes on beyond its box as at the edge."""
+        left, top, right, bottom = self._box(layer, self._exposures(layer, 0))
+        if left >= right or top >= bottom:
+            return u, v
+        field = self._bend(bend, (left, top, right, bottom))
+        u, v = u - np.float32(left), v - np.float32(top)
+        x, y = u, v
+        for _ in range(_UNBENDING):
+            moved = cv2.remap(field, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            x, y = u - moved[..., 0], v - moved[..., 1]
+        return x + np.float32(left), y + np.float32(top)
 
     def _haze(self, layer: Layer, which: int, box: Box, colours: Image, alpha: Image | None) -> Image:
         if self.fog is None:

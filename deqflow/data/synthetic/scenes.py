@@ -1,6 +1,6 @@
 """The data set: endless pairs of frames with exact flow, each determined by (seed, index) alone."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,17 +50,25 @@ class SyntheticScenes(Dataset[Sample]):
         width: of the frames, pixels.
         seed: together with the index it determines a pair.
         config: how often things happen.
+        bidirectional: give the flow from frame 2 to frame 1 as well.
 
     Raises:
         ConfigError: a frame below 32 pixels.
     """
 
     def __init__(
-        self, textures: Textures, height: int, width: int, *, seed: int, config: SceneConfig | None = None
+        self,
+        textures: Textures,
+        height: int,
+        width: int,
+        *,
+        seed: int,
+        config: SceneConfig | None = None,
+        bidirectional: bool = False,
     ) -> None:
         if min(height, width) < 32:
             raise ConfigError(f"synthetic scenes need frames of at least 32x32 pixels, not {width}x{height}")
-        self.height, self.width, self.seed = height, width, seed
+        self.height, self.width, self.seed, self.bidirectional = height, width, seed, bidirectional
         self.config = SceneConfig() if config is None else config
         cache = TextureCache(side=max(640, round(1.4 * max(height, width))))
         self._surfaces = Surfaces(
@@ -91,15 +99,16 @@ class SyntheticScenes(Dataset[Sample]):
         recipe.objects = sum(layer.outline is None for layer in layers) - 1
         painter = self._painter(look, recipe)
         with recipe.watch.timed("paint"):
-            first, second = painter.paint(layers, 0), painter.paint(layers, 1)
+            first, second = painter.paint(layers, 0), painter.paint(layers, 1, flow=self.bidirectional)
         with recipe.watch.timed("occlusion"):
             occlusion = occluded(first, second)
         recipe.surfaces = np.stack([first.index, second.index])
         images = [frame.image.astype(np.float32) for frame in (first, second)]
-        frames = self._finish(look, recipe, layers, images)
-        sample = Sample(
-            frames[0], frames[1], first.flow, first.valid, occlusion, f"synthetic {self.seed}/{index}"
-        )
+        frames, erased = self._finish(look, recipe, layers, images)
+        name = f"synthetic {self.seed}/{index}"
+        sample = Sample(frames[0], frames[1], first.flow, first.valid, occlusion, name)
+        if self.bidirectional:
+            sample = replace(sample, backward=second.flow, backward_valid=second.valid & ~erased)
         return sample, recipe
 
     def _kind(self, rng: np.random.Generator) -> str:
@@ -128,15 +137,20 @@ class SyntheticScenes(Dataset[Sample]):
 
     def _finish(
         self, rng: np.random.Generator, recipe: Recipe, layers: list[Layer], pair: list[Floats]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    ) -> tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]:
+        """Return the frames as a camera gives them, and where frame 2 was painted over."""
         pair = self._light(rng, recipe, layers, pair)
         pair = self._camera(rng, recipe, pair)
+        erased = np.zeros((self.height, self.width), np.bool_)
+        if self._happens(rng, recipe, "eraser"):
+            with recipe.watch.timed("eraser"):
+                pair[1], erased = appearance.erase(rng, pair[1])
         frames = [appearance.to_bytes(image) for image in pair]
         if self._happens(rng, recipe, "jpeg"):
             with recipe.watch.timed("jpeg"):
                 quality = int(rng.integers(25, 95))
                 frames = [appearance.jpeg_of_bytes(image, quality) for image in frames]
-        return frames[0], frames[1]
+        return frames, erased
 
     def _light(
         self, rng: np.random.Generator, recipe: Recipe, layers: list[Layer], pair: list[Floats]
@@ -184,7 +198,4 @@ class SyntheticScenes(Dataset[Sample]):
             with recipe.watch.timed("noise"):
                 read, shot = float(rng.exponential(3.0)), float(rng.exponential(0.12))
                 pair = [appearance.noise(rng, image, read, shot) for image in pair]
-        if self._happens(rng, recipe, "eraser"):
-            with recipe.watch.timed("eraser"):
-                pair[1] = appearance.erase(rng, pair[1])
         return pair
