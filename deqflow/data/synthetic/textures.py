@@ -101,7 +101,7 @@ class TextureCache:
     """Decoded images at reduced size, the least recently used dropped beyond `capacity` bytes."""
 
     side: int
-    capacity: int = 640 << 20
+    capacity: int = 1 << 30
     _held: OrderedDict[Path, Pyramid] = field(default_factory=OrderedDict)
     _bytes: int = 0
 
