@@ -3,6 +3,8 @@
 import ctypes
 import os
 import sys
+import time
+from collections.abc import Iterator
 
 import cv2
 import torch
@@ -71,6 +73,16 @@ def keep_freed_memory() -> None:
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3
     for option, value in ((trim_threshold, 2**31 - 1), (top_pad, 2**26), (mmap_threshold, 2**30)):
         mallopt(option, value)
+
+
+def stopwatch(device: torch.device) -> Iterator[float]:
+    """Seconds since the last value, once the device has finished what it was given."""
+    last = time.perf_counter()
+    while True:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        last, before = time.perf_counter(), last
+        yield last - before
 
 
 def pin_process(rank: int, processes: int) -> None:

@@ -107,3 +107,14 @@ def test_solvers_on_scenes_from_the_command_line(capsys):
     arguments = "--measure solvers --pairs 1 --steps 3 --width 64 --height 64 --device cpu"
     assert main(["bench", *arguments.split()]) == 0
     assert "Anderson 5" in capsys.readouterr().out
+
+
+def test_a_training_step_is_timed_by_part(capsys):
+    arguments = "--measure training --repeats 1 --width 64 --height 64 --device cpu"
+    assert main(["bench", *arguments.split()]) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[0].strip() for row in rows] == ["training", "one way", "both ways"]
+    for row in rows[1:]:
+        rate, *parts = (float(cell) for cell in row[1:])
+        assert rate > 0 and all(part >= 0 for part in parts)
+        assert sum(parts) == pytest.approx(1e3 / rate, rel=0.05)

@@ -1,7 +1,7 @@
 """``deqflow bench``: seconds, solver steps, memory, errors, and how well a model knows its own errors."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,8 @@ from deqflow.evaluation.memory import memory_report
 from deqflow.evaluation.speed import measure_speed, speed_table
 from deqflow.training.options import TrainOptions
 from deqflow.training.scenes import open_scenes
+from deqflow.training.stages import stage_for
+from deqflow.training.timing import measure_training, training_table
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class BenchOptions:
             synthetic scenes or the pairs under `--benchmark`. `memory`: what a training step keeps for its
             backward pass, unrolled and as an equilibrium (random weights, float32, CPU). `uncertainty`: real
             errors beside those that the model expects, on the same pairs as `solvers`. `errors`: end-point
-            errors of the model and of every `--against`, on the same pairs.
+            errors of the model and of every `--against`, on the same pairs. `training`: a step of the
+            synthetic stage with pairs one way and both ways, by part.
         model: Name of a preset; `deqflow models` lists them.
         checkpoint: File of weights; without it, the weights that ship with the model.
         against: Of `errors`: further files of weights of the same preset.
@@ -58,7 +61,7 @@ class BenchOptions:
         corrections: Of `memory`: numbers of losses along the solver's path.
     """
 
-    measure: Literal["speed", "solvers", "memory", "uncertainty", "errors"] = "speed"
+    measure: Literal["speed", "solvers", "memory", "uncertainty", "errors", "training"] = "speed"
     model: str = "deqflow-s"
     checkpoint: Path | None = None
     against: tuple[Path, ...] = ()
@@ -104,6 +107,9 @@ def run(options: BenchOptions) -> int:
         print(f"{options.model}, training step of one pair of {options.width}x{options.height}, float32\n")
         print(memory_report(options.model, steps=options.steps, corrections=options.corrections, size=size))
         return 0
+    if options.measure == "training":
+        _bench_training(options)
+        return 0
     if options.measure == "errors":
         print(comparison_table(compare(_candidates(options), _pairs(options))))
         return 0
@@ -126,6 +132,21 @@ def run(options: BenchOptions) -> int:
     )
     print(speed_table(timings))
     return 0
+
+
+def _bench_training(options: BenchOptions) -> None:
+    """Time the synthetic stage as it is, but for the way its pairs are made of scenes."""
+    stage = stage_for("synthetic", options.model)
+    both = TrainOptions(
+        **asdict(replace(stage, height=options.height, width=options.width, bidirectional=True)),
+        model=options.model,
+        textures=options.textures,
+        device=options.device,
+    )
+    variants = {"one way": replace(both, bidirectional=False), "both ways": both}
+    threads = torch.get_num_threads()
+    print(f"{options.model}, {both.batch} pairs of {both.width}x{both.height} a step, {threads} threads\n")
+    print(training_table(measure_training(variants, repeats=options.repeats), batch=both.batch))
 
 
 def _candidates(options: BenchOptions) -> dict[str, DEQFlow]:

@@ -10,8 +10,8 @@ from deqflow.data.datasets.catalogue import DATASETS, family_named, open_dataset
 from deqflow.data.datasets.check import Checked, check, find_families
 from deqflow.data.datasets.speed import measure_loading
 from deqflow.errors import ConfigError
-from deqflow.evaluation.tables import markdown
 from deqflow.io.flow_files import FLOW_FORMATS
+from deqflow.tables import markdown
 
 BROKEN = 1
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from deqflow import zoo
 from deqflow.errors import CheckpointError
-from deqflow.evaluation.tables import markdown
+from deqflow.tables import markdown
 
 
 @dataclass(frozen=True)

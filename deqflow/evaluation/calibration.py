@@ -12,7 +12,7 @@ from deqflow.data.sample import Sample
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.study import spearman
-from deqflow.evaluation.tables import markdown
+from deqflow.tables import markdown
 
 EDGES = (0.3, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Pixels of expected error between the rows of the table."""

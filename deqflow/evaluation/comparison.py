@@ -10,7 +10,7 @@ import numpy as np
 from deqflow.data.sample import Sample
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.metrics import end_point_error
-from deqflow.evaluation.tables import markdown
+from deqflow.tables import markdown
 
 OFFSET = 0.01
 """Pixels added to an error before its logarithm, so that a perfect pair does not decide a geometric mean."""

@@ -11,7 +11,7 @@ import torch
 from deqflow.data.sample import Sample
 from deqflow.equilibrium import Anderson, Broyden, FixedPointIteration, Solver
 from deqflow.estimator import DEQFlow
-from deqflow.evaluation.tables import markdown
+from deqflow.tables import markdown
 
 SOLVERS: Mapping[str, Solver] = {
     "plain": FixedPointIteration(),

@@ -12,9 +12,9 @@ from deqflow import zoo
 from deqflow.devices import autocast
 from deqflow.equilibrium import Correction, OneStep, Recorded, StoppingRule, Unrolled
 from deqflow.estimator import DEQFlow
-from deqflow.evaluation.tables import markdown
 from deqflow.memory import SavedBytes
 from deqflow.step import movement
+from deqflow.tables import markdown
 
 MIB = 2**20
 

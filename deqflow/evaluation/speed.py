@@ -1,7 +1,6 @@
 """Seconds per pair, and which part of the network they go to."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -9,9 +8,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deqflow.devices import resolve_precision
+from deqflow.devices import resolve_precision, stopwatch
 from deqflow.estimator import DEQFlow
-from deqflow.evaluation.tables import markdown
+from deqflow.tables import markdown
 
 PARTS = ("coarse", "encoders", "correlation", "solve", "upsampling")
 
@@ -82,7 +81,7 @@ def measure_speed(
 @torch.no_grad()
 def time_pair(model: DEQFlow, image1: Tensor, image2: Tensor, steps: int) -> Timing:
     """Seconds of each part for one pair of tensors (1, 3, H, W), as ``model.forward`` runs them."""
-    clock = _clock(image1.device)
+    clock = stopwatch(image1.device)
     next(clock)
     padding = model.padding(image1)
     image1, image2 = (padding.pad(image) for image in (image1, image2))
@@ -97,13 +96,3 @@ def time_pair(model: DEQFlow, image1: Tensor, image2: Tensor, steps: int) -> Tim
     solve = max(0.0, next(clock) - correlation)
     model.decode(solution, padding)
     return Timing(coarse, encoders, correlation, solve, next(clock))
-
-
-def _clock(device: torch.device) -> Iterator[float]:
-    """Seconds since the last value, once the device has finished what it was given."""
-    last = time.perf_counter()
-    while True:
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        last, before = time.perf_counter(), last
-        yield last - before

@@ -9,8 +9,8 @@ from typing import Any
 from deqflow.evaluation.metrics import MASKS, REGIONS
 from deqflow.evaluation.results import SampleResult
 from deqflow.evaluation.runner import Plan
-from deqflow.evaluation.tables import markdown
 from deqflow.evaluation.totals import Total, metric_name
+from deqflow.tables import markdown
 
 RELATIVE_GROUPS = ("Sintel final", "KITTI", "FlyingChairs")
 """Groups whose pairs enter the geometric mean of the error relative to DIS: large motion, blur, cameras."""
