@@ -29,7 +29,7 @@ def test_parts_make_up_the_whole_and_precision_is_restored(device):
 def test_time_is_booked_on_the_part_that_spends_it(monkeypatch):
     """By a clock that only stands still or is put forward: no machine is too slow for it."""
     model, now = tiny_model(), 0.0
-    monkeypatch.setattr("deqflow.evaluation.speed.time.perf_counter", lambda: now)
+    monkeypatch.setattr("deqflow.devices.time.perf_counter", lambda: now)
 
     def slowed(function, seconds):
         def slow(*arguments, **options):
