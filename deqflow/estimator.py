@@ -144,7 +144,6 @@ class DEQFlow(nn.Module):
         solver: Solver,
         steps: int,
         coarse_levels: int = 0,
-        coarse_steps: int | None = None,
         bidirectional: bool = False,
     ) -> Path[FlowState]:
         """Points of the solve that losses can be taken on, each with a graph (training).
@@ -156,15 +155,14 @@ class DEQFlow(nn.Module):
             gradient: how each point is differentiated.
             solver: where to evaluate next.
             steps: evaluations without a graph.
-            coarse_levels: see ``coarse_start``; 0 starts from zeros.
-            coarse_steps: evaluations of the solves of halved frames; None takes ``steps``.
+            coarse_levels: see ``coarse_start``, whose solves take the same steps; 0 starts from zeros.
             bidirectional: see ``encode_pair``; the states are those of 2B pairs then.
         """
         start = self.coarse_start(
             image1,
             image2,
             levels=coarse_levels,
-            steps=steps if coarse_steps is None else coarse_steps,
+            steps=steps,
             tolerance=0.0,
             solver=solver,
             bidirectional=bidirectional,

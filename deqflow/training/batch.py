@@ -90,14 +90,12 @@ class Draws:
         cells: (K,) places inside an 8x8 cell that losses look at, see ``ConvexUpsampling.cells``.
         solver_steps: evaluations of the solve.
         coarse_levels: how often the frames are halved for the solve to start from.
-        coarse_steps: evaluations of the solve of halved frames; None takes as many.
         probe: seed of the Jacobian penalty's probe; None leaves the penalty out.
     """
 
     cells: Tensor
     solver_steps: int
     coarse_levels: int = 0
-    coarse_steps: int | None = None
     probe: int | None = None
 
     @classmethod
@@ -106,11 +104,8 @@ class Draws:
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
         cells = torch.randperm(64, generator=generator)[: options.cells].to(device)
         fewest, most = options.solver_steps
-        share = float(torch.rand((), generator=generator))
-        drawn = round(fewest * (most / fewest) ** share)
+        solver_steps = int(torch.randint(fewest, most + 1, (), generator=generator))
         probe = int(torch.randint(2**31, (), generator=generator))
         coarse = float(torch.rand((), generator=generator)) < options.coarse_starts
-        # What started at the fixed point of half the size has half the way to go.
-        solver_steps = max(options.least_steps, drawn // 2) if coarse else drawn
         penalised = options.jacobian_weight > 0 and step % options.jacobian_every == 0
-        return cls(cells, solver_steps, int(coarse), drawn, probe if penalised else None)
+        return cls(cells, solver_steps, int(coarse), probe if penalised else None)

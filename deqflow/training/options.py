@@ -36,10 +36,10 @@ class Stage:
         ema: decay of the averaged weights per step; 0 keeps the last weights instead.
         freeze_batch_norm: keep the statistics of batch normalisation as they are.
         solver: ``model`` is the preset's own.
-        solver_steps: fewest and most solver steps, drawn anew each step, their logarithm evenly; a range
-            keeps the model from learning to be right at one count only.
+        solver_steps: fewest and most solver steps, drawn anew each step; a range keeps the model from
+            learning to be right at one count only.
         coarse_starts: share of the steps whose solve starts not from zeros but at the fixed point of the
-            frames at half the size, as that of deqflow-s does in use, and takes half as many steps then.
+            frames at half the size, as that of deqflow-s does in use.
         corrections: losses along the solver's path.
         positions: in place of ``corrections``, the solver steps (from 1, rising) whose points losses are on.
         scheme: ``recorded`` takes points of one uninterrupted solve; ``segments`` starts the solver anew from
@@ -128,10 +128,9 @@ class Stage:
                     f"{name} must be a multiple of 8 and at least 64, not {getattr(self, name)}"
                 )
         fewest, most = self.solver_steps
-        if not self.least_steps <= fewest <= most:
-            raise ConfigError(
-                f"solver_steps must rise from at least {self.least_steps}, not {fewest} to {most}"
-            )
+        least = self.positions[-1] if self.positions else self.corrections
+        if not least <= fewest <= most:
+            raise ConfigError(f"solver_steps must rise from at least {least}, not {fewest} to {most}")
         if list(self.positions) != sorted({max(1, place) for place in self.positions}):
             raise ConfigError(f"positions must rise from at least 1, not {self.positions}")
         if self.cells > 64:
@@ -145,11 +144,6 @@ class Stage:
             raise ConfigError(f"bidirectional needs scenes, whose flow is known both ways, not {self.stage}")
         if self.bidirectional and self.batch % 2:
             raise ConfigError(f"batch must be even for bidirectional pairs, not {self.batch}")
-
-    @property
-    def least_steps(self) -> int:
-        """Solver steps that the corrections need."""
-        return self.positions[-1] if self.positions else self.corrections
 
     @property
     def ways(self) -> int:

@@ -66,7 +66,6 @@ class CorrectionObjective(nn.Module):
             solver=self.solver,
             steps=draws.solver_steps,
             coarse_levels=draws.coarse_levels,
-            coarse_steps=draws.coarse_steps,
             bidirectional=batch.bidirectional,
         )
         with autocast(batch.image1.device, self.model.precision):

@@ -177,7 +177,6 @@ class UnsupervisedObjective(nn.Module):
             solver=self.solver,
             steps=draws.solver_steps,
             coarse_levels=draws.coarse_levels,
-            coarse_steps=draws.coarse_steps,
             bidirectional=True,
         )
         with autocast(image1.device, self.model.precision):
