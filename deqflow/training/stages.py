@@ -16,7 +16,16 @@ import tyro
 from deqflow.errors import ConfigError
 from deqflow.training.options import Stage, StageName, TrainOptions, Variant
 
-_SYNTHETIC = Stage(batch=8, bidirectional=True, optimizer="muon", loss="robust", coarse_starts=0.25)
+_SYNTHETIC = Stage(
+    batch=8,
+    bidirectional=True,
+    optimizer="muon",
+    learning_rate=3e-3,
+    solver_steps=(6, 16),
+    coarse_starts=0.25,
+    corrections=2,
+    loss="robust",
+)
 _CHAIRS = Stage(
     stage="chairs",
     data_sets=("chairs",),
