@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deqflow.equilibrium import Anderson, FixedPointIteration
+    from deqflow.equilibrium import Anderson, FixedPointIteration, Outcome
     from deqflow.errors import DeqflowError
     from deqflow.estimator import DEQFlow, FlowEstimate
     from deqflow.step import FlowState
@@ -26,6 +26,7 @@ _HOMES = {
     "FlowEstimate": "deqflow.estimator",
     "FlowState": "deqflow.step",
     "FlowStream": "deqflow.stream",
+    "Outcome": "deqflow.equilibrium",
     "estimate_video": "deqflow.stream",
     "load": "deqflow.zoo",
 }
@@ -38,6 +39,7 @@ __all__ = [
     "FlowEstimate",
     "FlowState",
     "FlowStream",
+    "Outcome",
     "estimate_video",
     "load",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deqflow.config import InferenceDefaults, ModelConfig
 from deqflow.devices import autocast
-from deqflow.equilibrium import Correction, Gradient, Path, Solution, Solver, StoppingRule, solve
+from deqflow.equilibrium import Correction, Gradient, Outcome, Path, Solution, Solver, StoppingRule, solve
 from deqflow.errors import ConfigError, ImageError
 from deqflow.geometry import Padding
 from deqflow.io.images import read_image, to_rgb
@@ -38,6 +38,8 @@ class FlowEstimate:
         residual_peak: the 99.9th percentile of the same, which a small fast object shows up in.
         steps: evaluations of the update operator on frames of this size (those on halved frames come before).
         converged: whether the tolerance was met.
+        outcome: how the solve ended, an ``Outcome``; after one that diverged the flow is that of the last
+            finite state.
         trace: (N, B) residual after each step, NaN once a sample had stopped.
         uncertainty: mean absolute error of u and of v to expect in each pixel, as the model judges itself,
             pixels; array (H, W) from ``estimate``, tensor (B, H, W) from ``forward``; None from models that
@@ -50,6 +52,7 @@ class FlowEstimate:
     residual_peak: Any
     steps: Any
     converged: Any
+    outcome: Any
     trace: Tensor
     uncertainty: Any = None
 
@@ -305,6 +308,7 @@ class DEQFlow(nn.Module):
             peak,
             solution.steps,
             solution.converged,
+            solution.result,
             trace=solution.trace,
             uncertainty=uncertainty,
         )
@@ -356,5 +360,6 @@ def single(estimate: FlowEstimate) -> FlowEstimate:
         residual_peak=float(estimate.residual_peak[0]),
         steps=int(estimate.steps[0]),
         converged=bool(estimate.converged[0]),
+        outcome=Outcome(int(estimate.outcome[0])),
         uncertainty=None if estimate.uncertainty is None else estimate.uncertainty[0].cpu().numpy(),
     )

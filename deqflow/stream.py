@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deqflow.equilibrium import Solver
+from deqflow.equilibrium import Outcome, Solver
 from deqflow.errors import VideoError
 from deqflow.estimator import DEQFlow, FlowEstimate, Frame, single
 from deqflow.geometry import forward_splat
@@ -97,7 +97,8 @@ class FlowStream:
                 start = self.model.coarse_start(self._image, padded, **how)
             solution = self.model.solve_pair(self._features, features, start, **how)
             estimate = single(self.model.decode(solution, padding))
-            self._state = estimate.state
+            # What diverged is no place to start from.
+            self._state = None if estimate.outcome is Outcome.DIVERGED else estimate.state
         self._image, self._features = padded, features
         self.frames += 1
         return estimate

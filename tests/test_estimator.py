@@ -1,10 +1,12 @@
 """The estimator through its public interface, with small random weights."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
 
-from deqflow import Anderson
+from deqflow import Anderson, FixedPointIteration, FlowStream, Outcome
 from deqflow.config import InferenceDefaults, ModelConfig
 from deqflow.errors import ConfigError, ImageError
 from deqflow.estimator import DEQFlow
@@ -86,6 +88,32 @@ def test_movement_is_in_full_resolution_pixels():
 def test_another_solver_can_be_asked_for(model):
     estimate = model(*frames(32, 32).to(model.device), solver=Anderson(window=3), steps=6, tolerance=0.0)
     assert torch.isfinite(estimate.flow).all()
+
+
+@dataclass(frozen=True)
+class Explosive(FixedPointIteration):
+    """Leaves the range of float32 within three steps."""
+
+    def advance(self, state, image, memory):
+        return image._replace(flow=1e20 * image.flow), memory
+
+
+def test_how_a_solve_ended_is_told(model):
+    images = frames(32, 40).to(model.device)
+    assert model(*images, steps=2, tolerance=0.0).outcome.tolist() == [Outcome.OUT_OF_STEPS]
+    first, second = (image[0].permute(1, 2, 0).cpu().numpy().astype(np.uint8) for image in images)
+    calm = model.estimate(first, second, steps=200, tolerance=1e9)
+    assert calm.outcome is Outcome.CONVERGED and calm.converged
+    wild = model.estimate(first, second, steps=6, tolerance=0.0, solver=Explosive())
+    assert wild.outcome is Outcome.DIVERGED and not wild.converged
+    assert np.isfinite(wild.flow).all()
+
+
+def test_a_stream_does_not_start_from_what_diverged(model):
+    frame = np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8)
+    stream = FlowStream(model, steps=6, tolerance=0.0, solver=Explosive())
+    outcomes = [estimate.outcome for estimate in (stream.push(frame) for _ in range(3)) if estimate]
+    assert outcomes == [Outcome.DIVERGED, Outcome.DIVERGED] and not stream.reused
 
 
 def test_wrong_input_is_named(model):

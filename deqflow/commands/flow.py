@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deqflow.commands.common import EstimatorOptions, prepare_outputs
+from deqflow.equilibrium import Outcome
 from deqflow.errors import ConfigError, ImageError
 from deqflow.estimator import FlowEstimate
 from deqflow.io import FLOW_FORMATS, read_image, write_flow, write_image
@@ -93,7 +94,11 @@ def run(options: FlowOptions) -> int:
         seconds = time.perf_counter() - began
         _write(estimate, paths, scale)
         length = float(np.hypot(estimate.flow[..., 0], estimate.flow[..., 1]).mean())
-        ended = "converged" if estimate.converged else f"moving {estimate.residual:.2g} px per step"
+        ended = {
+            Outcome.CONVERGED: "converged",
+            Outcome.OUT_OF_STEPS: f"moving {estimate.residual:.2g} px per step",
+            Outcome.DIVERGED: "diverged, this is the last finite flow",
+        }[estimate.outcome]
         tqdm.write(
             f"{before.name} -> {after.name}: mean |flow| {length:.2f} px, {estimate.steps} steps ({ended}), "
             f"{1000 * seconds:.0f} ms: {', '.join(map(str, paths.values()))}"

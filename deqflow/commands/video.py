@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deqflow.commands.common import EstimatorOptions, prepare_outputs
+from deqflow.equilibrium import Outcome
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow, FlowEstimate
 from deqflow.io import VideoSource, VideoWriter, open_video, shrink, write_flow
@@ -154,6 +155,8 @@ def flow_video(
                     writer = stack.enter_context(VideoWriter(output, source.fps))
                 writer.write(picture)
                 records.append(_record(shown, cold))
+                if shown.estimate.outcome is Outcome.DIVERGED:
+                    tqdm.write(f"pair {len(records)}: the solve diverged, this is the last finite flow")
                 if options.flow_dir is not None:
                     name = flow_file_name(len(records), options.flow_format)
                     write_flow(options.flow_dir / name, shown.estimate.flow)
