@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
@@ -146,6 +147,24 @@ def test_divergence_without_a_tolerance_is_told_too():
     assert found.result.tolist() == [Outcome.OUT_OF_STEPS, Outcome.DIVERGED]
     assert found.steps.tolist() == [6, 2]
     assert found.state[0].flatten().tolist() == [0.5**6, 1e200]
+
+
+@dataclass(frozen=True)
+class Leaping(FixedPointIteration):
+    """Takes negative numbers out of the finite ones by itself."""
+
+    def advance(self, state, image, memory):
+        return (torch.where(image[0] < 0, 1e200 * image[0], image[0]),), memory
+
+
+def test_a_solver_that_proposes_infinity_ends_at_the_image_before():
+    def halve(state, active=None):
+        return (0.5 * state[0],)
+
+    start = (torch.tensor([[1.0], [-1.0]], dtype=torch.float64),)
+    found = solve(halve, start, Leaping(), StoppingRule(steps=6))
+    assert found.result.tolist() == [Outcome.OUT_OF_STEPS, Outcome.DIVERGED]
+    assert found.state[0].flatten().tolist() == [0.5**6, -0.5 * (0.5 * 1e200)]
 
 
 def test_recorded_states_stay_finite_when_a_sample_diverges():

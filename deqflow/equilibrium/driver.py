@@ -135,11 +135,14 @@ def solve(
     active: Tensor | None = None
     memory: Memory = []
     recorded: list[State] = []
+    last = state
     for evaluation in range(1, stop.steps + 1):
         image = step(state, active)
         sound = finite(image)
         diverged = not bool(sound.all())
         if diverged:
+            # What is not finite may already have been the solver's own point.
+            state = choose(finite(state), state, last)
             image = choose(sound, image, state)
         if evaluation in record:
             recorded.append(image)
@@ -152,6 +155,7 @@ def solve(
                 active = samples = samples[~leaving]
                 state, image = select(state, ~leaving), select(image, ~leaving)
                 memory = [part[~leaving] for part in memory]
+        last = image
         state, memory = solver.advance(state, image, memory)
     assert findings.state is not None and findings.residual is not None  # noted by the last evaluation
     return Solution(
