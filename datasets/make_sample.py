@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from deqflow.data.synthetic import SceneConfig, Textures, appearance
 from deqflow.data.synthetic.layered import layered_scene
-from deqflow.data.synthetic.layers import Fog, Frame, Layer, Painter, occluded
+from deqflow.data.synthetic.layers import Layer
 from deqflow.data.synthetic.motion import inverse
+from deqflow.data.synthetic.painter import Fog, Frame, Painter, occluded
 from deqflow.data.synthetic.planes import planes_scene
 from deqflow.data.synthetic.shapes import solid
 from deqflow.data.synthetic.textures import Surfaces, TextureCache, pattern, premultiply

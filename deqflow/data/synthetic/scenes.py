@@ -12,8 +12,9 @@ from deqflow.errors import ConfigError
 from . import appearance
 from .config import SceneConfig
 from .layered import layered_scene
-from .layers import Fog, Layer, Painter, occluded
+from .layers import Layer
 from .motion import inverse
+from .painter import Fog, Painter, occluded
 from .planes import planes_scene
 from .stopwatch import Stopwatch
 from .textures import Surfaces, TextureCache, Textures, colour
