@@ -27,7 +27,8 @@ class Stage:
         height: of a training frame or crop, a multiple of 8.
         width: of a training frame or crop, a multiple of 8.
         optimizer: ``adamw``, or ``muon`` for filters with ``adamw`` for the rest.
-        learning_rate: peak of the schedule.
+        learning_rate: peak of the schedule; from random weights ``muon`` bears several times that of
+            ``adamw``.
         schedule: ``linear`` rises from zero and falls to zero; ``one-cycle`` is the published one, over 100
             steps more, rising from 1/25 of the peak.
         warmup: share of the schedule in which the rate rises.
