@@ -245,8 +245,10 @@ def test_too_many_of_them_end_the_run_and_leave_the_batch(tmp_path, capsys, monk
     told = capsys.readouterr().err.splitlines()[-1]
     assert "3 steps in a row" in told and "skipped-00000004-0.safetensors" in told
     with safe_open(tmp_path / "skipped-00000004-0.safetensors", "pt") as file:
-        assert file.get_tensor("image1").shape == (2, 3, 64, 64)
-        assert "synthetic 0/8" in file.metadata()["names"]
+        # One scene, both ways.
+        assert file.get_tensor("image1").shape == (1, 3, 64, 64)
+        assert file.get_tensor("backward").shape == (1, 2, 64, 64)
+        assert "synthetic 0/4" in file.metadata()["names"]
     assert newest_state(tmp_path)["step"] == 4
 
 
