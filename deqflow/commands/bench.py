@@ -48,8 +48,8 @@ class BenchOptions:
         steps: Numbers of evaluations of the update operator; of `solvers`, the last is the most allowed.
         width: Pixels of a frame.
         height: Pixels of a frame.
-        repeats: Measurements of the speed of each combination, after one that does not count; the median is
-            printed.
+        repeats: Measurements of the speed of each combination, after one (of `training`, two) that does not
+            count; the median is printed.
         tolerance: Of `solvers`: pixels per step, RMS.
         benchmark: Of `solvers`, `uncertainty` and `errors`: folder of data sets to take pairs from, in place
             of scenes.

@@ -1,9 +1,8 @@
 """Errors of several models on the same pairs, each solved as it is by default."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from statistics import mean, median
+from statistics import geometric_mean, mean, median
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from deqflow.evaluation.metrics import end_point_error
 from deqflow.tables import markdown
 
 OFFSET = 0.01
-"""Pixels added to an error before its logarithm, so that a perfect pair does not decide a geometric mean."""
+"""Pixels added to each error of a geometric mean, so that a perfect pair does not decide it."""
 
 
 @dataclass
@@ -58,16 +57,11 @@ def comparison_table(found: Mapping[str, PairErrors]) -> str:
             name,
             f"{mean(one.epe):.3f}",
             f"{median(one.epe):.3f}",
-            f"{geometric_mean(one.epe):.3f}",
-            f"{geometric_mean(one.middle):.4f}",
+            f"{geometric_mean(error + OFFSET for error in one.epe):.3f}",
+            f"{geometric_mean(error + OFFSET for error in one.middle):.4f}",
             f"{100 * mean(one.wrong):.2f}",
             f"{mean(one.steps):.1f}",
         ]
         for name, one in found.items()
     ]
     return "\n".join(markdown(header, rows))
-
-
-def geometric_mean(errors: Iterable[float]) -> float:
-    """Of errors in pixels, each raised by ``OFFSET``."""
-    return math.exp(mean(math.log(error + OFFSET) for error in errors))
