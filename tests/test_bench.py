@@ -67,6 +67,7 @@ def test_convergence_counts_what_the_solver_did():
             ["--measure", "memory", "--height", "64", "--steps", "2"],
             "at least 1 and at most 2, the fewest steps",
         ),
+        (["--measure", "training", "--precisions", "float16"], "nothing is trained in float16"),
         (["--measure", "solvers", "--tolerance", "0"], "tolerance above 0"),
         (["--measure", "solvers", "--benchmark", "nowhere"], "nowhere is not a folder"),
     ],
@@ -103,6 +104,15 @@ def test_errors_of_several_weights_on_the_same_scenes(tmp_path, capsys):
     assert float(rows[0][3]) == pytest.approx(np.exp(np.log(np.array(found.epe) + 0.01).mean()), abs=1e-3)
 
 
+def test_errors_of_the_same_weights_in_two_precisions(capsys):
+    arguments = "--measure errors --precisions float32 bfloat16 --width 64 --height 64 --device cpu --pairs 2"
+    assert main(["bench", *arguments.split()]) == 0
+    exact, coarse = (line.split("|")[1:] for line in capsys.readouterr().out.splitlines()[2:])
+    assert [row[0].strip() for row in (exact, coarse)] == ["deqflow-s, float32", "deqflow-s, bfloat16"]
+    # Rounding moves the flow of trained weights by a few hundredths of a pixel.
+    assert float(exact[1]) == pytest.approx(float(coarse[1]), abs=0.1)
+
+
 def test_solvers_on_scenes_from_the_command_line(capsys):
     arguments = "--measure solvers --pairs 1 --steps 3 --width 64 --height 64 --device cpu"
     assert main(["bench", *arguments.split()]) == 0
@@ -110,14 +120,14 @@ def test_solvers_on_scenes_from_the_command_line(capsys):
 
 
 def test_a_training_step_is_timed_by_part(capsys):
-    arguments = "--measure training --repeats 1 --width 64 --height 64 --device cpu"
+    arguments = "--measure training --precisions bfloat16 --repeats 1 --width 64 --height 64 --device cpu"
     assert main(["bench", *arguments.split()]) == 0
     rows = [
         line.split("|")[1:-1]
         for line in capsys.readouterr().out.splitlines()
         if line.startswith("| ") and "--" not in line
     ]
-    assert [row[0].strip() for row in rows] == ["training", "one way", "both ways"]
+    assert [row[0].strip() for row in rows] == ["training", "one way, bfloat16", "both ways, bfloat16"]
     for row in rows[1:]:
         rate, *parts = (float(cell) for cell in row[1:])
         assert rate > 0 and all(part >= 0 for part in parts)

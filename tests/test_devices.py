@@ -16,6 +16,8 @@ from deqflow.errors import ConfigError
         ({"avx2": True}, torch.float32),
         ({"avx512_bf16": True, "amx_bf16": False}, torch.float32),
         ({"avx512_bf16": True, "amx_bf16": True}, torch.bfloat16),
+        ({"avx512_vp2intersect": True}, torch.float32),
+        ({"avx512_bf16": True, "avx512_vp2intersect": True}, torch.bfloat16),
     ],
 )
 def test_a_cpu_gets_bfloat16_only_where_it_is_fast(monkeypatch, capabilities, expected):

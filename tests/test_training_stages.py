@@ -84,7 +84,7 @@ def test_every_field_of_a_stage_can_be_changed_and_defaults_are_those_of_before(
     assert options.output == Path("runs/deqflow-b-things")
     (raft,) = parsed("--stage", "chairs", "--model", "raft-small")
     assert (raft.gradient, raft.corrections, raft.solver_steps) == ("unrolled", 12, (12, 12))
-    assert stage_for("chairs", "deqflow-s").solver_steps == (6, 16)
+    assert stage_for("chairs", "deqflow-s").solver_steps == (8, 20)
 
 
 def test_a_chain_changes_what_is_said_in_all_of_its_stages():

@@ -20,7 +20,7 @@ from deqflow.evaluation.comparison import compare, comparison_table
 from deqflow.evaluation.convergence import convergence_table, measure_convergence
 from deqflow.evaluation.memory import memory_report
 from deqflow.evaluation.speed import measure_speed, speed_table
-from deqflow.training.options import TrainOptions
+from deqflow.training.options import Precision, TrainOptions
 from deqflow.training.scenes import open_scenes
 from deqflow.training.stages import stage_for
 from deqflow.training.timing import measure_training, training_table
@@ -44,7 +44,8 @@ class BenchOptions:
         checkpoint: File of weights; without it, the weights that ship with the model.
         against: Of `errors`: further files of weights of the same preset.
         device: auto, cpu, cuda, cuda:1, mps, ...
-        precisions: Number formats of the network to compare the speed of.
+        precisions: Number formats of the network to compare; without them `speed` compares bfloat16 and
+            float32, `errors` and `training` take the one that `auto` means.
         steps: Numbers of evaluations of the update operator; of `solvers`, the last is the most allowed.
         width: Pixels of a frame.
         height: Pixels of a frame.
@@ -66,7 +67,7 @@ class BenchOptions:
     checkpoint: Path | None = None
     against: tuple[Path, ...] = ()
     device: str = "auto"
-    precisions: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("bfloat16", "float32")
+    precisions: tuple[Literal["float32", "bfloat16", "float16"], ...] = ()
     steps: tuple[int, ...] = (6, 12, 24)
     width: int = 1024
     height: int = 436
@@ -81,8 +82,10 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         """Reject what cannot be measured, naming the option."""
-        if self.repeats < 1 or min(self.steps, default=0) < 1 or not self.precisions:
-            raise ConfigError("bench needs repeats >= 1, at least one precision, and steps of at least 1")
+        if self.repeats < 1 or min(self.steps, default=0) < 1:
+            raise ConfigError("bench needs repeats >= 1 and steps of at least 1")
+        if self.measure == "training" and "float16" in self.precisions:
+            raise ConfigError("nothing is trained in float16: give bfloat16 or float32")
         if self.pairs < 1 or self.first < 0 or not self.tolerance > 0:
             raise ConfigError("bench needs pairs >= 1, first >= 0 and a tolerance above 0")
         if self.measure == "memory" and not all(1 <= n <= min(self.steps) for n in self.corrections):
@@ -128,7 +131,11 @@ def run(options: BenchOptions) -> int:
         return 0
     print(f"{told}, {options.width}x{options.height}, median of {options.repeats}\n")
     timings = measure_speed(
-        model, precisions=options.precisions, steps=options.steps, size=size, repeats=options.repeats
+        model,
+        precisions=options.precisions or ("bfloat16", "float32"),
+        steps=options.steps,
+        size=size,
+        repeats=options.repeats,
     )
     print(speed_table(timings))
     return 0
@@ -143,25 +150,41 @@ def _bench_training(options: BenchOptions) -> None:
         textures=options.textures,
         device=options.device,
     )
-    variants = {"one way": replace(both, bidirectional=False), "both ways": both}
+    formats: list[Precision] = [name for name in options.precisions if name != "float16"] or ["auto"]
+    variants = {
+        _in_precision(ways, precision): replace(both, bidirectional=ways == "both ways", precision=precision)
+        for precision in formats
+        for ways in ("one way", "both ways")
+    }
     threads = torch.get_num_threads()
     print(f"{options.model}, {both.batch} pairs of {both.width}x{both.height} a step, {threads} threads\n")
     print(training_table(measure_training(variants, repeats=options.repeats), batch=both.batch))
 
 
-def _candidates(options: BenchOptions) -> dict[str, DEQFlow]:
-    """The models to compare, by the name of their file."""
+def _in_precision(name: str, precision: str) -> str:
+    """What to call a row of a table; the precision is named if it was asked for."""
+    return name if precision == "auto" else f"{name}, {precision}"
 
-    def opened(path: Path | None) -> DEQFlow:
+
+def _candidates(options: BenchOptions) -> dict[str, DEQFlow]:
+    """The models to compare, by the name of their file and, if any are named, their precision."""
+
+    def opened(path: Path | None, precision: str) -> DEQFlow:
         return zoo.load(
             options.model,
             checkpoint=path,
             device=options.device,
+            precision=precision,
             coarse_levels=options.coarse_levels,
         )
 
     paths = (options.checkpoint, *options.against)
-    return {options.model if path is None else str(path): opened(path) for path in paths}
+    names = [options.model if path is None else str(path) for path in paths]
+    return {
+        _in_precision(name, precision): opened(path, precision)
+        for name, path in zip(names, paths, strict=True)
+        for precision in options.precisions or ("auto",)
+    }
 
 
 def _pairs(options: BenchOptions) -> Iterable[Sample]:

@@ -8,6 +8,7 @@ from deqflow.errors import ConfigError
 
 StageName = Literal["synthetic", "chairs", "things", "sintel", "kitti", "custom", "footage"]
 Variant = Literal["published", "1step"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +206,7 @@ class TrainOptions(Stage):
     max_skipped: int = 10
     workers: int = 0
     device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     sync_batch_norm: bool = False
     compile: bool = False
     dry_run: bool = False

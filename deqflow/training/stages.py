@@ -21,9 +21,9 @@ _SYNTHETIC = Stage(
     bidirectional=True,
     optimizer="muon",
     learning_rate=3e-3,
-    solver_steps=(6, 16),
+    solver_steps=(8, 20),
     coarse_starts=0.25,
-    corrections=2,
+    corrections=3,
     loss="robust",
 )
 _CHAIRS = Stage(
