@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from published import naive_lookup
 
 from deqflow.network import ConvexUpsampling, CorrelationPyramid, MixerUpdate, StandardizedConv2d, correlation
-from deqflow.network.update import PointwiseConv2d
+from deqflow.network.update import PointwiseConv2d, RowConv2d
 from deqflow.network.upsampling import extract_cells
 
 
@@ -102,6 +102,24 @@ def test_pointwise_convolution_is_a_convolution():
     layer, x = PointwiseConv2d(5, 3), torch.randn(2, 5, 4, 6)
     expected = F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
     torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5, 9), (1, 6, 1, 3)])
+def test_rows_are_convolved_alike_with_and_without_a_gradient(shape):
+    torch.manual_seed(0)
+    layer = RowConv2d(6, 6, (1, 5), padding=(0, 2), groups=6)
+    x = torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_()
+    plain = F.conv2d(x, layer.weight, layer.bias, padding=(0, 2), groups=6)
+    seen = layer(x)
+    assert seen.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(seen, plain)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), plain)
+    factor = torch.randn(shape)
+    wanted = torch.autograd.grad((plain * factor).sum(), (x, *layer.parameters()))
+    got = torch.autograd.grad((seen * factor).sum(), (x, *layer.parameters()))
+    for ours, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_hidden_stays_bounded_whatever_is_seen():

@@ -36,7 +36,7 @@ class _WindowRows(torch.autograd.Function):
         (starts,) = ctx.saved_tensors
         index = (starts[:, None] + torch.arange(ctx.length, device=starts.device)).flatten()
         total = torch.zeros(ctx.size, dtype=torch.float32, device=gradient.device)
-        total.index_add_(0, index, gradient.flatten().float())
+        total.scatter_add_(0, index, gradient.flatten().float())
         return total.to(ctx.dtype), None, None
 
 

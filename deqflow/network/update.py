@@ -36,6 +36,25 @@ class PointwiseConv2d(nn.Linear):
         return product.view(base.shape).permute(0, 3, 1, 2)
 
 
+class RowConv2d(nn.Conv2d):
+    """A convolution with a 1xN kernel of (B, C, H, W) in channels_last memory.
+
+    The gradient of depthwise rows takes a CPU five times as long as that of columns, so where there will be
+    one, every row of the frame is seen as a sample with one column, in the same memory.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W)."""
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        batch, _, height, width = x.shape
+        columns = x.permute(0, 2, 3, 1).reshape(batch * height, width, 1, -1).permute(0, 3, 1, 2)
+        kernel = self.weight.transpose(2, 3)
+        padding, dilation = self.padding[::-1], self.dilation[::-1]
+        out = F.conv2d(columns, kernel, self.bias, padding=padding, dilation=dilation, groups=self.groups)
+        return out.permute(0, 2, 3, 1).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
 class MixerUpdate(nn.Module):
     """A gated recurrent unit whose gates see a wide neighbourhood through depthwise strip convolutions.
 
@@ -69,7 +88,7 @@ class MixerUpdate(nn.Module):
         self.motion_encoder = PointwiseConv2d(96 + 32, motion)
         width = hidden + motion
         reach = kernel // 2
-        row = nn.Conv2d(width, width, (1, kernel), padding=(0, reach), groups=width)
+        row = RowConv2d(width, width, (1, kernel), padding=(0, reach), groups=width)
         column = nn.Conv2d(width, width, (kernel, 1), padding=(reach, 0), groups=width)
         self.spatial = nn.Sequential(row, column)
         self.expand = PointwiseConv2d(width, mixed)
@@ -120,10 +139,10 @@ class MixerUpdate(nn.Module):
         moved = F.relu(self.flow_encoder(flow.contiguous(memory_format=torch.channels_last)))
         motion = F.relu(self.motion_encoder(torch.cat((seen, moved), dim=1)))
         mixed = F.silu(self.expand.added_to(injected, self.spatial(torch.cat((hidden, motion), dim=1))))
-        gate, candidate = self.gates(mixed).chunk(2, dim=1)
-        hidden = torch.lerp(
-            hidden, torch.tanh(candidate).to(hidden.dtype), torch.sigmoid(gate).to(hidden.dtype)
-        )
+        gate, candidate = self.gates(mixed).to(hidden.dtype).chunk(2, dim=1)
+        # tanh(x) = 2 sigmoid(2x) - 1, in a quarter of its time on a CPU.
+        candidate = 2 * torch.sigmoid(2 * candidate) - 1
+        hidden = torch.lerp(hidden, candidate, torch.sigmoid(gate))
         return Update(hidden, self.flow_head(hidden).float())
 
 
