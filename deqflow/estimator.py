@@ -93,9 +93,10 @@ class DEQFlow(nn.Module):
 
     def encode(self, image: Tensor) -> FrameFeatures:
         """Encode frames (B, 3, H, W) of 0..255 whose sides are multiples of 8; on video, once per frame."""
-        image = (image * (2 / 255) - 1).contiguous(memory_format=torch.channels_last)
+        scaled = (image * (2 / 255) - 1).contiguous(memory_format=torch.channels_last)
         with autocast(image.device, self.precision):
-            return FrameFeatures(*self.encoder(image))
+            features, trunk = self.encoder(scaled)
+        return FrameFeatures(features, trunk, image)
 
     def encode_pair(
         self, image1: Tensor, image2: Tensor, *, bidirectional: bool = False
@@ -213,9 +214,8 @@ class DEQFlow(nn.Module):
         padding = Padding(right=-(width // 2) % STRIDE, bottom=-(height // 2) % STRIDE)
         half1, half2 = (padding.pad(F.avg_pool2d(image, 2)) for image in (image1, image2))
         how: Any = {"steps": steps, "tolerance": tolerance, "solver": solver}
-        start = self.coarse_start(half1, half2, levels=levels - 1, bidirectional=bidirectional, **how)
         first, second = self.encode_pair(half1, half2, bidirectional=bidirectional)
-        found: FlowState = self.solve_pair(first, second, start, **how).state
+        found: FlowState = self.solve_pair(first, second, coarse_levels=levels - 1, **how).state
         return found.doubled(height // STRIDE, width // STRIDE)
 
     def solve_pair(
@@ -227,8 +227,12 @@ class DEQFlow(nn.Module):
         steps: int | None = None,
         tolerance: float | None = None,
         solver: Solver | None = None,
+        coarse_levels: int | None = None,
     ) -> Solution:
-        """The fixed point of a pair of encoded frames; see ``forward`` for the options."""
+        """The fixed point of a pair of encoded frames; see ``forward``, and ``coarse_start`` for levels."""
+        if state is None:
+            how: Any = {"steps": steps, "tolerance": tolerance, "solver": solver}
+            state = self.coarse_start(first.image, second.image, levels=coarse_levels, **how)
         step = self.operator(first, second)
         start = step.start
         if state is not None:
@@ -279,11 +283,9 @@ class DEQFlow(nn.Module):
         if image1.shape != image2.shape:
             raise ImageError(f"frames have different shapes: {tuple(image1.shape)} and {tuple(image2.shape)}")
         padding = self.padding(image1)
-        image1, image2 = (padding.pad(image.float()) for image in (image1, image2))
-        how: Any = {"steps": steps, "tolerance": tolerance, "solver": solver}
-        if state is None:
-            state = self.coarse_start(image1, image2, **how)
-        return self.decode(self.solve_pair(self.encode(image1), self.encode(image2), state, **how), padding)
+        first, second = (self.encode(padding.pad(image.float())) for image in (image1, image2))
+        solution = self.solve_pair(first, second, state, steps=steps, tolerance=tolerance, solver=solver)
+        return self.decode(solution, padding)
 
     def padding(self, image: Tensor) -> Padding:
         """What a frame (B, 3, H, W) needs around it; raises ImageError for other shapes or below 16x16."""

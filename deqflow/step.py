@@ -30,12 +30,14 @@ class FlowState(NamedTuple):
 class FrameFeatures(NamedTuple):
     """An encoded frame: matching features (B, C, H/8, W/8), and the trunk that its context is made from.
 
-    The trunk has the features' resolution, or is the frame itself where a network of its own makes the
-    context, so that the second frame of a pair does not go through it.
+    The trunk has the features' resolution, or is the frame in -1..1 where a network of its own makes the
+    context, so that the second frame of a pair does not go through it. The frame itself (B, 3, H, W), of
+    0..255, is kept for solves that start from the flow at half the size.
     """
 
     features: Tensor
     trunk: Tensor
+    image: Tensor
 
 
 def movement(new: FlowState, old: FlowState) -> Tensor:

@@ -57,13 +57,12 @@ class FlowStream:
         self.frames = 0
         self.reused = False
         self._size: torch.Size | None = None
-        self._image: Tensor | None = None
         self._features: FrameFeatures | None = None
         self._state: FlowState | None = None
 
     def reset(self) -> None:
         """Forgets everything: the next frame is a first frame, of any size."""
-        self._size = self._image = self._features = self._state = None
+        self._size = self._features = self._state = None
         self.frames = 0
         self.reused = False
 
@@ -86,31 +85,29 @@ class FlowStream:
             )
         self._size = image.shape
         padding = self.model.padding(image)
-        padded = padding.pad(image)
-        features = self.model.encode(padded)
+        features = self.model.encode(padding.pad(image))
         estimate = None
-        if self._image is not None and self._features is not None:
-            how: Any = {"steps": self.steps, "tolerance": self.tolerance, "solver": self.solver}
-            start = self._start(padded)
+        if self._features is not None:
+            start = self._start(features)
             self.reused = start is not None
-            if start is None:
-                start = self.model.coarse_start(self._image, padded, **how)
+            how: Any = {"steps": self.steps, "tolerance": self.tolerance, "solver": self.solver}
             solution = self.model.solve_pair(self._features, features, start, **how)
             estimate = single(self.model.decode(solution, padding))
             # What diverged is no place to start from.
             self._state = None if estimate.outcome is Outcome.DIVERGED else estimate.state
-        self._image, self._features = padded, features
+        self._features = features
         self.frames += 1
         return estimate
 
-    def _start(self, image: Tensor) -> FlowState | None:
-        """Where to start the solve from the last frame to ``image``; None for a cold start."""
-        if not self.reuse or self._state is None or self._image is None:
+    def _start(self, new: FrameFeatures) -> FlowState | None:
+        """Where to start the solve from the last frame to the new one; None for a cold start."""
+        if not self.reuse or self._state is None or self._features is None:
             return None
         start = carry(self._state) if self.warp else self._state
-        if self.detect_cuts and is_cut(_brightness(self._image), _brightness(image), start.flow):
-            return None
-        return start
+        if not self.detect_cuts:
+            return start
+        last, image = (_brightness(frame.image) for frame in (self._features, new))
+        return None if is_cut(last, image, start.flow) else start
 
 
 def carry(state: FlowState) -> FlowState:

@@ -178,14 +178,26 @@ def test_limits(model: DEQFlow) -> None:
 
 
 def test_where_nothing_is_reused_the_coarse_start_of_the_pair_serves(
-    model: DEQFlow, starts: list[FlowState | None]
+    model: DEQFlow, starts: list[FlowState | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    found: list[FlowState | None] = []
+    coarse_start = model.coarse_start
+
+    def recording(*images: torch.Tensor, **options: Any) -> FlowState | None:
+        found.append(coarse_start(*images, **options))
+        return found[-1]
+
+    monkeypatch.setattr(model, "coarse_start", recording)
     frames = [*scene(1, 3, (164, 170)), *scene(2, 1, (164, 170))]
     streamed = list(estimate_video(frames, model, steps=STEPS, tolerance=0))
-    sizes = [None if start is None else tuple(start.flow.shape[2:]) for start in starts]
-    half, full = None, (21, 22)
+    given, coarse = (
+        [None if state is None else tuple(state.flow.shape[2:]) for state in states]
+        for states in (starts, found)
+    )
+    nothing, half, full = None, None, (21, 22)
     # A first pair and the one across the cut are solved at half the size before; the carried one is not.
-    assert sizes == [half, full, full, half, full]
+    assert given == [nothing, half, full, nothing, half]
+    assert coarse == [half, full, half, full]
     for index in (0, 2):
         expected = model.estimate(frames[index], frames[index + 1], steps=STEPS, tolerance=0)
         np.testing.assert_allclose(streamed[index].flow, expected.flow, atol=1e-3)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, median
-from typing import Any
 
 import torch
 
@@ -61,14 +60,11 @@ def measure_convergence(
     for sample in samples:
         image1, image2 = model.to_tensor(sample.frame1), model.to_tensor(sample.frame2)
         padding = model.padding(image1)
-        image1, image2 = padding.pad(image1), padding.pad(image2)
-        first, second = model.encode(image1), model.encode(image2)
+        first, second = model.encode(padding.pad(image1)), model.encode(padding.pad(image2))
         truth = torch.from_numpy(sample.flow).permute(2, 0, 1).to(image1.device)
         valid = torch.from_numpy(sample.valid).to(image1.device)
         for name, solver in solvers.items():
-            how: Any = {"steps": steps, "tolerance": tolerance, "solver": solver}
-            start = model.coarse_start(image1, image2, **how)
-            solution = model.solve_pair(first, second, start, **how)
+            solution = model.solve_pair(first, second, steps=steps, tolerance=tolerance, solver=solver)
             error = (model.decode(solution, padding).flow[0] - truth).norm(dim=0)
             result = results[name]
             result.steps.append(int(solution.steps[0]))

@@ -19,7 +19,7 @@ from deqflow.equilibrium import Solver
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.baselines import BASELINES
 from deqflow.geometry import Padding
-from deqflow.step import STRIDE, FlowState
+from deqflow.step import STRIDE, FlowState, FrameFeatures
 from deqflow.stream import FlowStream
 
 BOTTOM_PADDED = ("KITTI",)
@@ -132,8 +132,8 @@ class FlowOnlyStream(FlowStream):
     Teed and Deng, ECCV 2020, section 3.3.
     """
 
-    def _start(self, image: torch.Tensor) -> FlowState | None:
-        start = super()._start(image)
+    def _start(self, new: FrameFeatures) -> FlowState | None:
+        start = super()._start(new)
         if start is None or self._features is None:
             return None
         return FlowState(self.model.initial_state(self._features).hidden, start.flow)

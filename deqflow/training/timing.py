@@ -75,7 +75,9 @@ class TimedTraining:
         with torch.no_grad():
             first, second = model.encode_pair(batch.image1, batch.image2, bidirectional=batch.bidirectional)
             encoders = next(clock)
-            model.solve_pair(first, second, steps=self.steps, tolerance=0.0, solver=self.solver)
+            model.solve_pair(
+                first, second, steps=self.steps, tolerance=0.0, solver=self.solver, coarse_levels=0
+            )
         solve = next(clock)
         draws = Draws(torch.arange(options.cells, device=self.device), self.steps)
         self.optimizer.zero_grad(set_to_none=True)
