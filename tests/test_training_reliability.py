@@ -205,13 +205,27 @@ def test_a_state_that_the_system_refuses_to_write_leaves_the_one_before(whole, t
     assert newest_state(options.output)["step"] == 7
 
 
+def wait_for(output, pattern):
+    """Until a run has written such a file."""
+    deadline = time.monotonic() + 120
+    while not list(output.glob(pattern)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def test_sigterm_saves_and_ends_well(tmp_path):
     process = start(small(tmp_path, steps=100_000, save_minutes=1000.0))
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("events.out.tfevents.*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(tmp_path, "events.out.tfevents.*")
     time.sleep(0.5)
     process.terminate()
+    assert finish(process) == [0]
+    assert newest_state(tmp_path)["step"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_reaches_the_workers_too_lets_the_run_save_and_end_well(tmp_path, number):
+    process = start(small(tmp_path, steps=100_000, save_minutes=0.0, workers=2), own_group=True)
+    wait_for(tmp_path, "state-*.pt")
+    os.killpg(process.pid, number)
     assert finish(process) == [0]
     assert newest_state(tmp_path)["step"] > 0
 
@@ -291,6 +305,17 @@ def test_a_worker_that_dies_is_told_in_a_sentence(tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match=r"died.*--workers") as raised:
         next(batches(open_sources(options).training, 0, 10, options, CPU))
     assert "\n" not in str(raised.value)
+
+
+def test_a_run_whose_next_pair_cannot_be_read_saves_what_it_reached(tmp_path, capsys):
+    options = custom(tmp_path, steps=8, save_minutes=1000.0, held_out=0.0, keep_best=False, validate_steps=0)
+    order = [batch.names for batch in batches(open_sources(options).training, 0, 8, options, CPU)]
+    last = order[-1][0]
+    before = next(step for step, names in enumerate(order) if last in names)
+    options.data.joinpath("flow", f"{last}.flo").write_bytes(b"cut short")
+    with pytest.raises(DataError, match=last):
+        run(options)
+    assert before > 0 and newest_state(options.output)["step"] == before
 
 
 def test_another_recipe_or_other_data_are_told_or_refused(tmp_path, capsys):

@@ -111,12 +111,15 @@ _server.set_forkserver_preload(["deqflow.training.loop", "training_runs"])
 WATCHED = {"open", "os.rename", "os.remove"}
 
 
-def start(options, *, die_at=None, largest_file=None, environment=None):
+def start(options, *, die_at=None, largest_file=None, environment=None, own_group=False):
     """The run in a process of its own.
 
-    It kills itself before the given touch of a file in its folder, or cannot write beyond so many bytes.
+    It kills itself before the given touch of a file in its folder, or cannot write beyond so many bytes. In a
+    group of its own, of its process number, it can be sent signals together with its workers.
     """
-    process = _server.Process(target=_child, args=(options, die_at, largest_file, environment or {}))
+    process = _server.Process(
+        target=_child, args=(options, die_at, largest_file, environment or {}, own_group)
+    )
     process.start()
     return process
 
@@ -153,8 +156,10 @@ def finish(*processes, seconds=600):
     return [process.exitcode for process in processes]
 
 
-def _child(options, die_at, largest_file, environment):
+def _child(options, die_at, largest_file, environment, own_group):
     os.environ.update(environment)
+    if own_group:
+        os.setpgrp()
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     torch.set_num_threads(1)

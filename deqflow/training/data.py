@@ -1,6 +1,7 @@
 """What a stage trains on and is evaluated on, and the way from there to batches on a device."""
 
 import re
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +49,15 @@ class StepSampler(Sampler[list[int]]):
         return self.last - self.first
 
 
+def _leave_signals_to_the_run(worker: int) -> None:
+    """In a worker: go on when Ctrl-C or SIGTERM reaches all processes; the run ends after a whole step.
+
+    SIGTERM is also how the run would end a worker that hangs, so the second one is obeyed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
 def batches(
     data: Dataset[Sample], first: int, last: int, options: TrainOptions, processes: Processes
 ) -> Iterator[Batch]:
@@ -64,6 +74,7 @@ def batches(
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=options.workers,
+        worker_init_fn=_leave_signals_to_the_run,
         pin_memory=processes.device.type == "cuda",
         # Iterating draws a seed for the workers: not from the generator that modules draw from.
         generator=torch.Generator(),

@@ -6,7 +6,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from deqflow.errors import CheckpointError, ConfigError, TrainingError
+from deqflow.errors import CheckpointError, ConfigError, DataError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.io.files import replace_bytes
 from deqflow.processes import Processes, start_processes
@@ -154,7 +154,7 @@ class Trainer:
         if options.keep_best and self.progress.start is None:
             self._validate()
         last = self.step if self._out_of_patience() else options.steps
-        for batch in batches(self.sources.training, self.step, last, options, processes):
+        for batch in self._batches(last):
             now = time.monotonic()
             self.seconds = before + now - started
             # Any process's clock or signal counts for all of them: they decide on the same numbers.
@@ -184,6 +184,15 @@ class Trainer:
             error = error_name(options.stage)
             told = self.progress.verdict(self.weights_path, "EPE" if error == "epe" else f"{error} error")
             tqdm.write(f"deqflow: {told}")
+
+    def _batches(self, last: int) -> Iterator[Batch]:
+        """Of the steps from here on; where the next one cannot be had, what was reached is saved."""
+        try:
+            yield from batches(self.sources.training, self.step, last, self.options, self.processes)
+        except (DataError, TrainingError):
+            if self.step > self.saved_step:
+                self._save()
+            raise
 
     def _out_of_patience(self) -> bool:
         return 0 < self.options.patience <= self.progress.worse
