@@ -56,7 +56,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 def _fast_bfloat16_cpu() -> bool:
     """Whether this CPU multiplies bfloat16 at twice the rate of float32, or more.
 
-    That are CPUs with AMX tiles, and Zen 5. The AVX-512 bfloat16 instructions alone say little: on a CPU
+    Those are CPUs with AMX tiles, and Zen 5. The AVX-512 bfloat16 instructions alone say little: on a CPU
     before Zen 5 a convolution took 1.7 times as long with them as in float32, on Zen 5 it takes half as long.
     Zen 5 is told by ``avx512_vp2intersect``, which no other CPU has beside them and without AMX. Measuring
     would be surer, but a run that is resumed must come to the same answer.

@@ -90,8 +90,14 @@ class FlowStream:
         if self._features is not None:
             start = self._start(features)
             self.reused = start is not None
-            how: Any = {"steps": self.steps, "tolerance": self.tolerance, "solver": self.solver}
-            solution = self.model.solve_pair(self._features, features, start, **how)
+            solution = self.model.solve_pair(
+                self._features,
+                features,
+                start,
+                steps=self.steps,
+                tolerance=self.tolerance,
+                solver=self.solver,
+            )
             estimate = single(self.model.decode(solution, padding))
             # What diverged is no place to start from.
             self._state = None if estimate.outcome is Outcome.DIVERGED else estimate.state

@@ -29,6 +29,7 @@ from deqflow.processes import Processes
 from deqflow.training import loop
 from deqflow.training.data import batches, open_sources
 from deqflow.training.loop import run
+from deqflow.training.optimizer import MuonAdamW
 from deqflow.training.pairs import Epochs
 from deqflow.training.state import StateStore, read_sealed, seal
 from deqflow.training.supervised import CorrectionObjective
@@ -316,6 +317,30 @@ def test_a_run_whose_next_pair_cannot_be_read_saves_what_it_reached(tmp_path, ca
     with pytest.raises(DataError, match=last):
         run(options)
     assert before > 0 and newest_state(options.output)["step"] == before
+
+
+def test_a_run_that_loses_a_process_saves_what_it_reached(tmp_path):
+    first, second = start_several(small(tmp_path, steps=100_000, save_minutes=1000.0))
+    wait_for(tmp_path, "events.out.tfevents.*")
+    time.sleep(1.0)
+    second.kill()
+    first.join(60)
+    assert first.exitcode == 1
+    assert newest_state(tmp_path)["step"] > 0
+
+
+def test_a_run_that_ends_within_a_change_of_its_weights_saves_nothing(tmp_path, monkeypatch):
+    step, calls = MuonAdamW.step, iter(range(6))
+
+    def broken(self):
+        step(self)
+        if next(calls) == 3:
+            raise RuntimeError("half done")
+
+    monkeypatch.setattr(MuonAdamW, "step", broken)
+    with pytest.raises(RuntimeError, match="half done"):
+        run(small(tmp_path, optimizer="muon", save_minutes=1000.0))
+    assert not list(tmp_path.glob("state-*"))
 
 
 def test_another_recipe_or_other_data_are_told_or_refused(tmp_path, capsys):

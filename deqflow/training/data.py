@@ -2,6 +2,7 @@
 
 import re
 import signal
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,13 +50,23 @@ class StepSampler(Sampler[list[int]]):
         return self.last - self.first
 
 
+GRACE = 30
+"""Seconds that a worker outlives a SIGTERM that reaches it."""
+
+
 def _leave_signals_to_the_run(worker: int) -> None:
     """In a worker: go on when Ctrl-C or SIGTERM reaches all processes; the run ends after a whole step.
 
-    SIGTERM is also how the run would end a worker that hangs, so the second one is obeyed.
+    SIGTERM is also how the run would end a worker that hangs: the second one is obeyed, the first one late.
     """
+
+    def outlive(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if hasattr(signal, "alarm"):
+            signal.alarm(GRACE)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, outlive)
 
 
 def batches(
@@ -82,6 +93,8 @@ def batches(
     try:
         yield from loader
     except DeqflowError as error:
+        # Else the workers would live on with the frames that the error remembers.
+        traceback.clear_frames(error.__traceback__)
         # A worker's error arrives as its whole traceback, whose last line is the error itself.
         if not str(error).startswith("Caught "):
             raise

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from deqflow.errors import CheckpointError, ConfigError, DataError, TrainingError
+from deqflow.errors import CheckpointError, ConfigError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.io.files import replace_bytes
 from deqflow.processes import Processes, start_processes
@@ -113,6 +113,7 @@ class Trainer:
         if newest is not None:
             self._restore(*newest)
         self.saved_step = self.step
+        self.whole = True  # but for the moment in which the weights change
         self.writer: SummaryWriter | None = None
         self.stopping = False
 
@@ -136,9 +137,12 @@ class Trainer:
         before = {name: signal.signal(name, self._stop) for name in (signal.SIGTERM, signal.SIGINT)}
         first, options = self.processes.first, self.options
         try:
-            with tqdm(
-                total=options.steps, initial=self.step, unit="step", disable=not first, smoothing=0.02
-            ) as bar:
+            with (
+                tqdm(
+                    total=options.steps, initial=self.step, unit="step", disable=not first, smoothing=0.02
+                ) as bar,
+                self._rescue(),
+            ):
                 self._loop(bar)
         finally:
             for name, handler in before.items():
@@ -154,7 +158,7 @@ class Trainer:
         if options.keep_best and self.progress.start is None:
             self._validate()
         last = self.step if self._out_of_patience() else options.steps
-        for batch in self._batches(last):
+        for batch in batches(self.sources.training, self.step, last, options, processes):
             now = time.monotonic()
             self.seconds = before + now - started
             # Any process's clock or signal counts for all of them: they decide on the same numbers.
@@ -185,12 +189,13 @@ class Trainer:
             told = self.progress.verdict(self.weights_path, "EPE" if error == "epe" else f"{error} error")
             tqdm.write(f"deqflow: {told}")
 
-    def _batches(self, last: int) -> Iterator[Batch]:
-        """Of the steps from here on; where the next one cannot be had, what was reached is saved."""
+    @contextlib.contextmanager
+    def _rescue(self) -> Iterator[None]:
+        """Whatever ends the run (a pair, a worker, another process, memory), what it had reached is saved."""
         try:
-            yield from batches(self.sources.training, self.step, last, self.options, self.processes)
-        except (DataError, TrainingError):
-            if self.step > self.saved_step:
+            yield
+        except Exception:
+            if self.whole and self.step > self.saved_step:
                 self._save()
             raise
 
@@ -214,12 +219,14 @@ class Trainer:
         if math.isfinite(means["loss"]) and math.isfinite(means["gradient_norm"]):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(options, self.step)
+            self.whole = False
             self.optimizer.step()
             self.average.update_parameters(self.model)
             self.skipped_in_a_row = 0
         else:
             self._skip(batch)
         self.step += 1
+        self.whole = True
         return means
 
     def _score_to_beat(self) -> float:
@@ -249,7 +256,7 @@ class Trainer:
         )
         raise TrainingError(
             f"loss or gradient was not finite in {self.skipped_in_a_row} steps in a row; the batch of step "
-            f"{self.step} is in {path}, the last state is that of step {self.saved_step}"
+            f"{self.step} is in {path}"
         )
 
     def _report(self, bar: "tqdm[None]", means: dict[str, float], rate: float) -> None:
