@@ -1,6 +1,7 @@
 """Training: losses by hand, samples that are never repeated, and runs that resume exactly."""
 
 import os
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 
@@ -20,7 +21,7 @@ from deqflow.training.model import create_model
 from deqflow.training.objectives import create_objective
 from deqflow.training.scenes import split_textures
 from deqflow.training.schedule import linear, one_cycle
-from deqflow.zoo import load
+from deqflow.zoo import file_sha256, load, read_checkpoint
 
 
 def test_correction_loss_by_hand():
@@ -226,3 +227,16 @@ def test_training_from_coarse_starts_is_training_of_another_path(tmp_path):
     (zero, _), (coarse, _) = weights(tmp_path / "zero"), weights(tmp_path / "coarse")
     assert all(torch.isfinite(value).all() for value in coarse.values())
     assert any(not torch.equal(value, coarse[name]) for name, value in zero.items())
+
+
+def test_weights_tell_what_they_were_trained_from(tmp_path):
+    run(small(tmp_path / "first", steps=1))
+    initial = tmp_path / "first" / "deqflow-s.safetensors"
+    digest = file_sha256(initial)
+    options = small(tmp_path / "second", steps=1, init=str(initial))
+    run(options)
+    initial.unlink()
+    shutil.copy(tmp_path / "second" / "deqflow-s.safetensors", initial)  # a state remembers what was there
+    run(replace(options, steps=2))
+    told = read_checkpoint(tmp_path / "second" / "deqflow-s.safetensors").metadata["started_from"]
+    assert told == f"deqflow-s.safetensors (SHA-256 {digest}, 1 steps, 0.00 hours, from random weights)"

@@ -26,7 +26,7 @@ from deqflow.processes import Processes, start_processes
 from deqflow.training.batch import Batch, Draws
 from deqflow.training.data import batches, open_sources
 from deqflow.training.dry_run import describe
-from deqflow.training.model import create_model
+from deqflow.training.model import create_model, origin
 from deqflow.training.objectives import create_objective
 from deqflow.training.optimizer import create_optimizer
 from deqflow.training.options import TrainOptions, error_name
@@ -100,6 +100,7 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.sources = open_sources(options)
         self.model = create_model(options, processes.device)
+        self.origin = origin(options)
         self.average = AveragedModel(self.model, multi_avg_fn=averaging(options.ema))
         objective = create_objective(self.model, options)
         self.objective: nn.Module = DistributedDataParallel(objective) if processes.count > 1 else objective
@@ -309,6 +310,7 @@ class Trainer:
         # generator is kept for modules that draw from it.
         content["rng"] = torch.get_rng_state()
         content["progress"] = asdict(self.progress)
+        content["origin"] = self.origin
         content["options"] = self.recipe
         content["identity"] = json.dumps(dict(self.sources.identity))
         self.store.save(content)
@@ -326,6 +328,7 @@ class Trainer:
             for name in COUNTERS:
                 setattr(self, name, content.get(name, getattr(self, name)))
             self.progress = Progress(**content.get("progress", {}))
+            self.origin = str(content.get("origin", self.origin))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{path} is not a training state of this model: {reason}") from error
@@ -344,6 +347,7 @@ class Trainer:
             "steps": str(self.step),
             "hours": f"{self.seconds / 3600:.2f}",
             "recipe": self.recipe,
+            "started_from": self.origin,
         }
         save_weights(self.averaged, self.weights_path, metadata=about | scores)
         recipe = json.dumps(json.loads(self.recipe), indent=1)

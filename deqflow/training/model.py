@@ -9,7 +9,7 @@ from deqflow.devices import resolve_precision
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
 from deqflow.training.options import TrainOptions
-from deqflow.zoo import PRESETS, create, restore, shipped_weights
+from deqflow.zoo import PRESETS, create, file_sha256, read_checkpoint, restore, shipped_weights
 
 
 def create_model(options: TrainOptions, device: torch.device) -> DEQFlow:
@@ -19,11 +19,8 @@ def create_model(options: TrainOptions, device: torch.device) -> DEQFlow:
         ConfigError: no such preset, or an option that the device does not know.
         CheckpointError: weights of another architecture.
     """
-    if options.init is None:
-        model = create(options.model)
-    else:
-        shipped = options.init in PRESETS
-        model = restore(options.model, shipped_weights(options.init) if shipped else Path(options.init))
+    initial = _initial_weights(options)
+    model = create(options.model) if initial is None else restore(options.model, initial)
     model.precision = resolve_precision(options.precision, device)
     if options.sync_batch_norm:
         if device.type != "cuda":
@@ -37,6 +34,27 @@ def create_model(options: TrainOptions, device: torch.device) -> DEQFlow:
             if part is not None:
                 part.compile()
     return model
+
+
+def origin(options: TrainOptions) -> str:
+    """What a run starts from, for the record: random weights, or a file and what it says of itself.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    path = _initial_weights(options)
+    if path is None:
+        return "random weights"
+    about = read_checkpoint(path).metadata
+    known = [f"{about[name]} {name}" for name in ("steps", "hours") if name in about]
+    before = [f"from {about['started_from']}"] if "started_from" in about else []
+    return f"{path.name} ({', '.join([f'SHA-256 {file_sha256(path)}', *known, *before])})"
+
+
+def _initial_weights(options: TrainOptions) -> Path | None:
+    if options.init is None:
+        return None
+    return shipped_weights(options.init) if options.init in PRESETS else Path(options.init)
 
 
 def freeze_batch_norm(model: nn.Module) -> None:
