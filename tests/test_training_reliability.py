@@ -322,7 +322,7 @@ def test_a_run_whose_next_pair_cannot_be_read_saves_what_it_reached(tmp_path, ca
 def test_a_run_that_loses_a_process_saves_what_it_reached(tmp_path):
     first, second = start_several(small(tmp_path, steps=100_000, save_minutes=1000.0))
     wait_for(tmp_path, "events.out.tfevents.*")
-    time.sleep(1.0)
+    time.sleep(3.0)  # for at least one step
     second.kill()
     first.join(60)
     assert first.exitcode == 1
