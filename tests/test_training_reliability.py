@@ -1,6 +1,7 @@
 """Training loses nothing: kills, full disks, damaged states, numbers that are none, dead workers."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -353,6 +354,14 @@ def test_another_recipe_or_other_data_are_told_or_refused(tmp_path, capsys):
     assert "height 72 instead of 64" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"stage 'synthetic', not 'custom'"):
         run(replace(custom(tmp_path), output=options.output))
+
+
+def test_a_machine_of_another_precision_is_told(tmp_path, capsys, monkeypatch):
+    for step, fast in ((1, True), (2, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda fast=fast: {"amx_bf16": fast})
+        run(small(tmp_path, steps=step, precision="auto"))
+    assert "precision float32 instead of bfloat16" in capsys.readouterr().err
+    assert json.loads(newest_state(tmp_path)["options"])["precision"] == "float32"
 
 
 def test_other_textures_are_told(tmp_path, capsys, monkeypatch):

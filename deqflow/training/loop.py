@@ -355,8 +355,8 @@ class Trainer:
 
     @property
     def recipe(self) -> str:
-        """The options as JSON, without the paths of this machine."""
-        options = asdict(self.options)
+        """The options as JSON, without the paths of this machine, with the precision ``auto`` came to."""
+        options = asdict(self.options) | {"precision": str(self.model.precision).removeprefix("torch.")}
         places = ("data", "textures", "output", "init")
         return json.dumps({name: value for name, value in options.items() if name not in places})
 
