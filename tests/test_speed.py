@@ -61,7 +61,7 @@ def test_bench_prints_a_row_per_combination(monkeypatch, capsys):
     assert re.search(r"\| float32 +\| +2 \|", table)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": ()}, {"steps": (0,)}, {"repeats": 0}])
+@pytest.mark.parametrize("wrong", [{"steps": ()}, {"steps": (0,)}, {"repeats": 0}, {"precisions": ()}])
 def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError):
         BenchOptions(**wrong)

@@ -67,7 +67,7 @@ class BenchOptions:
     checkpoint: Path | None = None
     against: tuple[Path, ...] = ()
     device: str = "auto"
-    precisions: tuple[Literal["float32", "bfloat16", "float16"], ...] = ()
+    precisions: tuple[Literal["float32", "bfloat16", "float16"], ...] | None = None
     steps: tuple[int, ...] = (6, 12, 24)
     width: int = 1024
     height: int = 436
@@ -82,9 +82,9 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         """Reject what cannot be measured, naming the option."""
-        if self.repeats < 1 or min(self.steps, default=0) < 1:
-            raise ConfigError("bench needs repeats >= 1 and steps of at least 1")
-        if self.measure == "training" and "float16" in self.precisions:
+        if self.repeats < 1 or min(self.steps, default=0) < 1 or self.precisions == ():
+            raise ConfigError("bench needs repeats >= 1, at least one precision, and steps of at least 1")
+        if self.measure == "training" and "float16" in (self.precisions or ()):
             raise ConfigError("nothing is trained in float16: give bfloat16 or float32")
         if self.pairs < 1 or self.first < 0 or not self.tolerance > 0:
             raise ConfigError("bench needs pairs >= 1, first >= 0 and a tolerance above 0")
@@ -150,7 +150,7 @@ def _bench_training(options: BenchOptions) -> None:
         textures=options.textures,
         device=options.device,
     )
-    formats: list[Precision] = [name for name in options.precisions if name != "float16"] or ["auto"]
+    formats: list[Precision] = [name for name in options.precisions or () if name != "float16"] or ["auto"]
     variants = {
         _in_precision(ways, precision): replace(both, bidirectional=ways == "both ways", precision=precision)
         for precision in formats

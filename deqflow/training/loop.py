@@ -100,7 +100,6 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.sources = open_sources(options)
         self.model = create_model(options, processes.device)
-        self.origin = origin(options)
         self.average = AveragedModel(self.model, multi_avg_fn=averaging(options.ema))
         objective = create_objective(self.model, options)
         self.objective: nn.Module = DistributedDataParallel(objective) if processes.count > 1 else objective
@@ -113,6 +112,8 @@ class Trainer:
         newest = self.store.newest()
         if newest is not None:
             self._restore(*newest)
+        remembered = None if newest is None else newest[1].get("origin")
+        self.origin = origin(options) if remembered is None else str(remembered)
         self.saved_step = self.step
         self.whole = True  # but for the moment in which the weights change
         self.writer: SummaryWriter | None = None
@@ -328,7 +329,6 @@ class Trainer:
             for name in COUNTERS:
                 setattr(self, name, content.get(name, getattr(self, name)))
             self.progress = Progress(**content.get("progress", {}))
-            self.origin = str(content.get("origin", self.origin))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{path} is not a training state of this model: {reason}") from error
