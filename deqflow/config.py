@@ -9,8 +9,8 @@ from deqflow.errors import ConfigError
 from deqflow.network import (
     BilinearConfig,
     ConvexConfig,
+    GatedStripConfig,
     GRUConfig,
-    MixerConfig,
     MixtureConfig,
     SeparateEncodersConfig,
     SharedEncoderConfig,
@@ -18,22 +18,24 @@ from deqflow.network import (
 from deqflow.network.sizes import require_choice, require_sizes
 
 Encoder = SharedEncoderConfig | SeparateEncodersConfig
-Update = MixerConfig | GRUConfig
+Update = GatedStripConfig | GRUConfig
 Upsampling = ConvexConfig | BilinearConfig
 
-ROOMS: dict[str, dict[str, type[Any]]] = {
+COMPONENTS: dict[str, dict[str, type[Any]]] = {
     "encoder": {"shared": SharedEncoderConfig, "separate": SeparateEncodersConfig},
-    "update": {"mixer": MixerConfig, "gru": GRUConfig},
+    "update": {"gated-strips": GatedStripConfig, "mixer": GatedStripConfig, "gru": GRUConfig},
     "upsampling": {"convex": ConvexConfig, "bilinear": BilinearConfig},
     "uncertainty": {"mixture": MixtureConfig},
 }
-OPTIONAL_ROOMS = ("uncertainty",)
+OPTIONAL_COMPONENTS = ("uncertainty",)
 """Rooms that a model may do without: None in their place."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """An estimator: its rooms, and the channels that pass between them. Presets are instances with a name.
+    """Sizes of an estimator: its components, and the channels that pass between them.
+
+    Presets are instances with a name.
 
     Attributes:
         features: channels compared by the correlation.
@@ -54,7 +56,7 @@ class ModelConfig:
     levels: int = 4
     radius: int = 3
     encoder: Encoder = field(default_factory=SharedEncoderConfig)
-    update: Update = field(default_factory=MixerConfig)
+    update: Update = field(default_factory=GatedStripConfig)
     upsampling: Upsampling = field(default_factory=ConvexConfig)
     uncertainty: MixtureConfig | None = None
     attach_flow: bool = False
@@ -78,19 +80,19 @@ class ModelConfig:
         """The inverse of ``to_dict``, also after a round trip through JSON.
 
         Raises:
-            ConfigError: an unknown field or kind of room, or a value outside its range.
+            ConfigError: an unknown field or kind of component, or a value outside its range.
         """
-        values = _rooms_of_flat(values) if "widths" in values else dict(values)
-        for room, kinds in ROOMS.items():
-            if isinstance(values.get(room), Mapping):
-                described = dict(values[room])
+        values = _components_of_flat(values) if "widths" in values else dict(values)
+        for component, kinds in COMPONENTS.items():
+            if isinstance(values.get(component), Mapping):
+                described = dict(values[component])
                 kind = described.pop("kind", None)
-                require_choice(room, "kind", kind, tuple(kinds))
-                values[room] = _instance(kinds[str(kind)], described)
+                require_choice(component, "kind", kind, tuple(kinds))
+                values[component] = _instance(kinds[str(kind)], described)
         config = _instance(cls, values)
-        for room, kinds in ROOMS.items():
-            if getattr(config, room) is not None or room not in OPTIONAL_ROOMS:
-                require_choice("model", room, type(getattr(config, room)), tuple(kinds.values()))
+        for component, kinds in COMPONENTS.items():
+            if getattr(config, component) is not None or component not in OPTIONAL_COMPONENTS:
+                require_choice("model", component, type(getattr(config, component)), tuple(kinds.values()))
         return config
 
 
@@ -106,12 +108,15 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def _rooms_of_flat(values: Mapping[str, Any]) -> dict[str, Any]:
+def _components_of_flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """The first weight files of deqflow-s describe it in one list of sizes."""
     rest = dict(values)
     return {
         "encoder": {"kind": "shared", **{name: rest.pop(name, None) for name in ("widths", "depths")}},
-        "update": {"kind": "mixer", **{name: rest.pop(name, None) for name in ("motion", "mixed", "kernel")}},
+        "update": {
+            "kind": "gated-strips",
+            **{name: rest.pop(name, None) for name in ("motion", "mixed", "kernel")},
+        },
         "upsampling": {"kind": "convex", "width": rest.pop("mask", None)},
         **rest,
     }

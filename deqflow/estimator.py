@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from deqflow.config import InferenceDefaults, ModelConfig
 from deqflow.devices import autocast
-from deqflow.equilibrium import Correction, Gradient, Outcome, Path, Solution, Solver, StoppingRule, solve
+from deqflow.equilibrium import (
+    Correction,
+    Gradient,
+    Outcome,
+    Solution,
+    Solver,
+    StoppingRule,
+    Trajectory,
+    solve,
+)
 from deqflow.errors import ConfigError, ImageError
 from deqflow.geometry import Padding
 from deqflow.io.images import read_image, to_rgb
@@ -149,7 +158,7 @@ class DEQFlow(nn.Module):
         steps: int,
         coarse_levels: int = 0,
         bidirectional: bool = False,
-    ) -> Path[FlowState]:
+    ) -> Trajectory[FlowState]:
         """Points of the solve that losses can be taken on, each with a graph (training).
 
         Args:
@@ -310,7 +319,7 @@ class DEQFlow(nn.Module):
             peak,
             solution.steps,
             solution.converged,
-            solution.result,
+            solution.outcome,
             trace=solution.trace,
             uncertainty=uncertainty,
         )

@@ -14,7 +14,7 @@ from deqflow.evaluation.results import SampleResult, read_samples
 from deqflow.evaluation.runner import evaluate
 from deqflow.io.flow_files import write_flow
 from deqflow.io.images import write_image
-from deqflow.network import ConvexConfig, MixerConfig, SharedEncoderConfig
+from deqflow.network import ConvexConfig, GatedStripConfig, SharedEncoderConfig
 from deqflow.processes import Processes
 
 HEIGHT, WIDTH = 24, 32
@@ -28,7 +28,7 @@ def tiny_model() -> DEQFlow:
         context=8,
         hidden=16,
         encoder=SharedEncoderConfig(widths=(8, 16), depths=(1, 1)),
-        update=MixerConfig(motion=12, mixed=24),
+        update=GatedStripConfig(motion=12, mixed=24),
         upsampling=ConvexConfig(width=16),
     )
     torch.manual_seed(1)

@@ -111,8 +111,8 @@ def test_line_search_tames_steps_too_long():
     start = (torch.linspace(0.9, 3, 5, dtype=torch.float64).unsqueeze(0),)
     stop = StoppingRule(steps=80, tolerance=1e-9, measure=absolute_change)
     bold, careful = (solve(step, start, Broyden(line_search=tries), stop) for tries in (0, 6))
-    assert bold.result.tolist() == [Outcome.DIVERGED]
-    assert careful.result.tolist() == [Outcome.CONVERGED] and float(careful.state[0].abs().max()) < 1e-8
+    assert bold.outcome.tolist() == [Outcome.DIVERGED]
+    assert careful.outcome.tolist() == [Outcome.CONVERGED] and float(careful.state[0].abs().max()) < 1e-8
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
@@ -129,7 +129,7 @@ def test_a_sample_that_leaves_the_numbers_stops_at_its_last_finite_state(solver)
         return image
 
     found = solve(breaking, step.start(), solver, StoppingRule(steps=80, tolerance=1e-9))
-    assert found.result.tolist() == [Outcome.CONVERGED, Outcome.DIVERGED, Outcome.CONVERGED]
+    assert found.outcome.tolist() == [Outcome.CONVERGED, Outcome.DIVERGED, Outcome.CONVERGED]
     assert found.steps[1] == 4 and torch.equal(step.counts, found.steps)
     assert torch.isinf(found.residual[1]).all() and not found.converged[1]
     assert torch.isfinite(joined(found.state)).all()
@@ -144,7 +144,7 @@ def exploding(state, active=None):
 def test_divergence_without_a_tolerance_is_told_too():
     start = (torch.ones(2, 1, dtype=torch.float64),)
     found = solve(exploding, start, FixedPointIteration(), StoppingRule(steps=6))
-    assert found.result.tolist() == [Outcome.OUT_OF_STEPS, Outcome.DIVERGED]
+    assert found.outcome.tolist() == [Outcome.OUT_OF_STEPS, Outcome.DIVERGED]
     assert found.steps.tolist() == [6, 2]
     assert found.state[0].flatten().tolist() == [0.5**6, 1e200]
 
@@ -163,7 +163,7 @@ def test_a_solver_that_proposes_infinity_ends_at_the_image_before():
 
     start = (torch.tensor([[1.0], [-1.0]], dtype=torch.float64),)
     found = solve(halve, start, Leaping(), StoppingRule(steps=6))
-    assert found.result.tolist() == [Outcome.OUT_OF_STEPS, Outcome.DIVERGED]
+    assert found.outcome.tolist() == [Outcome.OUT_OF_STEPS, Outcome.DIVERGED]
     assert found.state[0].flatten().tolist() == [0.5**6, -0.5 * (0.5 * 1e200)]
 
 
@@ -171,7 +171,7 @@ def test_recorded_states_stay_finite_when_a_sample_diverges():
     start = (torch.ones(2, 1, dtype=torch.float64),)
     found = solve(exploding, start, FixedPointIteration(), StoppingRule(steps=4), record=[2, 4])
     assert [state[0].flatten().tolist() for state in found.recorded] == [[0.25, 1e200], [0.0625, 1e200]]
-    assert found.result.tolist() == [Outcome.OUT_OF_STEPS, Outcome.DIVERGED]
+    assert found.outcome.tolist() == [Outcome.OUT_OF_STEPS, Outcome.DIVERGED]
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 1e-12])

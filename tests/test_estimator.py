@@ -10,7 +10,13 @@ from deqflow import Anderson, FixedPointIteration, FlowStream, Outcome
 from deqflow.config import InferenceDefaults, ModelConfig
 from deqflow.errors import ConfigError, ImageError
 from deqflow.estimator import DEQFlow
-from deqflow.network import ConvexConfig, GRUConfig, MixerConfig, SeparateEncodersConfig, SharedEncoderConfig
+from deqflow.network import (
+    ConvexConfig,
+    GatedStripConfig,
+    GRUConfig,
+    SeparateEncodersConfig,
+    SharedEncoderConfig,
+)
 from deqflow.step import FlowState, movement
 
 TINY = ModelConfig(
@@ -18,7 +24,7 @@ TINY = ModelConfig(
     context=8,
     hidden=16,
     encoder=SharedEncoderConfig(widths=(8, 16), depths=(1, 1)),
-    update=MixerConfig(motion=12, mixed=24),
+    update=GatedStripConfig(motion=12, mixed=24),
     upsampling=ConvexConfig(width=16),
 )
 
@@ -136,7 +142,7 @@ def test_wrong_input_is_named(model):
 
 def test_impossible_sizes_are_refused():
     with pytest.raises(ConfigError, match="kernel"):
-        MixerConfig(kernel=4)
+        GatedStripConfig(kernel=4)
     for wrong in (0, -3, 2.5, True, 10**9, "wide"):
         with pytest.raises(ConfigError, match="hidden of the model"):
             ModelConfig(hidden=wrong)

@@ -5,9 +5,15 @@ import torch
 import torch.nn.functional as F
 from published import naive_lookup
 
-from deqflow.network import ConvexUpsampling, CorrelationPyramid, MixerUpdate, StandardizedConv2d, correlation
-from deqflow.network.update import PointwiseConv2d, RowConv2d
-from deqflow.network.upsampling import extract_cells
+from deqflow.network import (
+    ConvexUpsampling,
+    CorrelationPyramid,
+    GatedStripUpdate,
+    StandardizedConv2d,
+    correlation,
+)
+from deqflow.network.gated_update import PointwiseConv2d, RowConv2d
+from deqflow.network.upsampling import extract_positions
 
 
 @pytest.mark.parametrize("size", [(8, 10), (5, 7), (2, 2), (1, 3), (16, 9)])
@@ -83,11 +89,11 @@ def test_chosen_cells_are_pixels_of_the_full_flow():
     upsample = ConvexUpsampling(hidden=4, width=8)
     hidden, flow = torch.randn(2, 4, 3, 5), torch.randn(2, 2, 3, 5)
     chosen = torch.tensor([0, 7, 8, 37, 63])
-    expected = extract_cells(upsample(hidden, flow), 8, chosen)
-    torch.testing.assert_close(upsample.cells(hidden, flow, chosen), expected)
+    expected = extract_positions(upsample(hidden, flow), 8, chosen)
+    torch.testing.assert_close(upsample.at_positions(hidden, flow, chosen), expected)
     full = torch.arange(2 * 16 * 24).view(1, 2, 16, 24)
     row, column = divmod(37, 8)
-    assert torch.equal(extract_cells(full, 8, torch.tensor([37]))[:, :, 0], full[:, :, row::8, column::8])
+    assert torch.equal(extract_positions(full, 8, torch.tensor([37]))[:, :, 0], full[:, :, row::8, column::8])
 
 
 def test_standardized_filters_have_zero_mean_and_the_norm_of_their_gain():
@@ -123,7 +129,7 @@ def test_rows_are_convolved_alike_with_and_without_a_gradient(shape):
 
 
 def test_hidden_stays_bounded_whatever_is_seen():
-    update = MixerUpdate(hidden=8, context=4, correlation=10, motion=6, mixed=12)
+    update = GatedStripUpdate(hidden=8, context=4, correlation=10, motion=6, mixed=12)
     hidden, flow = torch.zeros(1, 8, 5, 5), torch.zeros(1, 2, 5, 5)
     injected = update.prepare(100 * torch.randn(1, 4, 5, 5))
     for _ in range(10):

@@ -13,7 +13,7 @@ from training_runs import arguments, assert_same_run, finish, small, start_sever
 from deqflow.cli import main
 from deqflow.data.synthetic import Textures
 from deqflow.errors import ConfigError
-from deqflow.training.batch import Batch, Draws, collate
+from deqflow.training.batch import Batch, StepRandomness, collate
 from deqflow.training.data import StepSampler, open_sources
 from deqflow.training.loop import Trainer, run
 from deqflow.training.losses import correction_loss
@@ -89,7 +89,7 @@ def test_held_out_scenes_are_others(tmp_path):
         ("damping", 0.0),
         ("keep", 0),
         ("solver_steps", (9, 8)),
-        ("cells", 65),
+        ("subpixel_positions", 65),
         ("ema", 2.0),
     ],
 )
@@ -173,12 +173,12 @@ def test_a_bidirectional_batch_has_the_gradient_of_its_pairs_one_by_one(tmp_path
     flow, valid = both.ground_truth()
     there, back = (both.image1, both.image2), (both.image2, both.image1)
     single = Batch(*(torch.cat(images) for images in zip(there, back, strict=True)), flow, valid)
-    draws = Draws(torch.arange(16), 3, coarse_levels)
+    randomness = StepRandomness(torch.arange(16), 3, coarse_levels)
     found = []
     for batch in (both, single):
         torch.manual_seed(0)
         model = create_model(options, torch.device("cpu"))
-        loss, metrics = create_objective(model, options)(batch, draws)
+        loss, metrics = create_objective(model, options)(batch, randomness)
         loss.backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         found.append((loss.detach(), metrics.epe, gradients))
@@ -207,15 +207,18 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path):
 def test_as_many_steps_start_at_the_coarse_fixed_point_as_asked(tmp_path):
     def share(**changes):
         options = small(tmp_path, **changes)
-        draws = [Draws.of_step(step, options, torch.device("cpu")) for step in range(200)]
-        return sum(draw.coarse_levels for draw in draws) / len(draws)
+        randomness = [StepRandomness.of_step(step, options, torch.device("cpu")) for step in range(200)]
+        return sum(draw.coarse_levels for draw in randomness) / len(randomness)
 
-    assert share() == 0 and share(coarse_starts=1.0) == 1
-    assert 0.4 < share(coarse_starts=0.5) < 0.6
-    options = small(tmp_path, coarse_starts=0.5, jacobian_weight=0.1, jacobian_every=2)
+    assert share() == 0 and share(coarse_start_probability=1.0) == 1
+    assert 0.4 < share(coarse_start_probability=0.5) < 0.6
+    options = small(tmp_path, coarse_start_probability=0.5, jacobian_weight=0.1, jacobian_every=2)
     for step in range(4):
-        one, again = (Draws.of_step(step, options, torch.device("cpu")) for _ in range(2))
-        assert torch.equal(one.cells, again.cells) and one.solver_steps == again.solver_steps
+        one, again = (StepRandomness.of_step(step, options, torch.device("cpu")) for _ in range(2))
+        assert (
+            torch.equal(one.subpixel_positions, again.subpixel_positions)
+            and one.solver_steps == again.solver_steps
+        )
         assert one.coarse_levels == again.coarse_levels and one.probe == again.probe
         assert (one.probe is None) == (step % 2 == 1)
 
@@ -223,7 +226,7 @@ def test_as_many_steps_start_at_the_coarse_fixed_point_as_asked(tmp_path):
 def test_training_from_coarse_starts_is_training_of_another_path(tmp_path):
     sizes = {"height": 160, "width": 160, "steps": 2}
     run(small(tmp_path / "zero", **sizes))
-    run(small(tmp_path / "coarse", coarse_starts=1.0, **sizes))
+    run(small(tmp_path / "coarse", coarse_start_probability=1.0, **sizes))
     (zero, _), (coarse, _) = weights(tmp_path / "zero"), weights(tmp_path / "coarse")
     assert all(torch.isfinite(value).all() for value in coarse.values())
     assert any(not torch.equal(value, coarse[name]) for name, value in zero.items())

@@ -54,7 +54,9 @@ def test_stages_are_the_published_ones(
     assert (options.gamma, options.corrections, options.gradient) == (gamma, corrections, gradient)
     assert (options.solver, options.solver_steps) == (solver[0], (solver[1], solver[1]))
     assert (options.weight_decay, options.clip, options.warmup) == (1e-4, 1.0, 0.05)
-    assert options.schedule == "one-cycle" and options.scheme == "segments" and options.cells == 64
+    assert (
+        options.schedule == "one-cycle" and options.scheme == "segments" and options.subpixel_positions == 64
+    )
     assert options.freeze_batch_norm == (stage != "chairs")
     assert options.attach_flow == (True if stage == "things" else None)
 
@@ -279,9 +281,9 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path, capsys):
         {"gradient": "phantom", "gradient_steps": 2, "damping": 0.5},
         {"gradient": "neumann", "gradient_steps": 2, "scheme": "segments"},
         {"gradient": "implicit", "corrections": 1},
-        {"gradient": "unrolled", "stillness": 0.0},
-        {"positions": (1, 3), "loss": "charbonnier", "cells": 64},
-        {"loss": "robust", "coarse_starts": 1.0, "height": 160, "width": 160},
+        {"gradient": "unrolled", "residual_weight": 0.0},
+        {"positions": (1, 3), "loss": "charbonnier", "subpixel_positions": 64},
+        {"loss": "robust", "coarse_start_probability": 1.0, "height": 160, "width": 160},
         {"solver": "broyden", "scheme": "segments"},
         {"solver": "anderson", "jacobian_weight": 0.1, "jacobian_every": 1},
         {"attach_flow": True, "gradient": "phantom", "gradient_steps": 2},
@@ -304,7 +306,8 @@ def test_every_loss_and_gradient_trains(tmp_path, changes):
 def test_published_models_train(tmp_path, model):
     stage = stage_for("chairs", model)
     how = {
-        name: getattr(stage, name) for name in ("scheme", "gradient", "stillness", "cells", "schedule", "ema")
+        name: getattr(stage, name)
+        for name in ("scheme", "gradient", "residual_weight", "subpixel_positions", "schedule", "ema")
     }
     run(small(tmp_path, model=model, steps=1, batch=1, corrections=2, **how))
     state = newest_state(tmp_path)

@@ -13,9 +13,9 @@ from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.calibration import Calibration, calibration_table
 from deqflow.io import read_image, write_image
-from deqflow.network import Mixture, MixtureConfig, MixtureHead, extract_cells
+from deqflow.network import Mixture, MixtureConfig, MixtureHead, extract_positions
 from deqflow.network.uncertainty import INNER_SCALE
-from deqflow.training.batch import Batch, Draws
+from deqflow.training.batch import Batch, StepRandomness
 from deqflow.training.objectives import create_objective
 from deqflow.training.stages import STAGES
 from deqflow.visualize import scalar_map
@@ -26,7 +26,7 @@ from deqflow.zoo import PRESETS, load, save_weights
 def test_a_mixture_is_a_density_with_its_expected_error(ordinary, scale):
     mixture = Mixture(torch.tensor(ordinary, dtype=torch.float64), torch.tensor(scale, dtype=torch.float64))
     error = torch.linspace(-600, 600, 1_200_001, dtype=torch.float64)
-    density = torch.exp(-mixture.surprise(error))
+    density = torch.exp(-mixture.negative_log_likelihood(error))
     assert torch.trapezoid(density, error).item() == pytest.approx(1, abs=1e-4)
     mean = torch.trapezoid(density * error.abs(), error).item()
     assert mixture.expected_error.item() == pytest.approx(mean, rel=1e-3)
@@ -36,10 +36,10 @@ def test_full_resolution_is_the_cells_in_their_places():
     torch.manual_seed(0)
     head = MixtureHead(hidden=6, width=5, factor=8)
     hidden, chosen = torch.randn(2, 6, 3, 4), torch.tensor([0, 7, 13, 63])
-    full, cells = head(hidden), head.cells(hidden, chosen)
+    full, cells = head(hidden), head.at_positions(hidden, chosen)
     assert full.scale.shape == (2, 1, 24, 32) and (full.scale > INNER_SCALE).all()
     for whole, part in zip(full, cells, strict=True):
-        torch.testing.assert_close(extract_cells(whole, 8, chosen), part)
+        torch.testing.assert_close(extract_positions(whole, 8, chosen), part)
 
 
 def test_the_head_learns_how_large_errors_are():
@@ -53,9 +53,11 @@ def test_the_head_learns_how_large_errors_are():
     for _ in range(150):
         sign = torch.randint(0, 2, (2, 1, 2, 4, 24, 24), generator=generator)
         size = -torch.rand(1, 2, 4, 24, 24, generator=generator).log() * true_scale
-        surprise = head.cells(hidden).surprise((2 * sign[0] - 1) * size).mean()
+        negative_log_likelihood = (
+            head.at_positions(hidden).negative_log_likelihood((2 * sign[0] - 1) * size).mean()
+        )
         optimizer.zero_grad()
-        surprise.backward()
+        negative_log_likelihood.backward()
         optimizer.step()
     expected = head(hidden).expected_error
     assert expected[..., :20].mean().item() == pytest.approx(INNER_SCALE, rel=0.2)
@@ -96,7 +98,7 @@ def gradients(model, loss):
     image1, image2 = 255 * torch.rand(2, 1, 3, 64, 64, generator=generator)
     batch = Batch(image1, image2, torch.randn(1, 2, 64, 64, generator=generator), torch.ones(1, 1, 64, 64))
     objective = create_objective(model, replace(STAGES["synthetic"], loss=loss))
-    value, _ = objective(batch, Draws(torch.arange(16), solver_steps=3))
+    value, _ = objective(batch, StepRandomness(torch.arange(16), solver_steps=3))
     value.backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 

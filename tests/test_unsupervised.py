@@ -8,7 +8,7 @@ import torch
 
 from deqflow import zoo
 from deqflow.data.synthetic import SyntheticScenes, Textures
-from deqflow.training.batch import Batch, Draws
+from deqflow.training.batch import Batch, StepRandomness
 from deqflow.training.stages import stage_for
 from deqflow.training.unsupervised import (
     UnsupervisedObjective,
@@ -109,14 +109,14 @@ def test_training_on_frames_alone_lowers_the_photometric_error():
     def error() -> float:
         return float(photometric_loss(image1, image2, model(image1, image2).flow, everything))
 
-    stage = replace(stage_for("footage"), corrections=2, coarse_starts=0.0)
+    stage = replace(stage_for("footage"), corrections=2, coarse_start_probability=0.0)
     objective = UnsupervisedObjective(model, stage)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     batch = Batch(image1, image2, torch.zeros(2, 2, 64, 96), torch.zeros(2, 1, 64, 96))
-    draws = Draws(torch.zeros(0), 8)
+    randomness = StepRandomness(torch.zeros(0), 8)
     before = error()
     for _ in range(8):
-        loss, metrics = objective(batch, draws)
+        loss, metrics = objective(batch, randomness)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

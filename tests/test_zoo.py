@@ -388,7 +388,7 @@ def test_every_parameter_can_be_trained(model):
         steps=2,
     )
     chosen = torch.tensor([0, 37])
-    loss = sum(model.upsample.cells(*state, chosen).abs().mean() for state in path.states)
+    loss = sum(model.upsample.at_positions(*state, chosen).abs().mean() for state in path.states)
     if model.uncertainty is not None:
         loss = loss + model.uncertainty(path.states[-1].hidden).expected_error.mean()
     loss.backward()

@@ -22,7 +22,7 @@ a correction any with ``follow``. ``jacobian_penalty``, ``spectral_radius`` and 
 well behaved the fixed point is.
 """
 
-from deqflow.equilibrium.correction import Correction, Path, Recorded, Segments, Unrolled
+from deqflow.equilibrium.correction import Correction, Recorded, Segments, Trajectory, Unrolled
 from deqflow.equilibrium.driver import Solution, solve
 from deqflow.equilibrium.gradients import Gradient, Implicit, NeumannPhantom, OneStep, Phantom
 from deqflow.equilibrium.solvers import Anderson, Broyden, FixedPointIteration, Solver
@@ -46,7 +46,6 @@ __all__ = [
     "NeumannPhantom",
     "OneStep",
     "Outcome",
-    "Path",
     "PathIndependence",
     "Phantom",
     "Recorded",
@@ -56,6 +55,7 @@ __all__ = [
     "State",
     "Step",
     "StoppingRule",
+    "Trajectory",
     "Unrolled",
     "absolute_change",
     "exchanged",

@@ -19,7 +19,7 @@ from deqflow.equilibrium.stopping import StoppingRule
 
 
 @dataclass(frozen=True)
-class Path(Generic[S]):
+class Trajectory(Generic[S]):
     """Points of a solve that losses are taken on.
 
     Attributes:
@@ -36,7 +36,9 @@ class Path(Generic[S]):
 class Correction(Protocol):
     """A choice of points along the path."""
 
-    def follow(self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule) -> Path[S]:
+    def follow(
+        self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule
+    ) -> Trajectory[S]:
         """Solve for ``stop.steps`` evaluations (its tolerance is ignored) and attach gradients on the way."""
 
 
@@ -52,7 +54,9 @@ class Segments:
     count: int = 3
     positions: tuple[int, ...] | None = None
 
-    def follow(self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule) -> Path[S]:
+    def follow(
+        self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule
+    ) -> Trajectory[S]:
         """See ``Correction.follow``; raises ValueError where the marks do not fit the steps."""
         if self.positions is None:
             _check_count(self.count, stop.steps)
@@ -67,7 +71,7 @@ class Segments:
             points.append(found.state)
             corrected.append(gradient.attach(step, found.state))
             state = detach(corrected[-1])
-        return Path(points, corrected, found.residual)
+        return Trajectory(points, corrected, found.residual)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +89,9 @@ class Recorded:
     count: int = 3
     positions: tuple[int, ...] | None = None
 
-    def follow(self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule) -> Path[S]:
+    def follow(
+        self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule
+    ) -> Trajectory[S]:
         """See ``Correction.follow``; raises ValueError where the marks do not fit the steps."""
         marks = marks_along(stop.steps, self.count, self.positions)
         solution = solve(step, state, solver, replace(stop, tolerance=0.0), record=marks)
@@ -97,7 +103,7 @@ class Recorded:
         together = rebuild(state, [torch.cat(parts) for parts in zip(*solution.recorded, strict=True)])
         attached = gradient.attach(repeated, together)
         chunks = zip(*(part.chunk(len(marks)) for part in attached), strict=True)
-        return Path(solution.recorded, [rebuild(state, parts) for parts in chunks], solution.residual)
+        return Trajectory(solution.recorded, [rebuild(state, parts) for parts in chunks], solution.residual)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,21 +120,23 @@ class Unrolled:
     count: int | None = None
     positions: tuple[int, ...] | None = None
 
-    def follow(self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule) -> Path[S]:
+    def follow(
+        self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule
+    ) -> Trajectory[S]:
         """See ``Correction.follow``; raises ValueError where the marks do not fit the steps."""
         marks = marks_along(stop.steps, self.count or stop.steps, self.positions)
         memory: Memory = []
         states: list[S] = []
         with torch.enable_grad():
             for evaluation in range(1, stop.steps + 1):
-                image = step(state)
+                mapped = step(state)
                 if evaluation in marks:
-                    states.append(image)
+                    states.append(mapped)
                 before = state
-                state, memory = solver.advance(state, image, memory)
+                state, memory = solver.advance(state, mapped, memory)
         with torch.no_grad():
-            residual = stop.measure(image, before)
-        return Path([detach(state) for state in states], states, residual)
+            residual = stop.measure(mapped, before)
+        return Trajectory([detach(state) for state in states], states, residual)
 
 
 def marks_along(steps: int, count: int, positions: Sequence[int] | None) -> list[int]:

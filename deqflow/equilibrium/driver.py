@@ -21,7 +21,7 @@ class Solution:
         residual: (B, K) how far an evaluation moved it; NaN where nothing was measured, infinite where the
             evaluation was not finite.
         steps: (B,) int64, evaluations of the operator.
-        result: (B,) int64, an ``Outcome`` each.
+        outcome: (B,) int64, an ``Outcome`` each.
         trace: (N, B) first column of the residual after each evaluation that was measured; NaN after a sample
             stopped.
         recorded: states after the evaluations asked for, oldest first.
@@ -30,14 +30,14 @@ class Solution:
     state: Any
     residual: Tensor
     steps: Tensor
-    result: Tensor
+    outcome: Tensor
     trace: Tensor
     recorded: list[Any] = field(default_factory=list)
 
     @property
     def converged(self) -> Tensor:
         """Which samples (B,) stopped by the tolerance."""
-        return self.result == Outcome.CONVERGED
+        return self.outcome == Outcome.CONVERGED
 
 
 class _Findings:
@@ -46,7 +46,7 @@ class _Findings:
     def __init__(self, batch: int, device: torch.device, stop: StoppingRule, *, hold: bool) -> None:
         self.batch, self.stop, self.hold = batch, stop, hold
         self.steps = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.result = torch.full_like(self.steps, Outcome.OUT_OF_STEPS)
+        self.outcome = torch.full_like(self.steps, Outcome.OUT_OF_STEPS)
         self.kept = torch.zeros(batch, dtype=torch.bool, device=device)
         self.state: list[Tensor] | None = None
         self.residual: Tensor | None = None
@@ -59,7 +59,7 @@ class _Findings:
             evaluation: its number, from 1.
             samples: (b,) indices of its samples in the full batch.
             moved: (b, K) residuals.
-            sound: (b,) whether the images are finite.
+            sound: (b,) whether the mapped states are finite.
             answer: what the solver would answer now, (b, ...) each.
         """
         stop = self.stop
@@ -67,14 +67,14 @@ class _Findings:
         row = moved.new_full((self.batch,), torch.nan)
         row[samples] = moved[:, 0]
         self.trace.append(row)
-        self.result[samples[~sound]] = Outcome.DIVERGED
+        self.outcome[samples[~sound]] = Outcome.DIVERGED
         leaving = torch.full_like(sound, evaluation == stop.steps)
         if not self.hold:
             leaving = leaving | ~sound
         if evaluation >= stop.minimum:
             if stop.watches:
                 done = stop.satisfied(moved)
-                self.result[samples[done]] = Outcome.CONVERGED
+                self.outcome[samples[done]] = Outcome.CONVERGED
                 leaving = leaving | done
             if stop.keep == "best":
                 better = ~self.kept[samples]
@@ -115,15 +115,15 @@ def solve(
     """Drive ``state`` towards the fixed point of ``step``, without a graph.
 
     Each sample stops by itself and leaves the batch, so the operator only ever evaluates those still moving.
-    A sample whose image is not finite leaves too, with its last finite state.
+    A sample whose mapped state is not finite leaves too, with its last finite state.
 
     Args:
         step: the operator.
         state: where to start, tensors (B, ...).
         solver: where to evaluate next.
         stop: when a sample is done, and which of its states is the answer.
-        record: evaluation counts (1-based) whose images are wanted too; needs ``tolerance=0``. No sample
-            leaves then: one that diverges stays at its last finite state.
+        record: evaluation counts (1-based) whose mapped states are wanted too; needs ``tolerance=0``. No
+            sample leaves then: one that diverges stays at its last finite state.
 
     Raises:
         ValueError: ``record`` together with a tolerance, since samples would be missing from it.
@@ -137,32 +137,32 @@ def solve(
     recorded: list[State] = []
     last = state
     for evaluation in range(1, stop.steps + 1):
-        image = step(state, active)
-        sound = finite(image)
+        mapped = step(state, active)
+        sound = finite(mapped)
         diverged = not bool(sound.all())
         if diverged:
             # What is not finite may already have been the solver's own point.
             state = choose(finite(state), state, last)
-            image = choose(sound, image, state)
+            mapped = choose(sound, mapped, state)
         if evaluation in record:
-            recorded.append(image)
+            recorded.append(mapped)
         if stop.measures or diverged or evaluation == stop.steps:
-            answer = state if solver.returns_point else image
-            leaving = findings.note(evaluation, samples, stop.measure(image, state), sound, answer)
+            answer = state if solver.returns_point else mapped
+            leaving = findings.note(evaluation, samples, stop.measure(mapped, state), sound, answer)
             if bool(leaving.all()):
                 break
             if bool(leaving.any()):
                 active = samples = samples[~leaving]
-                state, image = select(state, ~leaving), select(image, ~leaving)
+                state, mapped = select(state, ~leaving), select(mapped, ~leaving)
                 memory = [part[~leaving] for part in memory]
-        last = image
-        state, memory = solver.advance(state, image, memory)
+        last = mapped
+        state, memory = solver.advance(state, mapped, memory)
     assert findings.state is not None and findings.residual is not None  # noted by the last evaluation
     return Solution(
         state=rebuild(state, findings.state),
         residual=findings.residual,
         steps=findings.steps,
-        result=findings.result,
+        outcome=findings.outcome,
         trace=torch.stack(findings.trace),
         recorded=recorded,
     )

@@ -41,11 +41,11 @@ class Phantom:
         point = detach(state)
         with torch.enable_grad():
             for _ in range(self.steps):
-                image = step(point)
+                mapped = step(point)
                 if self.damping != 1.0:
-                    mixed = [torch.lerp(x, f, self.damping) for x, f in zip(point, image, strict=True)]
-                    image = rebuild(point, mixed)
-                point = image
+                    mixed = [torch.lerp(x, f, self.damping) for x, f in zip(point, mapped, strict=True)]
+                    mapped = rebuild(point, mixed)
+                point = mapped
         return point
 
 
@@ -142,8 +142,8 @@ def _attach_with(transform: Callable[[Pull, list[Tensor]], list[Tensor]], step: 
     """One evaluation with a graph, whose backward pass transforms the incoming gradient first."""
     with torch.enable_grad():
         point = rebuild(state, [part.detach().requires_grad_() for part in state])
-        image = step(point)
-        attached = _Transformed.apply(transform, tuple(point), *image)
+        mapped = step(point)
+        attached = _Transformed.apply(transform, tuple(point), *mapped)
     return rebuild(state, attached)
 
 
@@ -156,24 +156,24 @@ class _Transformed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, transform: Callable[[Pull, list[Tensor]], list[Tensor]], point: State, *image: Tensor
+        ctx: Any, transform: Callable[[Pull, list[Tensor]], list[Tensor]], point: State, *mapped: Tensor
     ) -> State:
-        ctx.transform, ctx.point, ctx.image = transform, point, image
-        return tuple(part.view_as(part) for part in image)
+        ctx.transform, ctx.point, ctx.mapped = transform, point, mapped
+        return tuple(part.view_as(part) for part in mapped)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *given: Tensor) -> tuple[Any, ...]:
-        image, point = ctx.image, ctx.point
+        mapped, point = ctx.mapped, ctx.point
         # A part may carry no graph to the point (flow is detached on the way in, say): its row of J is zero.
-        connected = [index for index, part in enumerate(image) if part.requires_grad]
+        connected = [index for index, part in enumerate(mapped) if part.requires_grad]
 
         def pull(vectors: Sequence[Tensor]) -> list[Tensor]:
             return list(
                 torch.autograd.grad(
-                    [image[index] for index in connected],
+                    [mapped[index] for index in connected],
                     point,
-                    [vectors[index].to(image[index].dtype) for index in connected],
+                    [vectors[index].to(mapped[index].dtype) for index in connected],
                     retain_graph=True,
                     allow_unused=True,
                     materialize_grads=True,

@@ -20,15 +20,15 @@ class Solver(Protocol):
     A solver of one's own is a subclass with ``advance``; samples of a batch must not influence each other.
 
     Attributes:
-        returns_point: whether the point evaluated is the solver's answer, and not its image. The image is
-            closer where the step contracts, which a root finder does not need.
+        returns_point: whether the answer is the point evaluated, and not the state it is mapped to. The
+            latter is closer where the step contracts, which a root finder does not need.
     """
 
     returns_point: ClassVar[bool] = False
 
     @abstractmethod
-    def advance(self, state: S, image: S, memory: Memory) -> tuple[S, Memory]:
-        """The next state to evaluate, from ``state``, ``image = step(state)`` and the memory so far."""
+    def advance(self, state: S, mapped: S, memory: Memory) -> tuple[S, Memory]:
+        """The next state to evaluate, from ``state``, ``mapped = step(state)`` and the memory so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,8 @@ class FixedPointIteration(Solver):
     """Plain iteration ``x <- x + relaxation * (step(x) - x)``; keeps nothing but the state.
 
     Attributes:
-        relaxation: 1 evaluates at the last image; below 1 damps, which widens the range of convergence;
-            between 1 and 2 takes longer strides, which helps where all eigenvalues are near 1.
+        relaxation: 1 evaluates at what the step returned; below 1 damps, which widens the range of
+            convergence; between 1 and 2 takes longer strides, which helps where all eigenvalues are near 1.
     """
 
     relaxation: float = 1.0
@@ -46,24 +46,24 @@ class FixedPointIteration(Solver):
         if not 0 < self.relaxation < 2:
             raise ValueError(f"relaxation must be between 0 and 2, not {self.relaxation}")
 
-    def advance(self, state: S, image: S, memory: Memory) -> tuple[S, Memory]:
+    def advance(self, state: S, mapped: S, memory: Memory) -> tuple[S, Memory]:
         """See ``Solver.advance``."""
         if self.relaxation == 1.0:
-            return image, memory
-        parts = [torch.lerp(x, f, self.relaxation) for x, f in zip(state, image, strict=True)]
+            return mapped, memory
+        parts = [torch.lerp(x, f, self.relaxation) for x, f in zip(state, mapped, strict=True)]
         return rebuild(state, parts), memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anderson(Solver):
-    """Anderson acceleration: combine past images so that residuals cancel (Walker and Ni, 2011).
+    """Anderson acceleration: combine past mapped states so that residuals cancel (Walker and Ni, 2011).
 
     Attributes:
         window: how many past points to combine; the memory is 2 * window joint vectors a sample.
         ridge: added to the diagonal of the residuals' Gram matrix.
         ridge_scale: ``relative`` to the mean of that diagonal, so that the same ridge serves at the first
             step and near convergence, or ``absolute``, as in published DEQ code.
-        mixing: share of the images in the combination, the rest comes from the points (1 = images only).
+        mixing: share of the mapped states in the combination; the rest comes from the points.
         inner_product: ``(B, m, D) x (B, n, D) -> (B, m, n)``.
     """
 
@@ -81,9 +81,9 @@ class Anderson(Solver):
         if not 0 < self.mixing <= 1:
             raise ValueError(f"mixing must be in (0, 1], not {self.mixing}")
 
-    def advance(self, state: S, image: S, memory: Memory) -> tuple[S, Memory]:
-        """See ``Solver.advance``; memory holds the points (B, m, D) and the images (B, m, D)."""
-        x, f = flatten(state).unsqueeze(1), flatten(image).unsqueeze(1)
+    def advance(self, state: S, mapped: S, memory: Memory) -> tuple[S, Memory]:
+        """See ``Solver.advance``; memory holds the points (B, m, D) and the mapped states (B, m, D)."""
+        x, f = flatten(state).unsqueeze(1), flatten(mapped).unsqueeze(1)
         latest = f.squeeze(1)
         if memory:
             x = torch.cat([memory[0][:, 1 - self.window :], x], dim=1) if self.window > 1 else x
@@ -133,14 +133,14 @@ class Broyden(Solver):
         if self.line_search < 0:
             raise ValueError(f"line_search must not be negative, not {self.line_search}")
 
-    def advance(self, state: S, image: S, memory: Memory) -> tuple[S, Memory]:
+    def advance(self, state: S, mapped: S, memory: Memory) -> tuple[S, Memory]:
         """See ``Solver.advance``.
 
         Memory: point, residual and direction of the last accepted step (B, 1, D), the halvings since (B,),
         and the factors U, V (B, m, D) of the inverse Jacobian ``-I + U^T V``.
         """
         x = flatten(state).unsqueeze(1)
-        latest = flatten(image)
+        latest = flatten(mapped)
         with torch.autocast(x.device.type, enabled=False):
             g = latest.unsqueeze(1) - x
             if not memory:

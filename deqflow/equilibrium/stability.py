@@ -19,15 +19,15 @@ class _Transposed:
     def __init__(self, step: Step, state: State) -> None:
         with torch.enable_grad():
             self.point = rebuild(state, [part.detach().requires_grad_() for part in state])
-            self.image = step(self.point)
-        self.connected = [index for index, part in enumerate(self.image) if part.requires_grad]
+            self.mapped = step(self.point)
+        self.connected = [index for index, part in enumerate(self.mapped) if part.requires_grad]
 
     def __call__(self, vectors: Tensor, *, create_graph: bool = False) -> Tensor:
         if not self.connected:
             return torch.zeros_like(vectors)
-        parts = unflatten(vectors, tuple(self.image))
+        parts = unflatten(vectors, tuple(self.mapped))
         pulled = torch.autograd.grad(
-            [self.image[index] for index in self.connected],
+            [self.mapped[index] for index in self.connected],
             self.point,
             [parts[index] for index in self.connected],
             retain_graph=True,
@@ -114,18 +114,18 @@ def _arnoldi(product: _Transposed, start: Tensor, size: int) -> tuple[Tensor, Te
     basis = (start / torch.linalg.vector_norm(start, dim=1, keepdim=True).clamp_min(tiny)).unsqueeze(1)
     hessenberg = start.new_zeros(len(start), size + 1, size)
     for column in range(size):
-        image = product(basis[:, column])
-        scale = torch.linalg.vector_norm(image, dim=1, keepdim=True)
+        mapped = product(basis[:, column])
+        scale = torch.linalg.vector_norm(mapped, dim=1, keepdim=True)
         for _ in range(2):  # twice is enough for orthogonality in floating point
-            along = basis @ image.unsqueeze(2)
-            image = image - (basis * along).sum(dim=1)
+            along = basis @ mapped.unsqueeze(2)
+            mapped = mapped - (basis * along).sum(dim=1)
             hessenberg[:, : column + 1, column] += along.squeeze(2)
-        length = torch.linalg.vector_norm(image, dim=1, keepdim=True)
+        length = torch.linalg.vector_norm(mapped, dim=1, keepdim=True)
         # An invariant subspace: the rest is rounding, and must not be blown up to a direction of its own.
         length = torch.where(length > 1e3 * torch.finfo(start.dtype).eps * scale, length, 0.0)
         hessenberg[:, column + 1, column] = length.squeeze(1)
-        image = torch.where(length > 0, image / length.clamp_min(tiny), 0.0)
-        basis = torch.cat((basis, image.unsqueeze(1)), dim=1)
+        mapped = torch.where(length > 0, mapped / length.clamp_min(tiny), 0.0)
+        basis = torch.cat((basis, mapped.unsqueeze(1)), dim=1)
     return basis[:, :size], hessenberg[:, :size]
 
 

@@ -13,7 +13,7 @@ Measure = Callable[[Any, Any], Tensor]
 
 
 class Outcome(IntEnum):
-    """How the solve of a sample ended: the values of ``Solution.result``."""
+    """How the solve of a sample ended: the values of ``Solution.outcome``."""
 
     CONVERGED = 0
     """Within tolerance."""

@@ -1,17 +1,17 @@
-"""The rooms of the network, as plain modules, each with the configuration that builds it."""
+"""The components of the network, as plain modules, each with the configuration that builds it."""
 
 from deqflow.network.correlation import CorrelationPyramid
 from deqflow.network.encoder import SharedEncoder, SharedEncoderConfig, StandardizedConv2d
-from deqflow.network.gru import GRUConfig, GRUUpdate
-from deqflow.network.residual import SeparateEncoders, SeparateEncodersConfig
+from deqflow.network.gated_update import GatedStripConfig, GatedStripUpdate
+from deqflow.network.raft_encoder import SeparateEncoders, SeparateEncodersConfig
+from deqflow.network.raft_update import GRUConfig, GRUUpdate
 from deqflow.network.uncertainty import Mixture, MixtureConfig, MixtureHead
-from deqflow.network.update import MixerConfig, MixerUpdate
 from deqflow.network.upsampling import (
     BilinearConfig,
     BilinearUpsampling,
     ConvexConfig,
     ConvexUpsampling,
-    extract_cells,
+    extract_positions,
 )
 
 __all__ = [
@@ -22,8 +22,8 @@ __all__ = [
     "CorrelationPyramid",
     "GRUConfig",
     "GRUUpdate",
-    "MixerConfig",
-    "MixerUpdate",
+    "GatedStripConfig",
+    "GatedStripUpdate",
     "Mixture",
     "MixtureConfig",
     "MixtureHead",
@@ -32,5 +32,5 @@ __all__ = [
     "SharedEncoder",
     "SharedEncoderConfig",
     "StandardizedConv2d",
-    "extract_cells",
+    "extract_positions",
 ]

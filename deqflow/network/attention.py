@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from deqflow.network.filters import Filters, PlainConv2d
+from deqflow.network.weight_norm import Filters, PlainConv2d
 
 
 class GlobalAttention(nn.Module):

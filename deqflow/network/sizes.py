@@ -1,4 +1,4 @@
-"""Checks that the configurations of all rooms share."""
+"""Checks that the configurations of all components share."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ LARGEST = 8192
 """No channel count or repetition comes near; a configuration read from a file must not ask for more."""
 
 
-def require_sizes(room: str, **sizes: Any) -> None:
+def require_sizes(component: str, **sizes: Any) -> None:
     """Raise ConfigError unless every number (or every number of a tuple) is a whole one from 1 to 8192."""
     for name, value in sizes.items():
         numbers = value if isinstance(value, tuple) else (value,)
         if not all(type(number) is int and 1 <= number <= LARGEST for number in numbers):
             raise ConfigError(
-                f"{name} of the {room} is {value}; every size must be a whole number from 1 to {LARGEST}"
+                f"{name} of the {component} is {value}; every size must be a whole number from 1 to {LARGEST}"
             )
 
 
-def require_choice(room: str, name: str, value: Any, choices: tuple[Any, ...]) -> None:
+def require_choice(component: str, name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raise ConfigError unless ``value`` is one of the choices."""
     if value not in choices:
         raise ConfigError(
-            f"{name} of the {room} is {value!r}; expected one of {', '.join(map(repr, choices))}"
+            f"{name} of the {component} is {value!r}; expected one of {', '.join(map(repr, choices))}"
         )

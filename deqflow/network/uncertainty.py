@@ -34,7 +34,7 @@ class Mixture(NamedTuple):
         share = torch.sigmoid(self.ordinary)
         return share * INNER_SCALE + (1 - share) * self.scale
 
-    def surprise(self, difference: Tensor) -> Tensor:
+    def negative_log_likelihood(self, difference: Tensor) -> Tensor:
         """Negative log likelihood of errors (of both components: they broadcast), per pixel."""
         distance = difference.abs()
         inner = F.logsigmoid(self.ordinary) - distance / INNER_SCALE - math.log(2 * INNER_SCALE)
@@ -62,20 +62,20 @@ class MixtureHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Mixture:
         """Mixtures (B, 1, H * factor, W * factor) from hidden (B, C, H, W)."""
-        return Mixture(*(F.pixel_shuffle(part[:, 0], self.factor) for part in self.cells(hidden)))
+        return Mixture(*(F.pixel_shuffle(part[:, 0], self.factor) for part in self.at_positions(hidden)))
 
-    def cells(self, hidden: Tensor, chosen: Tensor | None = None) -> Mixture:
+    def at_positions(self, hidden: Tensor, positions: Tensor | None = None) -> Mixture:
         """Mixtures sorted by their place inside a coarse pixel, (B, 1, K, H, W) float32.
 
         Args:
             hidden: (B, C, H, W).
-            chosen: (K,) places ``factor * row + column``; None means all.
+            positions: (K,) places ``factor * row + column``; None means all.
         """
         last = self.head[2]
         assert isinstance(last, nn.Conv2d) and last.bias is not None
         weight, bias = (part.unflatten(0, (2, -1)) for part in (last.weight, last.bias))
-        if chosen is not None:
-            weight, bias = weight[:, chosen], bias[:, chosen]
+        if positions is not None:
+            weight, bias = weight[:, positions], bias[:, positions]
         told = F.conv2d(self.head[:2](hidden), weight.flatten(0, 1), bias.flatten()).float()
         ordinary, scale = told.unflatten(1, (2, 1, -1)).unbind(dim=1)
         return Mixture(ordinary, (INNER_SCALE + F.softplus(scale)).clamp_max(LARGEST_SCALE))

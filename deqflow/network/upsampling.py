@@ -29,12 +29,12 @@ class ConvexUpsampling(nn.Module):
 
     def forward(self, hidden: Tensor, flow: Tensor) -> Tensor:
         """Flow (B, 2, H, W) in coarse pixels -> (B, 2, H * factor, W * factor) in fine pixels."""
-        fine = self.cells(hidden, flow)
+        fine = self.at_positions(hidden, flow)
         batch, _, height, width = flow.shape
         fine = fine.view(batch, 2, self.factor, self.factor, height, width).permute(0, 1, 4, 2, 5, 3)
         return fine.reshape(batch, 2, height * self.factor, width * self.factor)
 
-    def cells(self, hidden: Tensor, flow: Tensor, chosen: Tensor | None = None) -> Tensor:
+    def at_positions(self, hidden: Tensor, flow: Tensor, positions: Tensor | None = None) -> Tensor:
         """The fine flows sorted by their place inside a coarse pixel, float32.
 
         Training takes its loss on a random few of the ``factor``^2 places: an unbiased estimate of the loss
@@ -43,7 +43,7 @@ class ConvexUpsampling(nn.Module):
         Args:
             hidden: (B, hidden, H, W).
             flow: (B, 2, H, W) in coarse pixels.
-            chosen: (K,) places ``factor * row + column``; None means all.
+            positions: (K,) subpixel positions ``factor * row + column``; None means all.
 
         Returns:
             (B, 2, K, H, W) in fine pixels.
@@ -51,8 +51,10 @@ class ConvexUpsampling(nn.Module):
         first, last = self.mask[:2], self.mask[2]
         assert isinstance(last, nn.Conv2d) and last.bias is not None
         weight, bias = last.weight, last.bias
-        if chosen is not None:
-            channel = (torch.arange(9, device=chosen.device)[:, None] * self.factor**2 + chosen).flatten()
+        if positions is not None:
+            channel = (
+                torch.arange(9, device=positions.device)[:, None] * self.factor**2 + positions
+            ).flatten()
             weight, bias = weight[channel], bias[channel]
         logits = 0.25 * F.conv2d(first(hidden), weight, bias)
         batch, _, height, width = flow.shape
@@ -77,11 +79,11 @@ class BilinearUpsampling(nn.Module):
         size = (self.factor * flow.shape[2], self.factor * flow.shape[3])
         return F.interpolate(self.factor * flow.float(), size, mode="bilinear", align_corners=True)
 
-    def cells(self, hidden: Tensor, flow: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """The fine flows sorted by their place inside a coarse pixel; see ``ConvexUpsampling.cells``."""
-        if chosen is None:
-            chosen = torch.arange(self.factor**2, device=flow.device)
-        return extract_cells(self(hidden, flow), self.factor, chosen)
+    def at_positions(self, hidden: Tensor, flow: Tensor, positions: Tensor | None = None) -> Tensor:
+        """The fine flows by their position inside a coarse pixel, as ``ConvexUpsampling.at_positions``."""
+        if positions is None:
+            positions = torch.arange(self.factor**2, device=flow.device)
+        return extract_positions(self(hidden, flow), self.factor, positions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +116,11 @@ class BilinearConfig:
         return BilinearUpsampling(factor=factor)
 
 
-def extract_cells(full: Tensor, factor: int, chosen: Tensor) -> Tensor:
-    """Pixels (B, C, H, W) at the chosen places of every coarse pixel, (B, C, K, H / factor, W / factor)."""
+def extract_positions(full: Tensor, factor: int, positions: Tensor) -> Tensor:
+    """Pixels (B, C, H, W) at these positions of every coarse pixel, (B, C, K, H / factor, W / factor)."""
     batch, channels, height, width = full.shape
-    cells = full.view(batch, channels, height // factor, factor, width // factor, factor)
-    cells = cells.permute(0, 1, 3, 5, 2, 4).reshape(
+    blocks = full.view(batch, channels, height // factor, factor, width // factor, factor)
+    blocks = blocks.permute(0, 1, 3, 5, 2, 4).reshape(
         batch, channels, factor**2, height // factor, width // factor
     )
-    return cells[:, :, chosen]
+    return blocks[:, :, positions]

@@ -83,29 +83,30 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 @dataclass(frozen=True)
-class Draws:
+class StepRandomness:
     """What a step is drawn, from the seed and its number: the same on every process and in every resumed run.
 
     Attributes:
-        cells: (K,) places inside an 8x8 cell that losses look at, see ``ConvexUpsampling.cells``.
+        subpixel_positions: (K,) positions inside a coarse pixel that losses look at, see
+            ``ConvexUpsampling.at_positions``.
         solver_steps: evaluations of the solve.
         coarse_levels: how often the frames are halved for the solve to start from.
         probe: seed of the Jacobian penalty's probe; None leaves the penalty out.
     """
 
-    cells: Tensor
+    subpixel_positions: Tensor
     solver_steps: int
     coarse_levels: int = 0
     probe: int | None = None
 
     @classmethod
-    def of_step(cls, step: int, options: TrainOptions, device: torch.device) -> "Draws":
-        """The draws of a step, counted from 0."""
+    def of_step(cls, step: int, options: TrainOptions, device: torch.device) -> "StepRandomness":
+        """The randomness of a step, counted from 0."""
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
-        cells = torch.randperm(64, generator=generator)[: options.cells].to(device)
+        subpixel_positions = torch.randperm(64, generator=generator)[: options.subpixel_positions].to(device)
         fewest, most = options.solver_steps
         solver_steps = int(torch.randint(fewest, most + 1, (), generator=generator))
         probe = int(torch.randint(2**31, (), generator=generator))
-        coarse = float(torch.rand((), generator=generator)) < options.coarse_starts
+        coarse = float(torch.rand((), generator=generator)) < options.coarse_start_probability
         penalised = options.jacobian_weight > 0 and step % options.jacobian_every == 0
-        return cls(cells, solver_steps, int(coarse), probe if penalised else None)
+        return cls(subpixel_positions, solver_steps, int(coarse), probe if penalised else None)

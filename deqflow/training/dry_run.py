@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deqflow.memory import SavedBytes
 from deqflow.processes import Processes
-from deqflow.training.batch import Draws, collate
+from deqflow.training.batch import StepRandomness, collate
 from deqflow.training.optimizer import Optimizer
 from deqflow.training.options import TrainOptions, error_name
 from deqflow.training.sources import Sources
@@ -32,10 +32,10 @@ def describe(
     share = options.batch // processes.count
     parameters = sum(parameter.numel() for parameter in model.parameters())
     batch = collate([sources.training[0]]).to(processes.device)
-    draws = Draws(
-        torch.arange(options.cells, device=processes.device),
+    randomness = StepRandomness(
+        torch.arange(options.subpixel_positions, device=processes.device),
         options.solver_steps[1],
-        coarse_levels=int(options.coarse_starts > 0),
+        coarse_levels=int(options.coarse_start_probability > 0),
         probe=0 if options.jacobian_weight > 0 else None,
     )
     kept = SavedBytes(model)
@@ -43,7 +43,7 @@ def describe(
     optimizer.zero_grad(set_to_none=True)
     with FlopCounterMode(display=False) as counted:
         with kept.counting():
-            loss, metrics = objective(batch, draws)
+            loss, metrics = objective(batch, randomness)
         pair = kept.total / options.ways / 2**30
         loss.backward()
     optimizer.step()

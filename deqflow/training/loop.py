@@ -23,7 +23,7 @@ from deqflow.errors import CheckpointError, ConfigError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.io.files import replace_bytes
 from deqflow.processes import Processes, start_processes
-from deqflow.training.batch import Batch, Draws
+from deqflow.training.batch import Batch, StepRandomness
 from deqflow.training.data import batches, open_sources
 from deqflow.training.dry_run import describe
 from deqflow.training.model import create_model, origin
@@ -207,12 +207,12 @@ class Trainer:
     def _train_step(self, batch: Batch, wishes: dict[str, bool]) -> dict[str, float]:
         """One optimiser step; returns the means over the processes of what it measured and of the wishes."""
         options = self.options
-        draws = Draws.of_step(self.step, options, self.processes.device)
+        randomness = StepRandomness.of_step(self.step, options, self.processes.device)
         self.optimizer.zero_grad(set_to_none=True)
         measured: dict[str, float] = {}
         for index, part in enumerate(batch.split(options.accumulate)):
             with self._exchange_gradients(last=index == options.accumulate - 1):
-                loss, metrics = self.objective(part, draws)
+                loss, metrics = self.objective(part, randomness)
                 (loss / options.accumulate).backward()
             for name, value in (("loss", loss.detach()), *vars(metrics).items()):
                 measured[name] = measured.get(name, 0.0) + float(value) / options.accumulate

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from deqflow.equilibrium import Path
+from deqflow.equilibrium import Trajectory
 from deqflow.step import STRIDE, FlowState
 
 MAX_FLOW = 400.0
@@ -65,7 +65,7 @@ def correction_loss(
     return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
 
 
-def stillness_loss(path: Path[FlowState]) -> Tensor:
+def residual_loss(path: Trajectory[FlowState]) -> Tensor:
     """Mean movement of the flow in the gradient steps of the last point, full-resolution pixels.
 
     Where an error cannot be told from the frames, the losses of the path pull to all sides and the flow

@@ -9,7 +9,7 @@ from deqflow.training.unsupervised import UnsupervisedObjective
 
 
 def create_objective(model: DEQFlow, stage: Stage) -> nn.Module:
-    """What a stage minimises, as a module that is called with a batch and the step's draws.
+    """What a stage minimises, as a module that is called with a batch and the step's randomness.
 
     Raises:
         ConfigError: a loss that the model cannot give.

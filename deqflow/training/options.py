@@ -40,8 +40,8 @@ class Stage:
         solver: ``model`` is the preset's own.
         solver_steps: fewest and most solver steps, drawn anew each step; a range keeps the model from
             learning to be right at one count only.
-        coarse_starts: share of the steps whose solve starts not from zeros but at the fixed point of the
-            frames at half the size, as that of deqflow-s does in use.
+        coarse_start_probability: share of the steps whose solve starts not from zeros but at the fixed point
+            of the frames at half the size, as that of deqflow-s does in use.
         corrections: losses along the solver's path.
         positions: in place of ``corrections``, the solver steps (from 1, rising) whose points losses are on.
         scheme: ``recorded`` takes points of one uninterrupted solve; ``segments`` starts the solver anew from
@@ -55,11 +55,11 @@ class Stage:
         gamma: weight of a loss relative to the next one on the path.
         loss: distance between flows; ``mixture`` is how unlikely the uncertainty head of a model finds the
             error (with other losses the head learns beside the flow and has no say in it).
-        stillness: weight of the flow's movement at the end of the path.
+        residual_weight: weight of the flow's movement at the end of the path.
         smoothness: without ground truth, weight of the flow's slopes relative to the likeness of the warped
             frames.
         distillation: likewise, weight of the agreement between a crop's flow and the whole frame's.
-        cells: of the 64 full-resolution pixels per coarse one, how many the loss looks at.
+        subpixel_positions: of the 64 full-resolution pixels per coarse one, how many the loss looks at.
         jacobian_weight: weight of the penalty on the step's Jacobian at the last point; 0 computes none.
         jacobian_every: steps between two penalties.
         held_out: share of the sequences kept out of training and evaluated on.
@@ -87,7 +87,7 @@ class Stage:
     freeze_batch_norm: bool = False
     solver: Literal["model", "plain", "anderson", "broyden"] = "model"
     solver_steps: tuple[int, int] = (8, 20)
-    coarse_starts: float = 0.0
+    coarse_start_probability: float = 0.0
     corrections: int = 3
     positions: tuple[int, ...] = ()
     scheme: Literal["recorded", "segments"] = "recorded"
@@ -98,10 +98,10 @@ class Stage:
     augment: bool = True
     gamma: float = 0.8
     loss: Literal["l1", "charbonnier", "robust", "mixture"] = "l1"
-    stillness: float = 0.1
+    residual_weight: float = 0.1
     smoothness: float = 2.0
     distillation: float = 0.3
-    cells: int = 16
+    subpixel_positions: int = 16
     jacobian_weight: float = 0.0
     jacobian_every: int = 8
     held_out: float = 0.0
@@ -112,7 +112,14 @@ class Stage:
 
     def __post_init__(self) -> None:
         """Reject what cannot be run, naming the option."""
-        for name in ("steps", "batch", "cells", "corrections", "gradient_steps", "jacobian_every"):
+        for name in (
+            "steps",
+            "batch",
+            "subpixel_positions",
+            "corrections",
+            "gradient_steps",
+            "jacobian_every",
+        ):
             at_least(self, name, 1)
         for name in (
             "validate_steps",
@@ -135,9 +142,9 @@ class Stage:
             raise ConfigError(f"solver_steps must rise from at least {least}, not {fewest} to {most}")
         if list(self.positions) != sorted({max(1, place) for place in self.positions}):
             raise ConfigError(f"positions must rise from at least 1, not {self.positions}")
-        if self.cells > 64:
-            raise ConfigError(f"cells must be at most 64, not {self.cells}")
-        for name in ("ema", "warmup", "gamma", "stillness", "held_out", "coarse_starts"):
+        if self.subpixel_positions > 64:
+            raise ConfigError(f"subpixel_positions must be at most 64, not {self.subpixel_positions}")
+        for name in ("ema", "warmup", "gamma", "residual_weight", "held_out", "coarse_start_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
         if not 0 < self.damping <= 1:

@@ -15,13 +15,13 @@ from deqflow.equilibrium import (
     Implicit,
     NeumannPhantom,
     OneStep,
-    Path,
     Phantom,
     Recorded,
     Segments,
     Solver,
     Step,
     StoppingRule,
+    Trajectory,
     Unrolled,
     jacobian_penalty,
 )
@@ -59,14 +59,14 @@ def choose_solver(stage: Stage, model: DEQFlow) -> Solver:
 
 
 @dataclass(frozen=True)
-class PenalisedPath(Path[S]):
+class PenalizedTrajectory(Trajectory[S]):
     """A path, and the mean Jacobian penalty at its last point."""
 
     penalty: Tensor
 
 
 @dataclass(frozen=True)
-class Penalised:
+class Penalized:
     """A correction that also measures the Jacobian at the last point of the path.
 
     Attributes:
@@ -79,9 +79,9 @@ class Penalised:
 
     def follow(
         self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule
-    ) -> PenalisedPath[S]:
+    ) -> PenalizedTrajectory[S]:
         """See ``Correction.follow``."""
         path = self.inner.follow(step, state, solver, gradient, stop)
         probes = torch.Generator(state[0].device).manual_seed(self.seed)
         penalty = jacobian_penalty(step, path.points[-1], generator=probes).mean()
-        return PenalisedPath(path.points, path.states, path.residual, penalty)
+        return PenalizedTrajectory(path.points, path.states, path.residual, penalty)

@@ -22,7 +22,7 @@ _SYNTHETIC = Stage(
     optimizer="muon",
     learning_rate=3e-3,
     solver_steps=(8, 20),
-    coarse_starts=0.25,
+    coarse_start_probability=0.25,
     corrections=3,
     loss="robust",
 )
@@ -40,8 +40,8 @@ _CHAIRS = Stage(
     solver_steps=(36, 36),
     corrections=6,
     scheme="segments",
-    stillness=0.0,
-    cells=64,
+    residual_weight=0.0,
+    subpixel_positions=64,
 )
 _THINGS = replace(
     _CHAIRS,
@@ -109,7 +109,7 @@ STAGES: Mapping[StageName, Stage] = MappingProxyType(
 
 OWN = "deqflow-s"
 _HOW = (
-    *("solver", "solver_steps", "coarse_starts", "corrections"),
+    *("solver", "solver_steps", "coarse_start_probability", "corrections"),
     *("scheme", "gradient", "gradient_steps", "attach_flow"),
 )
 _RAFT_CHANGES: Mapping[StageName, Mapping[str, Any]] = {
@@ -140,13 +140,16 @@ def stage_for(name: StageName, model: str = OWN, variant: Variant = "published")
             corrections=12,
             gradient="unrolled",
             attach_flow=None,
-            coarse_starts=0.0,
-            stillness=0.0,
-            cells=64,
+            coarse_start_probability=0.0,
+            residual_weight=0.0,
+            subpixel_positions=64,
         )
         return replace(unrolled, **_RAFT_CHANGES.get(name, {}))
     if model == OWN:
-        own = {field: getattr(STAGES["synthetic"], field) for field in (*_HOW, "cells", "stillness", "ema")}
+        own = {
+            field: getattr(STAGES["synthetic"], field)
+            for field in (*_HOW, "subpixel_positions", "residual_weight", "ema")
+        }
         return replace(stage, **own)
     if variant == "1step" or name in ("synthetic", "custom", "footage"):
         return replace(stage, **{field: getattr(_CHAIRS, field) for field in _HOW})

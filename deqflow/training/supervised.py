@@ -6,17 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from deqflow.devices import autocast
-from deqflow.equilibrium import Correction, Path
+from deqflow.equilibrium import Correction, Trajectory
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
-from deqflow.network.upsampling import extract_cells
+from deqflow.network.upsampling import extract_positions
 from deqflow.step import STRIDE, FlowState
-from deqflow.training.batch import Batch, Draws
-from deqflow.training.losses import DISTANCES, correction_loss, stillness_loss
+from deqflow.training.batch import Batch, StepRandomness
+from deqflow.training.losses import DISTANCES, correction_loss, residual_loss
 from deqflow.training.options import Stage
 from deqflow.training.paths import (
-    Penalised,
-    PenalisedPath,
+    Penalized,
+    PenalizedTrajectory,
     choose_correction,
     choose_gradient,
     choose_solver,
@@ -52,31 +52,34 @@ class CorrectionObjective(nn.Module):
         if stage.attach_flow is not None:
             model.config = replace(model.config, attach_flow=stage.attach_flow)
 
-    def forward(self, batch: Batch, draws: Draws) -> tuple[Tensor, StepMetrics]:
+    def forward(self, batch: Batch, randomness: StepRandomness) -> tuple[Tensor, StepMetrics]:
         """Loss over the pixels drawn."""
         stage = self.stage
         correction: Correction = self.correction
-        if draws.probe is not None:
-            correction = Penalised(correction, draws.probe)
+        if randomness.probe is not None:
+            correction = Penalized(correction, randomness.probe)
         path = self.model.trajectory(
             batch.image1,
             batch.image2,
             correction=correction,
             gradient=self.gradient,
             solver=self.solver,
-            steps=draws.solver_steps,
-            coarse_levels=draws.coarse_levels,
+            steps=randomness.solver_steps,
+            coarse_levels=randomness.coarse_levels,
             bidirectional=batch.bidirectional,
         )
         with autocast(batch.image1.device, self.model.precision):
             predictions = [
-                self.model.upsample.cells(state.hidden, state.flow, draws.cells) for state in path.states
+                self.model.upsample.at_positions(state.hidden, state.flow, randomness.subpixel_positions)
+                for state in path.states
             ]
-        target, known = (extract_cells(part, STRIDE, draws.cells) for part in batch.ground_truth())
-        loss = self._loss(path, predictions, target, known, draws.cells)
-        if stage.stillness:
-            loss = loss + stage.stillness * stillness_loss(path)
-        if isinstance(path, PenalisedPath):
+        target, known = (
+            extract_positions(part, STRIDE, randomness.subpixel_positions) for part in batch.ground_truth()
+        )
+        loss = self._loss(path, predictions, target, known, randomness.subpixel_positions)
+        if stage.residual_weight:
+            loss = loss + stage.residual_weight * residual_loss(path)
+        if isinstance(path, PenalizedTrajectory):
             loss = loss + stage.jacobian_weight * path.penalty
         difference = predictions[-1].detach() - target
         error = torch.hypot(difference[:, :1], difference[:, 1:])
@@ -84,18 +87,28 @@ class CorrectionObjective(nn.Module):
         return loss, StepMetrics(epe, path.residual[:, 0].mean())
 
     def _loss(
-        self, path: Path[FlowState], predictions: list[Tensor], target: Tensor, known: Tensor, cells: Tensor
+        self,
+        path: Trajectory[FlowState],
+        predictions: list[Tensor],
+        target: Tensor,
+        known: Tensor,
+        positions: Tensor,
     ) -> Tensor:
         """Of the flow along the path, and of what the model says of its own errors."""
         stage, head = self.stage, self.model.uncertainty
         if head is not None and stage.loss == "mixture":
             with autocast(target.device, self.model.precision):
-                judged = [head.cells(state.hidden, cells).surprise for state in path.states]
+                judged = [
+                    head.at_positions(state.hidden, positions).negative_log_likelihood
+                    for state in path.states
+                ]
             return correction_loss(predictions, target, known, stage.gamma, judged)
         loss = correction_loss(predictions, target, known, stage.gamma, DISTANCES[stage.loss])
         if head is None:
             return loss
         with autocast(target.device, self.model.precision):
-            verdict = head.cells(path.states[-1].hidden.detach(), cells)
-        calibration = correction_loss([predictions[-1].detach()], target, known, 1.0, verdict.surprise)
+            verdict = head.at_positions(path.states[-1].hidden.detach(), positions)
+        calibration = correction_loss(
+            [predictions[-1].detach()], target, known, 1.0, verdict.negative_log_likelihood
+        )
         return loss + HEAD_WEIGHT * calibration

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from deqflow.devices import resolve_device, stopwatch
 from deqflow.tables import markdown
-from deqflow.training.batch import Draws, collate
+from deqflow.training.batch import StepRandomness, collate
 from deqflow.training.model import create_model
 from deqflow.training.objectives import create_objective
 from deqflow.training.optimizer import create_optimizer
@@ -79,9 +79,9 @@ class TimedTraining:
                 first, second, steps=self.steps, tolerance=0.0, solver=self.solver, coarse_levels=0
             )
         solve = next(clock)
-        draws = Draws(torch.arange(options.cells, device=self.device), self.steps)
+        randomness = StepRandomness(torch.arange(options.subpixel_positions, device=self.device), self.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        loss, _ = self.objective(batch, draws)
+        loss, _ = self.objective(batch, randomness)
         # The objective encodes and solves itself, so that its time contains the parts measured before.
         losses = max(0.0, next(clock) - encoders - solve)
         loss.backward()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deqflow.devices import autocast
 from deqflow.estimator import DEQFlow
 from deqflow.geometry import backward_warp, forward_backward_consistency
-from deqflow.training.batch import Batch, Draws
+from deqflow.training.batch import Batch, StepRandomness
 from deqflow.training.options import Stage
 from deqflow.training.paths import choose_correction, choose_gradient, choose_solver
 
@@ -148,11 +148,11 @@ class UnsupervisedObjective(nn.Module):
             # gradient of every parameter that asks for one.
             model.uncertainty.requires_grad_(False)
 
-    def forward(self, batch: Batch, draws: Draws) -> tuple[Tensor, UnsupervisedMetrics]:
+    def forward(self, batch: Batch, randomness: StepRandomness) -> tuple[Tensor, UnsupervisedMetrics]:
         """Loss of both directions, over all pixels: likeness needs whole neighbourhoods of them."""
         stage = self.stage
         first, second = torch.cat((batch.image1, batch.image2)), torch.cat((batch.image2, batch.image1))
-        flows, residual = self._flows(batch.image1, batch.image2, draws)
+        flows, residual = self._flows(batch.image1, batch.image2, randomness)
         last = flows[-1].detach()
         visible = forward_backward_consistency(last, last.roll(len(batch.image1), dims=0))
         looks = [photometric_loss(first, second, found, visible) for found in flows]
@@ -162,12 +162,14 @@ class UnsupervisedObjective(nn.Module):
         loss = torch.stack([w * (look + stage.smoothness * slope) for w, look, slope in parts]).sum()
         distilled = last.new_zeros(())
         if stage.distillation > 0:
-            distilled = self._distillation(batch, last, visible, draws)
+            distilled = self._distillation(batch, last, visible, randomness)
             loss = loss + stage.distillation * distilled
         metrics = (looks[-1], slopes[-1], distilled, visible.float().mean(), residual)
         return loss, UnsupervisedMetrics(*(value.detach() for value in metrics))
 
-    def _flows(self, image1: Tensor, image2: Tensor, draws: Draws) -> tuple[list[Tensor], Tensor]:
+    def _flows(
+        self, image1: Tensor, image2: Tensor, randomness: StepRandomness
+    ) -> tuple[list[Tensor], Tensor]:
         """Full-resolution flows along the path, those back after those there, and the mean residual."""
         path = self.model.trajectory(
             image1,
@@ -175,15 +177,17 @@ class UnsupervisedObjective(nn.Module):
             correction=self.correction,
             gradient=self.gradient,
             solver=self.solver,
-            steps=draws.solver_steps,
-            coarse_levels=draws.coarse_levels,
+            steps=randomness.solver_steps,
+            coarse_levels=randomness.coarse_levels,
             bidirectional=True,
         )
         with autocast(image1.device, self.model.precision):
             flows: list[Any] = [self.model.upsample(state.hidden, state.flow) for state in path.states]
         return flows, path.residual[:, 0].mean()
 
-    def _distillation(self, batch: Batch, flow: Tensor, visible: Tensor, draws: Draws) -> Tensor:
+    def _distillation(
+        self, batch: Batch, flow: Tensor, visible: Tensor, randomness: StepRandomness
+    ) -> Tensor:
         """The crop's disagreement with the frame where the frame's own check passes.
 
         Around the border of the crop the student sees things leave that the teacher still sees.
@@ -191,5 +195,5 @@ class UnsupervisedObjective(nn.Module):
         margin = min(CROP_MARGIN, 8 * (min(flow.shape[-2:]) // 32))
         inner = (..., slice(margin, -margin), slice(margin, -margin))
         image1, image2 = (image[inner].contiguous() for image in (batch.image1, batch.image2))
-        flows, _ = self._flows(image1, image2, draws)
+        flows, _ = self._flows(image1, image2, randomness)
         return distillation_loss(flows[-1], flow[inner], visible[inner])

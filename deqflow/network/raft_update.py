@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deqflow.network.attention import GlobalAggregation, GlobalAttention
-from deqflow.network.filters import Filters, PlainConv2d, WeightNormConv2d, collect_filters
+from deqflow.network.gated_update import Update
 from deqflow.network.sizes import require_choice, require_sizes
-from deqflow.network.update import Update
+from deqflow.network.weight_norm import Filters, PlainConv2d, WeightNormConv2d, collect_filters
 
 
 class MotionEncoder(nn.Module):

@@ -55,7 +55,7 @@ class RowConv2d(nn.Conv2d):
         return out.permute(0, 2, 3, 1).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
-class MixerUpdate(nn.Module):
+class GatedStripUpdate(nn.Module):
     """A gated recurrent unit whose gates see a wide neighbourhood through depthwise strip convolutions.
 
     The gate keeps the hidden state a convex combination of its past and a bounded candidate, which is what
@@ -147,22 +147,22 @@ class MixerUpdate(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixerConfig:
-    """Sizes of a ``MixerUpdate``; its arguments of the same names say more."""
+class GatedStripConfig:
+    """Sizes of a ``GatedStripUpdate``; its arguments of the same names say more."""
 
     motion: int = 64
     mixed: int = 192
     kernel: int = 7
-    kind: str = field(default="mixer", init=False)
+    kind: str = field(default="gated-strips", init=False)
 
     def __post_init__(self) -> None:
         require_sizes("update operator", motion=self.motion, mixed=self.mixed, kernel=self.kernel)
         if self.kernel % 2 == 0:
             raise ConfigError(f"kernel of the update operator must be odd, not {self.kernel}")
 
-    def build(self, *, hidden: int, context: int, correlation: int) -> MixerUpdate:
+    def build(self, *, hidden: int, context: int, correlation: int) -> GatedStripUpdate:
         """The update operator, for these numbers of channels."""
-        return MixerUpdate(
+        return GatedStripUpdate(
             hidden=hidden,
             context=context,
             correlation=correlation,
