@@ -28,7 +28,7 @@ class Augmentation:
 
     Attributes:
         crop: height and width of every result, pixels.
-        sparse: ground truth is known at scattered pixels (KITTI, HD1K): see `transforms.resized`.
+        sparse: resizing never mixes vectors, as published for KITTI and HD1K: see `transforms.resized`.
         scale: lowest and highest log2 of the size. A frame is not shrunk below the crop.
         scale_probability: of changing the size at all.
         stretch: width and height change by up to this log2 each, beside the common scale.

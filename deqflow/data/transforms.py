@@ -27,10 +27,10 @@ def resized(sample: Sample, height: int, width: int, *, sparse: bool) -> Sample:
         sample: what to resize.
         height: of the result, pixels.
         width: of the result, pixels.
-        sparse: how ground truth is resized. Dense flow is interpolated linearly, and known where everything
-            is that went into it. Sparse flow is never mixed: each known pixel goes to the pixel in which its
-            centre falls; where several meet, the one nearest to that pixel's centre stays (of equally near
-            ones the first, row by row).
+        sparse: never mix vectors. Otherwise flow is interpolated linearly wherever all that goes into it is
+            known. A known pixel for which nothing was interpolated, so with ``sparse`` every one, goes to the
+            pixel in which its center falls; where several meet, the one nearest to that pixel's center stays
+            (of equally near ones the first, row by row).
     """
     old_height, old_width = sample.valid.shape
     if (height, width) == (old_height, old_width):
@@ -39,16 +39,17 @@ def resized(sample: Sample, height: int, width: int, *, sparse: bool) -> Sample:
     # For each new pixel the old one that it is made of; the nearest, unless a known one was put there.
     source = np.add.outer(_nearest(old_height, height) * old_width, _nearest(old_width, width))
     if sparse:
-        places, known = _scatter(sample.valid, height, width)
-        source.flat[places] = known
-        valid = np.zeros((height, width), bool)
-        valid.flat[places] = True
-        flow = np.where(valid[..., None], sample.flow.reshape(-1, 2)[source], np.float32(0))
+        valid, flow = np.zeros((height, width), bool), np.zeros((height, width, 2), np.float32)
     else:
         # A weight above nothing on one unknown value makes the whole unknown.
         valid = _stretched((~sample.valid).astype(np.float32), height, width) == 0
         known_flow = np.where(sample.valid[..., None], sample.flow, np.float32(0))  # NaN times 0 is NaN
         flow = np.where(valid[..., None], _stretched(known_flow, height, width), np.float32(0))
+    lost = sample.valid & ~valid[np.ix_(_nearest(height, old_height), _nearest(width, old_width))]
+    places, known = _scatter(lost, height, width)
+    source.flat[places] = known
+    valid.flat[places] = True
+    flow.reshape(-1, 2)[places] = sample.flow.reshape(-1, 2)[known]
     result = replace(
         _maps(sample, lambda mask: mask.reshape(-1)[source]),
         frame1=_stretched(sample.frame1, height, width),
@@ -144,11 +145,11 @@ def _nearest(old: int, new: int) -> NDArray[np.intp]:
     return (2 * np.arange(new) + 1) * old // (2 * new)
 
 
-def _scatter(valid: NDArray[np.bool_], height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Where known pixels go: flat indices of the new size, each once, and of the old pixels that go there."""
-    old_height, old_width = valid.shape
-    rows, columns = np.nonzero(valid)
-    # Centres in units of half a new pixel times the old size: whole numbers, so that ties are ties.
+def _scatter(chosen: NDArray[np.bool_], height: int, width: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where pixels go: flat indices of the new size, each once, and of the old pixels that go there."""
+    old_height, old_width = chosen.shape
+    rows, columns = np.nonzero(chosen)
+    # Centers in units of half a new pixel times the old size: whole numbers, so that ties are ties.
     y, x = (2 * rows + 1) * height, (2 * columns + 1) * width
     row, column = y // (2 * old_height), x // (2 * old_width)
     far_y = (y - (2 * row + 1) * old_height) / old_height
