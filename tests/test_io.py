@@ -11,10 +11,13 @@ import av
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from deqflow.data.datasets.headers import pixel_size
 from deqflow.errors import ImageError, VideoError
 from deqflow.io import VideoWriter, open_video, read_image, shrink, to_rgb, write_image
 from deqflow.io.files import natural_key
+from deqflow.io.images import ORIENTATION, read_mask
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
 
@@ -84,13 +87,81 @@ class TestImageFiles:
         cv2.imwrite(str(tmp_path / "rgba.png"), rgba)
         assert np.array_equal(read_image(tmp_path / "rgba.png"), RGB)
 
-    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff", ".bmp", ".ppm"])
+    @pytest.mark.parametrize("magic", ["P5", "P6"])
+    @pytest.mark.parametrize("maximum", [1, 100, 255, 1023, 4095, 65535])
+    def test_pnm_is_scaled_by_its_own_maximum(self, tmp_path: Path, magic: str, maximum: int) -> None:
+        image = RGB if magic == "P6" else RGB[..., :1]
+        stored = np.rint(image / 255 * maximum).astype(">u2" if maximum > 255 else "u1")
+        path = tmp_path / "frame.pnm"
+        path.write_bytes(f"{magic}\n# a comment\n24 20\n{maximum}\n".encode() + stored.tobytes())
+        expected = np.rint(np.rint(image / 255 * maximum) / maximum * 255)
+        assert np.abs(read_image(path).astype(float) - expected).max() <= 1
+        assert read_image(path).max() == (255 if maximum == 1 else pytest.approx(255, abs=3))
+
+    @pytest.mark.parametrize("depth", [8, 10, 12])
+    def test_avif_is_scaled_by_its_own_depth(self, tmp_path: Path, depth: int) -> None:
+        smooth = cv2.resize(RGB[:3, :4], (64, 48), interpolation=cv2.INTER_LINEAR)
+        stored = np.rint(smooth / 255 * (2**depth - 1)).astype(np.uint8 if depth == 8 else np.uint16)
+        options = [cv2.IMWRITE_AVIF_DEPTH, depth, cv2.IMWRITE_AVIF_QUALITY, 100]
+        cv2.imwrite(str(tmp_path / "a.avif"), stored[..., ::-1], options)
+        assert np.abs(read_image(tmp_path / "a.avif").astype(int) - smooth).mean() < 4
+
+    @pytest.mark.parametrize("bytes_", [1, 2])
+    def test_alpha_is_multiplied_once(self, tmp_path: Path, bytes_: int) -> None:
+        alpha = np.random.default_rng(1).integers(0, 256, (20, 24, 1), dtype=np.uint8)
+        expected = np.rint(RGB * (alpha / 255.0))
+        rgba = np.concatenate((RGB, alpha), 2)
+        for suffix in ("tiff", "png", "webp"):
+            path = tmp_path / f"a.{suffix}"
+            if bytes_ == 1:
+                Image.fromarray(rgba).save(path, lossless=True, exact=True)
+            elif suffix == "png":
+                cv2.imwrite(str(path), cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA).astype(np.uint16) * 257)
+            else:
+                continue
+            assert np.abs(read_image(path) - expected).max() <= 1, suffix
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("suffix", [".png", ".webp", ".avif", ".jpg", ".tiff"])
+    def test_exif_orientation(self, tmp_path: Path, suffix: str, orientation: int) -> None:
+        smooth = cv2.resize(RGB[:3, :4], (64, 48), interpolation=cv2.INTER_LINEAR)
+        exif, path = Image.Exif(), tmp_path / f"a{suffix}"
+        exif[ORIENTATION] = orientation
+        Image.fromarray(smooth).save(path, exif=exif, quality=100)
+        upright = {
+            1: smooth,
+            2: smooth[:, ::-1],
+            3: smooth[::-1, ::-1],
+            4: smooth[::-1],
+            5: smooth.transpose(1, 0, 2),
+            6: smooth.transpose(1, 0, 2)[:, ::-1],
+            7: smooth.transpose(1, 0, 2)[::-1, ::-1],
+            8: smooth.transpose(1, 0, 2)[::-1],
+        }[orientation]
+        image = read_image(path)
+        assert image.shape == upright.shape
+        assert np.abs(image.astype(int) - upright).mean() < 4
+        assert pixel_size(path) == (upright.shape[1], upright.shape[0])
+
+    @pytest.mark.parametrize("suffix", [".tiff", ".png"])
+    def test_masks_keep_their_depth(self, tmp_path: Path, suffix: str) -> None:
+        for name, values in {"u1": RGB[..., 0] % 2, "u2": (RGB[..., 0] % 2).astype(np.uint16)}.items():
+            cv2.imwrite(str(tmp_path / f"{name}{suffix}"), values)
+            assert np.array_equal(read_mask(tmp_path / f"{name}{suffix}"), values)
+
+    def test_a_mask_in_the_colors_of_a_palette(self, tmp_path: Path) -> None:
+        image = Image.fromarray(RGB[..., 0] % 2).convert("P")
+        image.putpalette([0, 0, 0, 0, 0, 128])
+        image.save(tmp_path / "a.png")
+        assert np.array_equal(read_mask(tmp_path / "a.png"), RGB[..., 0] % 2 * 128)
+
+    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff", ".bmp", ".ppm", ".avif", ".jp2"])
     @pytest.mark.parametrize("kept", [0.0, 0.1, 0.6, 0.99])
     def test_truncated(
         self, tmp_path: Path, suffix: str, kept: float, capfd: pytest.CaptureFixture[str]
     ) -> None:
         path = tmp_path / f"cut{suffix}"
-        write_image(path, RGB)
+        write_image(path, np.tile(RGB, (4, 4, 1)))
         whole = path.read_bytes()
         path.write_bytes(whole[: int(len(whole) * kept)])
         with pytest.raises(ImageError, match="cut short") as caught:

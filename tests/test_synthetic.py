@@ -9,6 +9,7 @@ import pytest
 from deqflow.cli import main
 from deqflow.data.synthetic import SceneConfig, SyntheticScenes, Textures
 from deqflow.data.synthetic.report import warp_back
+from deqflow.data.synthetic.textures import TextureCache
 from deqflow.errors import ConfigError, DataError
 from deqflow.io import write_image
 
@@ -205,3 +206,21 @@ def test_the_report_prints_statistics_and_writes_a_sheet(tmp_path, capsys):
     assert cv2.imread(str(sheet)).shape[1] == 5 * 48
     assert main(words) == 2  # not overwritten unasked
     assert main([*words, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("float.tiff", lambda rgb: (rgb / 255).astype(np.float32)),
+        ("float255.tiff", lambda rgb: rgb.astype(np.float32)),
+        ("deep.png", lambda rgb: rgb.astype(np.uint16) * 257),
+        ("gray.png", lambda rgb: rgb),
+    ],
+)
+def test_a_texture_of_any_depth_is_as_bright_as_it_looks(tmp_path, name, values):
+    gray = cv2.resize(np.array([[0, 200], [90, 255]], np.uint8), (32, 24))
+    cv2.imwrite(str(tmp_path / name), values(gray))
+    found = Textures.from_folder(tmp_path)
+    assert found.photos == (tmp_path / name,)
+    photo = TextureCache(side=64).photo(tmp_path / name)[0]
+    assert np.array_equal(photo, np.repeat(gray[..., None], 3, axis=2))

@@ -1,7 +1,9 @@
 """Still images: files to and from uint8 RGB, and arrays of any usual kind to uint8 RGB."""
 
 import contextlib
-from collections.abc import Iterator
+import io
+import re
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageOps
 
 from deqflow.errors import ImageError
 from deqflow.io.files import replace_bytes
@@ -21,30 +24,102 @@ IMAGE_SUFFIXES = frozenset(
 )
 """What counts as a frame when a folder is read."""
 
+ORIENTATION = 0x0112
+"""EXIF's tag for how a picture must be turned to be upright."""
+
+_TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: np.fliplr,
+    3: lambda image: np.rot90(image, 2),
+    4: np.flipud,
+    5: lambda image: np.swapaxes(image, 0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: np.swapaxes(np.rot90(image, 2), 0, 1),
+    8: np.rot90,
+}
+"""By the value of that tag, what turns a picture upright."""
+
+_PNM = re.compile(rb"P[2356]" + 3 * rb"(?:\s|#[^\n]*\n)+(\d{1,10})" + rb"\s")
+
 
 def read_image(path: str | PathLike[str]) -> NDArray[np.uint8]:
-    """Reads an image file as uint8 RGB (H, W, 3), converted as by `to_rgb`; EXIF rotation is applied.
+    """Read an image file as uint8 RGB (H, W, 3), converted as by `to_rgb`; EXIF rotation is applied.
 
     Raises:
         ImageError: missing, unreadable, truncated, not an image, too large to decode or too small to use.
+    """
+    return to_rgb(read_pixels(path), str(path))
+
+
+def read_mask(path: str | PathLike[str]) -> NDArray[Any]:
+    """Read an image file as gray (H, W), the brightest of its colors, at the depth that it is stored with.
+
+    Raises:
+        ImageError: as `read_image`, but for the size.
+    """
+    image = read_pixels(path)
+    if image.ndim == 2:
+        return image
+    colors = image[..., :3] if image.shape[2] < 4 else image[..., :3] * (image[..., 3:] > 0)
+    return np.asarray(colors.max(axis=2))
+
+
+def read_pixels(path: str | PathLike[str]) -> NDArray[Any]:
+    """Read an image file, upright, with its values as stored: see `to_bytes` for what they mean.
+
+    Returns:
+        (H, W), (H, W, 3) RGB or (H, W, 4) RGBA with straight alpha; uint8 or uint16 over the whole of their
+        range, or floating point.
+
+    Raises:
+        ImageError: missing, unreadable, truncated, not an image, or too large to decode.
     """
     path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot read the image {path}: {error.strerror or error}") from error
-    # JPEGs carry a rotation that people rely on; the others may carry alpha, which "colour" would drop.
+    # Depths other than 8 and 16 bits OpenCV passes on as they are, so that 10 bits would look nearly black.
+    any_depth = data[4:8] in (b"ftyp", b"jP  ") or data.startswith(b"\xff\x4f\xff\x51")  # AVIF, JPEG 2000
+    image = _with_pillow(data) if any_depth else _with_opencv(data)
+    if image is None:
+        raise ImageError(f"{path} is not an image that can be decoded, or is cut short")
+    return image
+
+
+_PILLOW_FORMATS = ("AVIF", "JPEG2000", "TIFF", "PNG", "WEBP")  # no others: some run programs (PostScript)
+_PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError)
+
+
+def _with_pillow(data: bytes) -> NDArray[Any] | None:
+    with contextlib.suppress(*_PILLOW_ERRORS), Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode == "I;16":
+            return np.asarray(upright)
+        return np.asarray(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
+    return None
+
+
+def _with_opencv(data: bytes) -> NDArray[Any] | None:
+    # OpenCV turns JPEG and TIFF upright itself. Others may carry alpha, which "color" would drop.
     jpeg = data.startswith(b"\xff\xd8")
     image = decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH if jpeg else cv2.IMREAD_UNCHANGED)
     if image is None:
-        raise ImageError(f"{path} is not an image that can be decoded, or is cut short")
+        return None
+    if data.startswith((b"II", b"MM")) and image.ndim == 3 and image.shape[2] == 4:
+        straight = _with_pillow(data)  # OpenCV multiplies TIFF's alpha in; Pillow has no floating point here
+        if straight is not None:
+            return straight
     if image.ndim == 3 and image.shape[2] >= 3:
         image = image[..., [2, 1, 0, *range(3, image.shape[2])]]
-    return to_rgb(image, str(path))
+    header = _PNM.match(data)
+    if header is not None:
+        return _full_range(image, int(header[3]))
+    turn = _TURNS.get(_orientation(data))
+    return image if turn is None else np.ascontiguousarray(turn(image))
 
 
 def decode(data: bytes, flags: int) -> NDArray[Any] | None:
-    """Decodes an image file's bytes with OpenCV; None if they are no whole image or past its pixel limit."""
+    """Decode an image file's bytes with OpenCV; None if they are no whole image or past its pixel limit."""
     if data.startswith(b"\x89PNG") and b"IEND" not in data:
         return None  # libpng would print a line of its own about this
     if not data:
@@ -54,13 +129,30 @@ def decode(data: bytes, flags: int) -> NDArray[Any] | None:
     return None
 
 
+def _full_range(image: NDArray[Any], maximum: int) -> NDArray[Any]:
+    """Integers of 0..maximum as those of the whole range of their type."""
+    limit = np.iinfo(image.dtype).max
+    if maximum in (0, limit):
+        return image
+    scaled = (image.astype(np.uint32) * limit + maximum // 2) // maximum
+    return np.minimum(scaled, limit).astype(image.dtype)
+
+
+def _orientation(data: bytes) -> int:
+    """EXIF orientation of a PNG or WebP file."""
+    if b"eXIf" not in data and b"EXIF" not in data:
+        return 1
+    with contextlib.suppress(*_PILLOW_ERRORS), Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
+        return int(image.getexif().get(ORIENTATION, 1))
+    return 1
+
+
 def to_rgb(array: ArrayLike, name: str = "image") -> NDArray[np.uint8]:
     """Converts a frame to uint8 RGB (H, W, 3).
 
     Args:
-        array: (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, either side at least 16. uint8 is taken as
-            it is, uint16 is scaled from 0..65535; floating point is 0..1 if its largest value is at most 1,
-            else 0..255. Gray is repeated in three channels, RGBA is blended over black.
+        array: (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, either side at least 16, in values as
+            `to_bytes` takes them. Gray is repeated in three channels, RGBA is blended over black.
         name: what to call the frame in a message.
 
     Raises:
@@ -74,7 +166,7 @@ def to_rgb(array: ArrayLike, name: str = "image") -> NDArray[np.uint8]:
     if min(image.shape[:2]) < SMALLEST_SIDE:
         size = f"{image.shape[1]}x{image.shape[0]}"
         raise ImageError(f"{name} is {size} pixels, expected at least {SMALLEST_SIDE}x{SMALLEST_SIDE}")
-    image = _to_bytes(image, name)
+    image = to_bytes(image, name)
     if image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
     if image.shape[2] == 4:
@@ -82,7 +174,15 @@ def to_rgb(array: ArrayLike, name: str = "image") -> NDArray[np.uint8]:
     return np.ascontiguousarray(image, dtype=np.uint8)
 
 
-def _to_bytes(image: NDArray[Any], name: str) -> NDArray[np.uint8]:
+def to_bytes(image: NDArray[Any], name: str = "image") -> NDArray[np.uint8]:
+    """Convert values of an image to uint8.
+
+    uint8 is taken as it is, uint16 is scaled from 0..65535; floating point is 0..1 if its largest value is at
+    most 1, else 0..255.
+
+    Raises:
+        ImageError: another type or range, NaN or infinity.
+    """
     if image.dtype == np.uint8:
         return image
     if image.dtype == np.uint16:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from deqflow.errors import DataError
 from deqflow.io.flow_files import FLOW_FORMATS, read_flow
+from deqflow.io.images import ORIENTATION
 
 Size = tuple[int, int]
 
@@ -107,6 +108,8 @@ def _flo5(file: BinaryIO, length: int) -> Size:
 def _image(file: BinaryIO, length: int) -> Size:
     with Image.open(file) as image:
         size, kind = image.size, image.format or ""
+        if "exif" in image.info and image.getexif().get(ORIENTATION, 1) > 4:
+            size = size[1], size[0]
     end = _ENDS.get(kind)
     if end is not None:
         file.seek(max(0, length - _TAIL_BYTES))

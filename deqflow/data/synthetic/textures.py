@@ -12,20 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqflow.errors import DataError
+from deqflow.io.images import read_pixels, to_bytes
 
 Image = NDArray[np.uint8]
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
-def _decode(path: Path) -> NDArray[np.uint8]:
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise DataError(f"{path} is not an image that OpenCV can read")
-    if image.dtype == np.uint16:
-        image = cv2.convertScaleAbs(image, alpha=1 / 257)
-    if image.ndim == 2:
-        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-    return np.asarray(image, np.uint8)
+def _decode(path: Path) -> Image:
+    """RGB (h, w, 3) or RGBA (h, w, 4)."""
+    image = to_bytes(read_pixels(path), str(path))
+    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
 
 
 def _fit(image: Image, side: int) -> Image:
@@ -109,8 +105,7 @@ class TextureCache:
         """Return RGB (h, w, 3)."""
 
         def load() -> Image:
-            image = _fit(_decode(path), self.side)
-            return np.asarray(cv2.cvtColor(image[..., :3], cv2.COLOR_BGR2RGB), np.uint8)
+            return np.ascontiguousarray(_fit(_decode(path), self.side)[..., :3])
 
         return self._get(path, load)
 
@@ -120,8 +115,7 @@ class TextureCache:
         def load() -> Image:
             image = _decode(path)
             if image.shape[2] == 3:
-                image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2BGRA), np.uint8)
-            image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA), np.uint8)
+                image = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), np.uint8)
             left, top, w, h = cv2.boundingRect((image[..., 3] > 16).astype(np.uint8))
             image = image[top : top + h, left : left + w] if w * h else image
             # Glass and smoke would need two flows per pixel: what is half there is either there or not.
