@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Any, TextIO
 
-from deqflow.errors import DeqflowError, FlowClippedWarning
+from deqflow.errors import DeqflowError, DeqflowWarning
 
 EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -156,7 +156,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Our own warnings are about the user's files, in one line; where in the code they arose says nothing."""
-    if issubclass(category, FlowClippedWarning):
+    if issubclass(category, DeqflowWarning):
         print(f"deqflow: warning: {message}", file=sys.stderr)
     else:
         _show_any_warning(message, category, filename, lineno, file, line)

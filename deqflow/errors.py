@@ -33,5 +33,13 @@ class TrainingError(DeqflowError):
     """A training run that cannot go on: no room for its state, losses that stay infinite, dead workers."""
 
 
-class FlowClippedWarning(UserWarning):
+class DeqflowWarning(UserWarning):
+    """Base of every warning about a user's input; the message names it."""
+
+
+class DataWarning(DeqflowWarning):
+    """Something in a data set that is left out."""
+
+
+class FlowClippedWarning(DeqflowWarning):
     """Flow written to a file whose format cannot hold all of its values."""

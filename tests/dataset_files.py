@@ -34,9 +34,13 @@ def write_motion(
     return path
 
 
-def write_mask(path: Path, mask: np.ndarray, value: int = 255) -> Path:
+def write_mask(path: Path, mask: np.ndarray) -> Path:
+    return write_gray(path, np.where(mask, 255, 0).astype(np.uint8))
+
+
+def write_gray(path: Path, values: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.where(mask, value, 0).astype(np.uint8))
+    cv2.imwrite(str(path), values)
     return path
 
 

@@ -9,16 +9,21 @@ from dataset_files import (
     WIDTH,
     corner,
     make_custom,
+    make_kitti,
     make_list,
+    make_sintel,
     names,
     write_frame,
+    write_gray,
+    write_mask,
     write_motion,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deqflow.data.datasets import open_dataset
-from deqflow.errors import DataError
+from deqflow.data.sample import known_only
+from deqflow.errors import DataError, DataWarning
 from deqflow.io.flow_files import FLOW_FORMATS
 
 
@@ -113,3 +118,42 @@ class TestCustom:
     def test_a_folder_without_frames(self, tmp_path):
         with pytest.raises(DataError, match=r"frames is not a folder: expected frames/ and flow/"):
             open_dataset("custom", tmp_path)
+
+
+class TestMasks:
+    @pytest.mark.parametrize(("value", "dtype"), [(1, "u1"), (255, "u1"), (1, "u2"), (65535, "u2")])
+    def test_on_is_above_half_of_the_largest_value(self, tmp_path, value, dtype):
+        on = corner(7, 5)
+        make_custom(tmp_path / "mine")
+        write_gray(tmp_path / "mine" / "masks" / "shot2.png", on * np.dtype(dtype).type(value))
+        assert np.array_equal(open_dataset("custom", tmp_path / "mine")[0][1].valid, on)
+        make_sintel(tmp_path / "sintel")
+        for kind in ("occlusions", "invalid"):
+            file = tmp_path / "sintel" / "training" / kind / "cave_2" / "frame_0002.png"
+            write_gray(file, on * np.dtype(dtype).type(value))
+        sample = open_dataset("sintel", tmp_path / "sintel")[0][1]
+        assert np.array_equal(sample.occlusion, on) and np.array_equal(sample.invalid, on)
+
+    def test_a_mask_of_zeros_is_off(self, tmp_path):
+        make_custom(tmp_path / "mine")
+        write_mask(tmp_path / "mine" / "masks" / "shot2.png", corner(0, 0))
+        assert not open_dataset("custom", tmp_path / "mine")[0][1].valid.any()
+        make_sintel(tmp_path / "sintel")
+        for kind in ("occlusions", "invalid"):
+            write_mask(tmp_path / "sintel" / "training" / kind / "cave_2" / "frame_0002.png", corner(0, 0))
+        sample = open_dataset("sintel", tmp_path / "sintel")[0][1]
+        assert not sample.occlusion.any() and not sample.invalid.any() and sample.valid.all()
+
+    def test_objects_are_told_by_any_number(self, tmp_path):
+        make_kitti(tmp_path, "image_2")
+        write_gray(tmp_path / "training" / "obj_map" / "000000_10.png", corner(3, 4) * np.uint16(300))
+        assert np.array_equal(open_dataset("kitti-2015", tmp_path)[0][0].objects, corner(3, 4) * 255)
+
+    def test_pairs_of_which_nothing_is_known_are_left_out_and_named(self, tmp_path):
+        make_custom(tmp_path / "mine")
+        write_mask(tmp_path / "mine" / "masks" / "shot1.png", corner(0, 0))
+        (dataset,) = open_dataset("custom", tmp_path / "mine")
+        with pytest.warns(DataWarning, match="shot1: the flow of no pixel is known; the pair is left out"):
+            assert [sample.name for sample in known_only(dataset)] == ["shot2"]
+        with pytest.warns(DataWarning), pytest.raises(DataError, match="in any of 1 pairs"):
+            list(known_only([dataset[0]]))

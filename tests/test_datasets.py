@@ -22,6 +22,7 @@ from dataset_files import (
     make_things,
     names,
     write_frame,
+    write_gray,
     write_mask,
     write_motion,
 )
@@ -70,7 +71,7 @@ class TestSintel:
 class TestKitti:
     def test_2015_with_all_its_masks(self, tmp_path):
         make_kitti(tmp_path, "image_2")
-        write_mask(tmp_path / "training/obj_map/000007_10.png", corner(2, 2), value=3)
+        write_gray(tmp_path / "training/obj_map/000007_10.png", 3 * corner(2, 2).astype(np.uint8))
         (dataset,) = open_dataset("kitti-2015", tmp_path)
         assert names(dataset) == ["000000", "000007"]
         without, sample = dataset

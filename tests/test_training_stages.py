@@ -17,8 +17,9 @@ from training_runs import arguments, footage, newest_state, small
 
 from deqflow.cli import main
 from deqflow.data.datasets import open_dataset
-from deqflow.errors import ConfigError, DataError, TrainingError
-from deqflow.io.flow_files import write_flow
+from deqflow.errors import ConfigError, DataError, DataWarning, TrainingError
+from deqflow.io.flow_files import read_flow, write_flow
+from deqflow.processes import Processes
 from deqflow.training.data import open_sources
 from deqflow.training.loop import run
 from deqflow.training.losses import charbonnier, correction_loss, robust
@@ -27,7 +28,7 @@ from deqflow.training.options import TrainOptions
 from deqflow.training.pairs import Part, choose_held_out
 from deqflow.training.resume import check_resumable
 from deqflow.training.stages import STAGES, parse, stage_for
-from deqflow.training.validation import Progress
+from deqflow.training.validation import Progress, evaluate
 from deqflow.zoo import create
 
 
@@ -236,6 +237,34 @@ def test_own_footage_is_evaluated_before_during_and_after(tmp_path, capsys):
     assert "better: held-out EPE" in told.out + told.err
     progress = Progress(**newest_state(tmp_path / "run")["progress"])
     assert progress.start is not None and progress.step == 2
+
+
+def forget(flow):
+    """The same file, with nothing known."""
+    values, valid = read_flow(flow)
+    write_flow(flow, values, np.zeros_like(valid))
+
+
+def test_pairs_of_which_nothing_is_known_are_named_and_in_no_mean(tmp_path):
+    options = own(tmp_path, held_out=0.0, validation_sets=("custom",), keep_best=False)
+    first, *others = sorted((tmp_path / "footage").rglob("*.flo"))
+    sources, model = open_sources(options), create("deqflow-s").eval()
+    alone = Processes(torch.device("cpu"))
+    sample = sources.held_out(0)
+    estimate = model.estimate(sample.frame1, sample.frame2)
+    expected = np.hypot(*np.moveaxis(estimate.flow - sample.flow, 2, 0)).mean()
+    for flow in others:
+        forget(flow)
+    with pytest.warns(DataWarning, match="the flow of no pixel is known; the pair is left out"):
+        pairs = [sources.training[number] for number in range(8)]
+    assert len({pair.name for pair in pairs}) == 1
+    with pytest.warns(DataWarning):
+        assert evaluate(model, sources, options, alone)["epe"] == pytest.approx(expected, rel=1e-3)
+    forget(first)
+    with pytest.warns(DataWarning), pytest.raises(DataError, match="none of the 4 held-out pairs"):
+        evaluate(model, sources, options, alone)
+    with pytest.warns(DataWarning), pytest.raises(DataError, match="100 pairs in a row"):
+        open_sources(options).training[0]
 
 
 def test_progress_counts_evaluations_since_the_best():

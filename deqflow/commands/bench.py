@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from deqflow import zoo
 from deqflow.data.datasets import find_benchmarks
-from deqflow.data.sample import Sample
+from deqflow.data.sample import Sample, known_only
 from deqflow.devices import keep_freed_memory
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
@@ -195,4 +195,4 @@ def _pairs(options: BenchOptions) -> Iterable[Sample]:
     else:
         training = TrainOptions(textures=options.textures, height=options.height, width=options.width)
         samples = map(open_scenes(training).held_out, range(options.first, options.first + options.pairs))
-    return tqdm(samples, unit="pair")
+    return known_only(tqdm(samples, unit="pair"))

@@ -217,6 +217,7 @@ def run(options: EvaluateOptions) -> int:
             if options.json is not None:
                 report = json.dumps({"settings": settings, **summary.as_dict()}, indent=2, allow_nan=False)
                 replace_bytes(options.json, report.encode() + b"\n")
+            summary.check_known()
             if options.report is not None:
                 _report(options, model, summary, plan, settings)
     return 0

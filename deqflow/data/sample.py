@@ -1,9 +1,13 @@
 """The one record that every data set yields."""
 
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from deqflow.errors import DataError, DataWarning
 
 
 @dataclass(frozen=True)
@@ -45,3 +49,31 @@ class Sample:
     subpixels: NDArray[np.float32] | None = None
     backward: NDArray[np.float32] | None = None
     backward_valid: NDArray[np.bool_] | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the flow of any pixel is known, so that an error can be given at all."""
+        return bool(self.valid.any())
+
+
+def known_only(samples: Iterable[Sample]) -> Iterator[Sample]:
+    """Leave out samples of which no pixel's flow is known, with a `DataWarning` that names each.
+
+    Raises:
+        DataError: at the end, if none is left of which anything is known.
+    """
+    found, left_out = False, 0
+    for sample in samples:
+        if sample.known:
+            found = True
+            yield sample
+        else:
+            left_out += 1
+            warn_unknown(sample.name)
+    if left_out and not found:
+        raise DataError(f"the flow of no pixel is known in any of {left_out} pairs: expected ground truth")
+
+
+def warn_unknown(name: str) -> None:
+    """Say by a `DataWarning` that a pair is left out because nothing is known of its flow."""
+    warnings.warn(f"{name}: the flow of no pixel is known; the pair is left out", DataWarning, stacklevel=3)

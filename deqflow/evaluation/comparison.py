@@ -33,11 +33,9 @@ class PairErrors:
 
 
 def compare(models: Mapping[str, DEQFlow], samples: Iterable[Sample]) -> dict[str, PairErrors]:
-    """Estimate the flow of every sample with every model; samples without a valid pixel are left out."""
+    """Estimate the flow of every sample with every model."""
     found = {name: PairErrors() for name in models}
     for sample in samples:
-        if not sample.valid.any():
-            continue
         for name, model in models.items():
             estimate = model.estimate(sample.frame1, sample.frame2)
             error = end_point_error(estimate.flow, sample.flow)[sample.valid]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from deqflow.data.datasets import PairDataset
+from deqflow.data.sample import warn_unknown
 from deqflow.errors import DataError
 from deqflow.evaluation.metrics import measure_sample
 from deqflow.evaluation.predictors import Item, Prediction, Predictor
@@ -120,6 +121,8 @@ def evaluate(
             if needed:
                 answers |= {_key(name, i): found for i, found in zip(needed, predict(needed), strict=True)}
         for item in items:
+            if not item.sample.known:
+                warn_unknown(f"{item.dataset.title} {item.sample.name}")
             missing = [name for name in methods if _key(name, item) not in finished]
             yield [_result(name, item, answers[_key(name, item)]) for name in missing]
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from deqflow.errors import DataError
 from deqflow.evaluation.metrics import MASKS, REGIONS
 from deqflow.evaluation.results import SampleResult
 from deqflow.evaluation.runner import Plan
@@ -149,6 +150,11 @@ class Summary:
                     f"{method}: {count} valid pixels without a finite estimate; EPE of their pairs is nan."
                 )
         lines += [
+            f"{name}: {totals[first].unknown} pairs are left out of every mean: no pixel of theirs is known."
+            for name, totals in self.totals.items()
+            if totals[first].unknown
+        ]
+        lines += [
             f"Left out of {', '.join(names)} for want of {mask}: {', '.join(regions)}."
             for mask, regions in MASKS.items()
             if (names := self._without(regions[0]))
@@ -179,6 +185,15 @@ class Summary:
             for mask, regions in MASKS.items()
             if regions[0] in total.regions and total.regions[regions[0]].pairs < total.pairs
         ]
+
+    def check_known(self) -> None:
+        """Raise DataError if no pixel of a data set is known: its means would be of nothing."""
+        empty = [name for name, totals in self.totals.items() if not totals[self.methods[0]].pairs]
+        if empty:
+            raise DataError(
+                f"the flow of no pixel is known in any pair of {', '.join(empty)}: expected ground truth, "
+                "and masks that are on where it holds"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """The same for a machine; numbers that are not finite become null, which JSON can hold."""

@@ -123,6 +123,7 @@ class Total:
 
     Attributes:
         pairs: how many.
+        unknown: further pairs, of which no pixel's flow is known; they are part of nothing else here.
         regions: by names of ``REGIONS``; one is missing if no pair has its mask.
         solved: pairs whose method iterates, which the following are about.
         steps: evaluations of the update operator, summed.
@@ -130,6 +131,7 @@ class Total:
     """
 
     pairs: int = 0
+    unknown: int = 0
     regions: dict[str, RegionTotal] = field(default_factory=dict)
     solved: int = 0
     steps: int = 0
@@ -150,6 +152,9 @@ class Total:
         converged: bool | None = None,
     ) -> None:
         """Include one more pair; None for a method that does not iterate."""
+        if not regions["all"].pixels:
+            self.unknown += 1
+            return
         self.pairs += 1
         for name, errors in regions.items():
             self.regions.setdefault(name, RegionTotal()).add(errors)
@@ -174,6 +179,7 @@ class Total:
             self.regions.setdefault(name, RegionTotal()).merge(region)
         for name in (
             "pairs",
+            "unknown",
             "solved",
             "steps",
             "converged",

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from deqflow.data.augmentation import AUGMENTATIONS, Augmentation
 from deqflow.data.datasets import PairDataset, PairFiles, open_dataset
-from deqflow.data.sample import Sample
+from deqflow.data.sample import Sample, warn_unknown
 from deqflow.errors import ConfigError, DataError, DeqflowError
 from deqflow.training.options import TrainOptions
 from deqflow.training.sources import Sources, corrupt, digest
@@ -155,6 +155,8 @@ def augmentation(options: TrainOptions, part: Part) -> Augmentation:
 class Epochs(Dataset[Sample]):
     """Every pair once an epoch, in an order drawn for each epoch; pair ``n`` is a function of (seed, n).
 
+    Pairs without a pixel of known flow are named by a `DataWarning`, and the epoch's next takes their place.
+
     Args:
         pairs: an epoch, repetitions included, and what is done to each, with draws from (seed, epoch, index).
         seed: of order and changes.
@@ -186,8 +188,16 @@ class Epochs(Dataset[Sample]):
                     corrupt(f"pair {pair.name!r}", error, self.on_corrupt)
                 self._named.add(pair.name)
                 continue
+            if not sample.known:
+                if pair.name not in self._named:
+                    warn_unknown(pair.name)
+                self._named.add(pair.name)
+                continue
             return change(sample, np.random.default_rng([self.seed, epoch, index]))
-        raise DataError(f"{MOST_CORRUPT} pairs in a row cannot be read, the last of them {pair.name!r}")
+        raise DataError(
+            f"{MOST_CORRUPT} pairs in a row cannot be read or have no pixel of known flow, "
+            f"the last of them {pair.name!r}"
+        )
 
     def index(self, epoch: int, place: int) -> int:
         """Which pair comes at a place of an epoch."""

@@ -28,7 +28,7 @@ HEAD_WEIGHT = 0.1
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """Of one training step: end-point error in pixels and the residual in pixels per solver step."""
+    """Of one training step: end-point error in pixels (NaN if none is known), residual in pixels per step."""
 
     epe: Tensor
     residual: Tensor
@@ -83,7 +83,7 @@ class CorrectionObjective(nn.Module):
             loss = loss + stage.jacobian_weight * path.penalty
         difference = predictions[-1].detach() - target
         error = torch.hypot(difference[:, :1], difference[:, 1:])
-        epe = torch.where(known > 0, error, 0.0).sum() / known.sum().clamp_min(1)
+        epe = torch.where(known > 0, error, 0.0).sum() / known.sum()
         return loss, StepMetrics(epe, path.residual[:, 0].mean())
 
     def _loss(

@@ -10,7 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from deqflow.errors import DeqflowError, TrainingError
+from deqflow.data.sample import warn_unknown
+from deqflow.errors import DataError, DeqflowError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.processes import Processes
 from deqflow.training.batch import Batch, collate
@@ -27,13 +28,17 @@ def evaluate(
 
     End-point error in pixels, or the photometric error where no flow is known. Synthetic scenes are solved
     with the most solver steps of training and twice as many, other pairs as the model is by default. Empty if
-    nothing is held out.
+    nothing is held out. Pairs without a pixel of known flow are named by a `DataWarning` and left out.
+
+    Raises:
+        DataError: pairs are held out, and not one can be evaluated.
     """
     most = options.solver_steps[1]
     counts = {f"epe_{count}_steps": count for count in (most, 2 * most)}
     ways: dict[str, dict[str, Any]] = {name: {"steps": n, "tolerance": 0.0} for name, n in counts.items()}
     if options.stage != "synthetic":
         ways = {error_name(options.stage): {}}
+    flow_known = "photometric" not in ways
     sums = dict.fromkeys(ways, 0.0)
     pairs = 0
     model.eval()
@@ -43,19 +48,27 @@ def evaluate(
         except (DeqflowError, OSError) as error:
             corrupt(f"held-out pair {index}", error, options.on_corrupt)
             continue
+        if flow_known and not sample.known:
+            warn_unknown(sample.name)
+            continue
         batch = collate([sample]).to(processes.device)
         for name, how in ways.items():
             flow = model(batch.image1, batch.image2, **how).flow
             sums[name] += float(photometric(batch, flow) if name == "photometric" else epe(batch, flow))
         pairs += 1
     means = processes.mean({**sums, "pairs": pairs})
-    return {name: means[name] / means["pairs"] for name in ways} if means["pairs"] else {}
+    if sources.held_out_pairs and not means["pairs"]:
+        raise DataError(
+            f"none of the {sources.held_out_pairs} held-out pairs can be evaluated: "
+            "expected some that can be read and have a pixel of known flow"
+        )
+    return {name: means[name] / means["pairs"] for name in ways if means["pairs"]}
 
 
 def epe(batch: Batch, flow: Tensor) -> Tensor:
-    """Mean end-point error over the valid pixels of a batch."""
+    """Mean end-point error over the valid pixels of a batch; NaN if there are none."""
     distance = torch.where(batch.valid > 0, (flow - batch.flow).norm(dim=1, keepdim=True), 0.0)
-    return distance.sum() / batch.valid.sum().clamp_min(1)
+    return distance.sum() / batch.valid.sum()
 
 
 def photometric(batch: Batch, flow: Tensor) -> Tensor:

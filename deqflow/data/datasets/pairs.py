@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deqflow.data.sample import Sample
 from deqflow.errors import DataError
 from deqflow.io.flow_files import read_flow
-from deqflow.io.images import read_image
+from deqflow.io.images import read_image, read_mask
 
 
 class Truth(NamedTuple):
@@ -111,7 +111,7 @@ class PairFiles:
             self._read_mask(self.occlusion, frame1),
             self.name,
             noc,
-            None if self.objects is None else self._read_gray(self.objects, frame1),
+            None if self.objects is None else _ids(self._read_gray(self.objects, frame1)),
             self.sequence,
             self.index,
             self._read_mask(self.invalid, frame1),
@@ -119,10 +119,14 @@ class PairFiles:
         )
 
     def _read_mask(self, path: Path | None, frame: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
-        return None if path is None else self._read_gray(path, frame) > 127
+        """A mask of whatever two values: on above half of its largest, which is 1 as often as 255."""
+        if path is None:
+            return None
+        gray = self._read_gray(path, frame)
+        return np.asarray(gray > gray.max() / 2)
 
-    def _read_gray(self, path: Path, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        gray = read_image(path)[..., 0]
+    def _read_gray(self, path: Path, frame: NDArray[np.uint8]) -> NDArray[Any]:
+        gray = read_mask(path)
         self._check_size(path, gray, frame)
         return gray
 
@@ -223,6 +227,11 @@ def number_in(path: Path, pattern: str) -> int:
 def folders(root: Path) -> list[Path]:
     """The folders in ``root``, sorted; none if it does not exist."""
     return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def _ids(gray: NDArray[Any]) -> NDArray[np.uint8]:
+    """Numbers of objects as bytes; those beyond a byte's range share one."""
+    return np.minimum(gray, 255).astype(np.uint8)
 
 
 def size_text(array: NDArray[Any]) -> str:
