@@ -78,6 +78,23 @@ class TestOverview:
         assert f"deqflow {name}" in printed
         assert "--help" in printed
 
+    def test_help_waits_for_no_heavy_library(self) -> None:
+        """Only what measures or renders needs torch before it runs; a process of its own, ours has it."""
+        quick = [name.split() for name in COMMANDS if name not in ("bench", "scenes")]
+        program = (
+            "import sys\nfrom deqflow.cli import main\n"
+            f"assert not any(main([*name, '--help']) for name in {quick})\n"
+            "print(sorted({'jinja2', 'matplotlib', 'tensorboard', 'torch'} & sys.modules.keys()))"
+        )
+        printed = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert printed.splitlines()[-1] == "[]"
+
     def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
         try:
             version = metadata.version("deqflow")

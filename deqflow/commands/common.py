@@ -5,12 +5,12 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from deqflow import zoo
-from deqflow.devices import keep_freed_memory
 from deqflow.errors import ConfigError
-from deqflow.estimator import DEQFlow
+
+if TYPE_CHECKING:
+    from deqflow.estimator import DEQFlow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,11 @@ class ModelOptions:
         if self.coarse_levels is not None and self.coarse_levels < 0:
             raise ConfigError(f"--coarse-levels must be 0 or more, got {self.coarse_levels}")
 
-    def load(self) -> DEQFlow:
-        """The model, ready to estimate."""
+    def load(self) -> "DEQFlow":
+        """Return the model, ready to estimate."""
+        from deqflow import zoo
+        from deqflow.devices import keep_freed_memory
+
         keep_freed_memory()
         return zoo.load(
             self.model,

@@ -7,9 +7,7 @@ from typing import Any, Literal
 
 import tyro
 
-from deqflow import zoo
 from deqflow.commands.common import prepare_outputs
-from deqflow.devices import PRECISIONS
 from deqflow.errors import ConfigError
 
 
@@ -45,6 +43,9 @@ def run(options: ConvertOptions) -> int:
     Raises:
         DeqflowError, OSError: a file or an option does not hold; said in one sentence.
     """
+    from deqflow import zoo
+    from deqflow.devices import PRECISIONS
+
     prepare_outputs([options.output], overwrite=options.overwrite)
     model = zoo.convert(
         options.source,

@@ -4,31 +4,18 @@ import json
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from deqflow import zoo
 from deqflow.commands.common import prepare_outputs
-from deqflow.data.datasets import PairDataset, find_benchmarks, open_dataset
-from deqflow.data.datasets.catalogue import family_named
-from deqflow.equilibrium import Anderson, Broyden, FixedPointIteration, Solver
 from deqflow.errors import ConfigError
-from deqflow.estimator import DEQFlow
-from deqflow.evaluation.benchmark import run_benchmark
-from deqflow.evaluation.folder import REPORT, ResultsFolder
-from deqflow.evaluation.predictors import BaselinePredictor, PairPredictor, Predictor, SequencePredictor
-from deqflow.evaluation.runner import Plan
-from deqflow.evaluation.summary import Summary
-from deqflow.io.files import replace_bytes
-from deqflow.processes import start_processes
 
-SOLVERS: dict[str, Solver] = {
-    "plain": FixedPointIteration(),
-    "anderson": Anderson(),
-    "broyden": Broyden(),
-}
-"""By the names that ``--solver`` takes, with their usual settings."""
+if TYPE_CHECKING:
+    from deqflow.data.datasets import PairDataset
+    from deqflow.equilibrium import Solver
+    from deqflow.estimator import DEQFlow
+    from deqflow.evaluation.predictors import Predictor
+    from deqflow.evaluation.runner import Plan
+    from deqflow.evaluation.summary import Summary
 
 
 @dataclass(frozen=True)
@@ -134,13 +121,16 @@ class EvaluateOptions:
         """Whether solves start from the pair before."""
         return self.reuse or self.warm_start
 
-    def datasets(self) -> list[PairDataset]:
-        """The data sets asked for.
+    def datasets(self) -> "list[PairDataset]":
+        """Return the data sets asked for.
 
         Raises:
             DataError: one is not there.
             ConfigError: one has no ground truth.
         """
+        from deqflow.data.datasets import find_benchmarks, open_dataset
+        from deqflow.data.datasets.catalogue import family_named
+
         if self.benchmark is not None:
             return find_benchmarks(self.benchmark)
         assert self.root is not None  # checked above
@@ -153,24 +143,26 @@ class EvaluateOptions:
                 raise ConfigError(f"the {split} split of {name} has no public ground truth to compare with")
         return found
 
-    def predictor(self, model: DEQFlow) -> Predictor:
-        """The model as a method."""
-        solver = SOLVERS.get(self.solver)
+    def predictor(self, model: "DEQFlow") -> "Predictor":
+        """Return the model as a method."""
+        from deqflow.evaluation.predictors import PairPredictor, SequencePredictor
+
+        solver = solver_named(self.solver)
         if not self.sequential:
             return PairPredictor(model, self.steps, self.tolerance, solver)
         return SequencePredictor(
             model, flow_only=self.warm_start, steps=self.steps, tolerance=self.tolerance, solver=solver
         )
 
-    def settings(self, model: DEQFlow, plan: Plan) -> dict[str, Any]:
-        """Everything that the results depend on."""
+    def settings(self, model: "DEQFlow", plan: "Plan") -> dict[str, Any]:
+        """Return everything that the results depend on."""
         return {
             "model": self.model,
             "weights": fingerprint(model),
             "steps": model.defaults.steps if self.steps is None else self.steps,
             "tolerance": model.defaults.tolerance if self.tolerance is None else self.tolerance,
             "coarse_levels": model.defaults.coarse_levels,
-            "solver": str(SOLVERS.get(self.solver, model.defaults.solver)),
+            "solver": str(solver_named(self.solver) or model.defaults.solver),
             "start": "reuse" if self.reuse else "warm start" if self.warm_start else "anew",
             "precision": str(model.precision).removeprefix("torch."),
             "device": model.device.type,
@@ -185,6 +177,14 @@ def run(options: EvaluateOptions) -> int:
     Raises:
         DeqflowError, OSError: an option does not hold; said in one sentence.
     """
+    from deqflow import zoo
+    from deqflow.evaluation.benchmark import run_benchmark
+    from deqflow.evaluation.folder import REPORT, ResultsFolder
+    from deqflow.evaluation.predictors import BaselinePredictor, Predictor
+    from deqflow.evaluation.runner import Plan
+    from deqflow.io.files import replace_bytes
+    from deqflow.processes import start_processes
+
     plan = Plan.of(options.datasets(), sequential=options.sequential, limit=options.limit)
     if options.json is not None:
         # Before the work rather than after it: an unwritable place must not cost a whole run.
@@ -224,9 +224,9 @@ def run(options: EvaluateOptions) -> int:
 
 
 def _report(
-    options: EvaluateOptions, model: DEQFlow, summary: Summary, plan: Plan, settings: dict[str, Any]
+    options: EvaluateOptions, model: "DEQFlow", summary: "Summary", plan: "Plan", settings: dict[str, Any]
 ) -> None:
-    # Only now, because matplotlib and jinja2 take a while to import.
+    from deqflow.evaluation.folder import ResultsFolder
     from deqflow.evaluation.report import write_report
 
     assert options.report is not None and options.results is not None
@@ -239,14 +239,23 @@ def _report(
         settings,
         steps=options.steps,
         tolerance=options.tolerance,
-        solver=SOLVERS.get(options.solver),
+        solver=solver_named(options.solver),
         samples=options.report_samples,
     )
     print(f"Report: {page}")
 
 
-def fingerprint(model: DEQFlow) -> str:
-    """What tells weights from others: the first 16 digits of a hash over their names and values."""
+def solver_named(name: str) -> "Solver | None":
+    """Return the solver that ``--solver`` names, with its usual settings; None for the model's own."""
+    from deqflow.equilibrium import Anderson, Broyden, FixedPointIteration
+
+    return {"plain": FixedPointIteration(), "anderson": Anderson(), "broyden": Broyden()}.get(name)
+
+
+def fingerprint(model: "DEQFlow") -> str:
+    """Return what tells weights from others: the first 16 digits of a hash over their names and values."""
+    import torch
+
     digest = sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import tyro
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deqflow.commands.common import EstimatorOptions, prepare_outputs
-from deqflow.equilibrium import Outcome
 from deqflow.errors import ConfigError, ImageError
-from deqflow.estimator import FlowEstimate
 from deqflow.io import FLOW_FORMATS, read_image, write_flow, write_image
 from deqflow.io.files import natural_key
 from deqflow.io.images import IMAGE_SUFFIXES
-from deqflow.stream import FlowStream
 from deqflow.visualize import ColorScale, flow_to_color, scalar_map
+
+if TYPE_CHECKING:
+    from deqflow.estimator import FlowEstimate
 
 Kind = Literal["color", "flo", "kitti", "flo5", "pfm", "npy", "npz", "exr", "uncertainty"]
 
@@ -67,6 +67,9 @@ def run(options: FlowOptions) -> int:
     Raises:
         DeqflowError, OSError: an input or an option does not hold; said in one sentence.
     """
+    from deqflow.equilibrium import Outcome
+    from deqflow.stream import FlowStream
+
     frames = _frames(options.frames)
     results = _results(options, frames)
     prepare_outputs((path for paths in results for path in paths.values()), overwrite=options.overwrite)
@@ -144,7 +147,7 @@ def _result_names(frames: list[Path]) -> list[str]:
     return [f"{number:06d}_{stem}" for number, stem in enumerate(stems, 1)]
 
 
-def _write(estimate: FlowEstimate, paths: dict[Kind, Path], scale: ColorScale) -> None:
+def _write(estimate: "FlowEstimate", paths: dict[Kind, Path], scale: ColorScale) -> None:
     flow: NDArray[np.float32] = estimate.flow
     for kind, path in paths.items():
         if kind == "color":

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from deqflow import zoo
 from deqflow.errors import CheckpointError
 from deqflow.tables import markdown
 
@@ -14,6 +13,8 @@ class ModelsOptions:
 
 def run(options: ModelsOptions) -> int:
     """Prints two tables; the exit code."""
+    from deqflow import zoo
+
     header = ["model", "parameters", "steps", "tolerance", "coarse levels", "licence of weights", "weights"]
     rows = []
     for name, preset in zoo.PRESETS.items():
@@ -51,10 +52,14 @@ def run(options: ModelsOptions) -> int:
 
 def parameter_count(name: str) -> int:
     """Parameters of a preset, without making them."""
+    from deqflow import zoo
+
     return sum(parameter.numel() for parameter in zoo.skeleton(zoo.PRESETS[name].config).parameters())
 
 
 def _weights(name: str) -> str:
+    from deqflow import zoo
+
     try:
         zoo.shipped_weights(name)
     except CheckpointError:

@@ -3,17 +3,17 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from deqflow.commands.common import ModelOptions, prepare_outputs
-from deqflow.commands.evaluate import fingerprint
 from deqflow.errors import DataError
-from deqflow.estimator import DEQFlow
-from deqflow.evaluation.folder import SETTINGS
-from deqflow.evaluation.predictors import PairPredictor, Predictor, SequencePredictor
-from deqflow.evaluation.submission import Checked, Submission
+
+if TYPE_CHECKING:
+    from deqflow.estimator import DEQFlow
+    from deqflow.evaluation.predictors import Predictor
+    from deqflow.evaluation.submission import Checked, Submission
 
 LISTED = 20
 """Most problems and notes that are printed, each."""
@@ -43,14 +43,18 @@ class SubmitOptions(ModelOptions):
     partial: bool = False
     overwrite: bool = False
 
-    def predictor(self, model: DEQFlow) -> Predictor:
-        """The model along sequences, or pair by pair."""
+    def predictor(self, model: "DEQFlow") -> "Predictor":
+        """Return the model along sequences, or pair by pair."""
+        from deqflow.evaluation.predictors import PairPredictor, SequencePredictor
+
         if self.reuse:
             return SequencePredictor(model, steps=self.steps, tolerance=self.tolerance)
         return PairPredictor(model, steps=self.steps, tolerance=self.tolerance)
 
-    def settings(self, model: DEQFlow) -> dict[str, Any]:
-        """Everything that the flow depends on."""
+    def settings(self, model: "DEQFlow") -> dict[str, Any]:
+        """Return everything that the flow depends on."""
+        from deqflow.commands.evaluate import fingerprint
+
         return {
             "benchmark": self.benchmark,
             "model": self.model,
@@ -70,6 +74,8 @@ def run(options: SubmitOptions) -> int:
     Raises:
         DeqflowError, OSError: an option or a file does not hold; said in one sentence.
     """
+    from deqflow.evaluation.submission import Submission
+
     submission = Submission(options.benchmark, options.root, options.output, partial=options.partial)
     if not options.check:
         _write(options, submission)
@@ -83,7 +89,9 @@ def run(options: SubmitOptions) -> int:
     return 0
 
 
-def _write(options: SubmitOptions, submission: Submission) -> None:
+def _write(options: SubmitOptions, submission: "Submission") -> None:
+    from deqflow.evaluation.folder import SETTINGS
+
     prepare_outputs([options.output / SETTINGS], overwrite=True)  # whose it is, is asked in a moment
     model = options.load()
     try:
@@ -102,7 +110,7 @@ def _write(options: SubmitOptions, submission: Submission) -> None:
     submission.pack()
 
 
-def _print(checked: Checked, submission: Submission) -> None:
+def _print(checked: "Checked", submission: "Submission") -> None:
     for kind, lines in (("note", checked.notes), ("problem", checked.problems)):
         for line in lines[:LISTED]:
             print(f"{kind}: {line}")

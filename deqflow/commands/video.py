@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import mean, median
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import tyro
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deqflow.commands.common import EstimatorOptions, prepare_outputs
-from deqflow.equilibrium import Outcome
 from deqflow.errors import ConfigError
-from deqflow.estimator import DEQFlow, FlowEstimate
 from deqflow.io import VideoSource, VideoWriter, open_video, shrink, write_flow
-from deqflow.stream import FlowStream, check_enough_frames
 from deqflow.visualize import ColorScale, draw_arrows, flow_to_color, side_by_side
+
+if TYPE_CHECKING:
+    from deqflow.estimator import DEQFlow, FlowEstimate
+    from deqflow.stream import FlowStream
 
 LONGEST_TABLE = 100
 """Of a longer video the summary alone is printed."""
@@ -72,7 +73,7 @@ class VideoOptions(EstimatorOptions):
 class Timed:
     """An estimate and what it cost."""
 
-    estimate: FlowEstimate
+    estimate: "FlowEstimate"
     milliseconds: float
     reused: bool
 
@@ -126,7 +127,7 @@ def flow_video(
     options: VideoOptions,
     source: VideoSource,
     output: Path,
-    model: DEQFlow,
+    model: "DEQFlow",
     *,
     watch: Callable[[int, Image], None] | None = None,
 ) -> list[PairRecord]:
@@ -142,6 +143,8 @@ def flow_video(
         model: the estimator.
         watch: is shown the number of each pair, from 1, and its picture.
     """
+    from deqflow.equilibrium import Outcome
+
     records: list[PairRecord] = []
     scale = ColorScale(fixed=options.max_flow)
     writer: VideoWriter | None = None
@@ -177,9 +180,11 @@ def flow_file_name(number: int, flow_format: str) -> str:
 
 
 def _estimates(
-    options: VideoOptions, source: VideoSource, model: DEQFlow
+    options: VideoOptions, source: VideoSource, model: "DEQFlow"
 ) -> Iterator[tuple[Image, Timed, Timed | None]]:
     """The first frame of each pair, its estimate, and the one from zero if it is compared."""
+    from deqflow.stream import FlowStream, check_enough_frames
+
     stream = FlowStream(model, reuse=options.reuse, steps=options.steps, tolerance=options.tolerance)
     cold = FlowStream(model, reuse=False, steps=options.steps, tolerance=options.tolerance)
     last: Image | None = None
@@ -194,7 +199,7 @@ def _estimates(
     check_enough_frames(stream.frames, source.name)
 
 
-def _timed(stream: FlowStream, image: Image) -> Timed | None:
+def _timed(stream: "FlowStream", image: Image) -> Timed | None:
     began = time.perf_counter()
     estimate = stream.push(image)
     milliseconds = 1000 * (time.perf_counter() - began)
