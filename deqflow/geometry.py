@@ -6,8 +6,10 @@ Flow is in pixels of the tensor's own grid, u to the right and v down. Pixel cen
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -130,6 +132,17 @@ def forward_backward_consistency(
     gap = (forward + returned).square().sum(1, keepdim=True)
     length = forward.square().sum(1, keepdim=True) + returned.square().sum(1, keepdim=True)
     return (gap <= relative * length + absolute) & inside
+
+
+def occlusion(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Bool (H, W), true where a point of frame 1 is hidden in frame 2 or leaves it, as the two flows say.
+
+    Args:
+        forward: (H, W, 2) from frame 1 to frame 2, pixels.
+        backward: (H, W, 2) from frame 2 to frame 1, pixels.
+    """
+    flows = (torch.from_numpy(flow).permute(2, 0, 1).unsqueeze(0) for flow in (forward, backward))
+    return ~forward_backward_consistency(*flows)[0, 0].numpy()
 
 
 def _check_flow(image: Tensor, flow: Tensor) -> None:

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 
 from deqflow import zoo
 from deqflow.cli import COMMANDS, main
+from deqflow.commands.flow import PICTURES
+from deqflow.geometry import occlusion
 from deqflow.io import VideoWriter, open_video, read_flow, read_image, write_flow, write_image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -133,6 +135,24 @@ class TestFlow:
         assert np.abs(read_flow(folder / "output/f1_kitti.png")[0] - flow).max() <= 1 / 128 + 1e-5
         assert read_image(folder / "output/f1_flow.png").shape == (34, 61, 3)
         assert "output/f1.flo" in capsys.readouterr().out
+
+    def test_every_picture_of_a_pair(
+        self, folder: Path, weights: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        names = [name for name in PICTURES if name != "uncertainty"]
+        options = ("frames/f1.png", "frames/f2.png", "--checkpoint", weights, "--steps", 2, "--formats")
+        assert run("flow", *options, *names) == 0
+        pictures = {path.name: read_image(path) for path in Path("output").iterdir()}
+        assert pictures.keys() == {"f1_flow.png", *(f"f1_{name}.png" for name in names if name != "color")}
+        assert {picture.shape[0] for picture in pictures.values()} == {34}
+        model = zoo.load("deqflow-s", checkpoint=weights)
+        flows = [
+            model.estimate(f"frames/f{a}.png", f"frames/f{b}.png", steps=2).flow for a, b in ((1, 2), (2, 1))
+        ]
+        tinted = np.ptp(pictures["f1_occlusion.png"].astype(int), axis=2) > 0
+        assert np.array_equal(tinted, occlusion(*flows))
+        assert run("flow", *options, "colour") == 2
+        assert "invalid choice" in capfd.readouterr().err
 
     def test_one_file_in_every_format(
         self, folder: Path, weights: Path, capfd: pytest.CaptureFixture[str]

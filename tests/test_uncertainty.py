@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from deqflow.cli import main
-from deqflow.commands.flow import MOST_UNCERTAIN
 from deqflow.config import InferenceDefaults, ModelConfig
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
@@ -19,6 +18,7 @@ from deqflow.training.batch import Batch, StepRandomness
 from deqflow.training.objectives import create_objective
 from deqflow.training.stages import STAGES
 from deqflow.visualize import scalar_map
+from deqflow.visualize.renderings import MOST_ERROR
 from deqflow.zoo import PRESETS, load, save_weights
 
 
@@ -138,7 +138,7 @@ def test_the_command_draws_it(tmp_path, capsys):
     assert main([*words, "--checkpoint", str(files[True])]) == 0
     drawn = read_image(tmp_path / "a_uncertainty.png")
     estimate = load("deqflow-s", checkpoint=files[True], device="cpu").estimate(*frames)
-    np.testing.assert_array_equal(drawn, scalar_map(estimate.uncertainty, MOST_UNCERTAIN))
+    np.testing.assert_array_equal(drawn, scalar_map(estimate.uncertainty, MOST_ERROR))
     assert main([*words, "--checkpoint", str(files[False]), "--overwrite"]) == 2
     assert "deqflow-s does not tell how far its flow may be off" in capsys.readouterr().err
 

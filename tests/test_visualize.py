@@ -1,19 +1,24 @@
 """Pictures of flow: the wheel's directions, unknown pixels, steady scales."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deqflow.errors import ConfigError
 from deqflow.visualize import (
+    RENDERINGS,
     ColorScale,
+    ShownPair,
     color_bar,
     draw_arrows,
     error_map,
     flow_to_color,
-    plot_convergence,
     scalar_map,
     side_by_side,
+    wheel,
 )
 
 
@@ -80,15 +85,113 @@ def test_scale_of_a_video_does_not_flicker() -> None:
     assert ColorScale(fixed=7).update(fast) == 7
 
 
+def arrows_of(motion: tuple[float, float], scale: float, spacing: int | None = None) -> np.ndarray:
+    """What arrows add to a frame of one gray, bool (H, W)."""
+    frame = np.full((64, 64, 3), 128, np.uint8)
+    still = draw_arrows(frame, np.zeros((64, 64, 2), np.float32))
+    drawn = draw_arrows(frame, np.full((64, 64, 2), motion, np.float32), scale, spacing)
+    return (drawn != still).any(axis=2)
+
+
+@pytest.mark.parametrize("length", [1.0, 100.0])
+def test_arrows_fill_their_cells_however_long_the_flow(length: float) -> None:
+    """A cell is 16 pixels: arrows of the longest flow are nearly as long, and do not run into each other."""
+    drawn = arrows_of((length, 0.0), scale=length)
+    assert (drawn == arrows_of((1.0, 0.0), scale=1.0)).all()
+    rows, columns = drawn[:16, :16].nonzero()
+    assert 13 <= np.ptp(columns) + 1 <= 16
+    assert np.ptp(rows) + 1 < 16
+    assert drawn.mean() > 0.1
+    whole, quarter = (
+        np.ptp(arrows_of((part * length, 0.0), length, spacing=64).nonzero()[1]) for part in (1, 1 / 4)
+    )
+    assert 54 <= whole <= 64
+    assert quarter == pytest.approx(whole / 2, abs=5)
+
+
+def test_arrows_point_along_the_flow_in_the_hue_of_the_wheel() -> None:
+    frame = np.full((32, 32, 3), 128, np.uint8)
+    drawn = draw_arrows(frame, np.full((32, 32, 2), (3, 0), np.float32), spacing=32)
+    red = (drawn[..., 0] > 200) & (drawn[..., 1] < 60)
+    left, right = red[:, :16].sum(axis=0), red[:, 16:].sum(axis=0)
+    assert red.any() and right.max() > left.max() > 0  # the head is wider than the shaft
+
+
 def test_arrows_leave_the_image_alone_and_survive_nonsense() -> None:
     image = np.zeros((64, 64, 3), np.uint8)
     flow = np.full((64, 64, 2), 6, np.float32)
     flow[:32] = np.nan
     flow[40:50] = 1e20
     drawn = draw_arrows(image, flow, spacing=16)
-    assert drawn.any()
     assert not image.any()
-    assert not drawn[:32].any()
+    ground = draw_arrows(image, np.zeros_like(flow))
+    assert (drawn[:32] == ground[:32]).all()
+    assert (drawn[32:] != ground[32:]).any()
+
+
+def shown_pair() -> ShownPair:
+    """A texture that moves by (3, 1), everything known of it; the left is hidden in frame 2."""
+    texture = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
+    flow = np.full((60, 70, 2), (3, 1), np.float32)
+    hidden = np.zeros((60, 70), bool)
+    hidden[:, :20] = True
+    truth = flow + np.float32(1)
+    truth[:30] = np.nan
+    return ShownPair(
+        texture[5:65, 8:78], texture[4:64, 5:75], flow, 4.0, -flow, hidden, hidden * 9.0, hidden * 0.1, truth
+    )
+
+
+@pytest.mark.parametrize("name", RENDERINGS)
+def test_renderings_are_pictures_that_say_what_they_need(name: str) -> None:
+    pair, rendering = shown_pair(), RENDERINGS[name]
+    picture = rendering(pair)
+    assert picture.dtype == np.uint8
+    assert picture.shape[0] == 60 and picture.shape[1] in (70, 140) and picture.shape[2] == 3
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1 or name == "color"
+    if rendering.needs:
+        with pytest.raises(ConfigError, match=rendering.needs):
+            rendering(replace(pair, **{rendering.needs: None}))
+
+
+def test_a_frame_carried_back_along_the_true_flow_is_the_first() -> None:
+    pair = shown_pair()
+    picture = RENDERINGS["warped"](pair)
+    carried, difference = picture[:, :70], picture[:, 70:]
+    assert (carried[30:59, :67] == pair.frame1[30:59, :67]).all()
+    assert (carried[30:, 67:] == 0).all()  # where the flow leaves the frame
+    assert (difference[30:59, :67] == scalar_map(np.zeros((1, 1)), 1)).all()
+    wrong = RENDERINGS["warped"](replace(pair, flow=np.zeros_like(pair.flow)))
+    assert wrong[30:59, 70:].mean() > difference[30:59].mean() + 50
+
+
+def test_an_overlay_keeps_what_rests_gray_and_occlusion_is_tinted() -> None:
+    pair = shown_pair()
+    pair.flow[:, 40:] = 0
+    picture = RENDERINGS["overlay"](pair).astype(int)
+    assert (np.ptp(picture[:, 40:], axis=2) == 0).all()
+    assert np.ptp(picture[:, :40], axis=2).min() > 20
+    picture = RENDERINGS["occlusion"](pair).astype(int)
+    assert (np.ptp(picture[:, 20:], axis=2) == 0).all()
+    assert (picture[:, :20, 0] > picture[:, :20, 1] + 50).all()
+
+
+def test_maps_of_numbers_have_fixed_scales() -> None:
+    pair = shown_pair()
+    bright, dark = scalar_map(np.array([[1.0, 0.0]]), 1.0)[0]
+    picture = RENDERINGS["uncertainty"](pair)
+    assert (picture[:, :20] == bright).all() and (picture[:, 20:] == dark).all()
+    assert (RENDERINGS["movement"](pair)[:, :20] == scalar_map(np.array([[0.2]]), 1.0)).all()
+    error = RENDERINGS["error"](pair)
+    assert (error[:30] == 0).all()
+    assert (error[30:] == scalar_map(np.array([[2**0.5]]), 5.0)).all()
+
+
+def test_the_wheel_is_a_disc_of_all_directions() -> None:
+    disc = wheel(65)
+    assert (disc[0, 0] == 255).all() and (disc[32, 32] == 255).all()
+    assert disc[32, 64].tolist() == list(color_of(1, 0))
+    assert disc[64, 32].tolist() == list(color_of(0, 1))
 
 
 def test_error_map() -> None:
@@ -101,16 +204,12 @@ def test_error_map() -> None:
     assert picture[1, 1] == 0
 
 
-def test_side_by_side_and_convergence_plot() -> None:
+def test_side_by_side() -> None:
     image = np.zeros((40, 60, 3), np.uint8)
     joined = side_by_side([image, image + 9], ["frame"])
     assert joined.shape == (40, 120, 3)
     assert joined[:, :60].any()
     assert not image.any()
-    plot = plot_convergence(np.array([1.0, 0.1, 0.01]), tolerance=0.05)
-    assert plot.ndim == 3
-    assert plot.dtype == np.uint8
-    assert plot.std() > 0
 
 
 def test_scalar_map_and_its_bar() -> None:

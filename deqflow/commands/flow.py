@@ -2,14 +2,13 @@
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tyro
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deqflow.commands.common import EstimatorOptions, prepare_outputs
@@ -17,26 +16,24 @@ from deqflow.errors import ConfigError, ImageError
 from deqflow.io import FLOW_FORMATS, read_image, write_flow, write_image
 from deqflow.io.files import natural_key
 from deqflow.io.images import IMAGE_SUFFIXES
-from deqflow.visualize import ColorScale, flow_to_color, scalar_map
+from deqflow.visualize import RENDERINGS, ColorScale, ShownPair
+
+PICTURES = {
+    name: rendering for name, rendering in RENDERINGS.items() if rendering.needs not in ("truth", "movement")
+}
+"""The renderings of an estimate alone."""
+
+ENDINGS = {
+    **{name: "_flow.png" if name == "color" else f"_{name}.png" for name in PICTURES},
+    **{"kitti" if suffix == ".png" else suffix[1:]: suffix for suffix in FLOW_FORMATS},
+    "kitti": "_kitti.png",
+}
+"""How the names of files end, by what --formats takes."""
 
 if TYPE_CHECKING:
-    from deqflow.estimator import FlowEstimate
-
-Kind = Literal["color", "flo", "kitti", "flo5", "pfm", "npy", "npz", "exr", "uncertainty"]
-
-ENDINGS: dict[Kind, str] = {
-    "color": "_flow.png",
-    "flo": ".flo",
-    "kitti": "_kitti.png",
-    "flo5": ".flo5",
-    "pfm": ".pfm",
-    "npy": ".npy",
-    "npz": ".npz",
-    "exr": ".exr",
-    "uncertainty": "_uncertainty.png",
-}
-MOST_UNCERTAIN = 5.0
-"""Pixels of expected error at the bright end of its picture."""
+    Kind = str
+else:
+    Kind = tyro.extras.literal_type_from_choices(ENDINGS)
 
 DEFAULT_FORMATS: tuple[Kind, ...] = ("color", "flo")
 
@@ -53,7 +50,9 @@ class FlowOptions(EstimatorOptions):
             .flo5, .pfm, .npy, .npz, .exr, or .png for the colours (for KITTI's, add --formats kitti).
         formats: What to write in the folder: color is a PNG in the usual colour wheel, flo Middlebury's
             format, kitti KITTI's 16-bit PNG, flo5 Spring's HDF5, pfm FlyingThings3D's, npy and npz NumPy's,
-            exr OpenEXR motion vectors; uncertainty is a PNG of the error that the model expects of itself.
+            exr OpenEXR motion vectors. Further PNGs: arrows and overlay on the frame, side-by-side with it,
+            warped (frame 2 carried back, which should be frame 1), occlusion (where forward and backward
+            flow disagree) and uncertainty (the error that the model expects of itself).
     """
 
     frames: tyro.conf.Positional[tuple[Path, ...]]
@@ -68,6 +67,7 @@ def run(options: FlowOptions) -> int:
         DeqflowError, OSError: an input or an option does not hold; said in one sentence.
     """
     from deqflow.equilibrium import Outcome
+    from deqflow.geometry import occlusion
     from deqflow.stream import FlowStream
 
     frames = _frames(options.frames)
@@ -80,6 +80,7 @@ def run(options: FlowOptions) -> int:
     stream = FlowStream(model, reuse=False, steps=options.steps, tolerance=options.tolerance)
     stream.push(first)
     scale = ColorScale(fixed=options.max_flow)
+    last = first
     for (before, after), paths in zip(
         tqdm(pairwise(frames), total=len(results), unit="pair", disable=len(results) == 1),
         results,
@@ -95,7 +96,18 @@ def run(options: FlowOptions) -> int:
         estimate = stream.push(image)
         assert estimate is not None
         seconds = time.perf_counter() - began
-        _write(estimate, paths, scale)
+        pair = ShownPair(
+            last, image, estimate.flow, scale.update(estimate.flow), uncertainty=estimate.uncertainty
+        )
+        if "occlusion" in paths:
+            backward = model.estimate(image, last, steps=options.steps, tolerance=options.tolerance).flow
+            pair = replace(pair, backward=backward, occlusion=occlusion(estimate.flow, backward))
+        for kind, path in paths.items():
+            if kind in PICTURES:
+                write_image(path, PICTURES[kind](pair))
+            else:
+                write_flow(path, estimate.flow)
+        last = image
         length = float(np.hypot(estimate.flow[..., 0], estimate.flow[..., 1]).mean())
         ended = {
             Outcome.CONVERGED: "converged",
@@ -145,14 +157,3 @@ def _result_names(frames: list[Path]) -> list[str]:
     if max(Counter(stems).values()) == 1:
         return stems
     return [f"{number:06d}_{stem}" for number, stem in enumerate(stems, 1)]
-
-
-def _write(estimate: "FlowEstimate", paths: dict[Kind, Path], scale: ColorScale) -> None:
-    flow: NDArray[np.float32] = estimate.flow
-    for kind, path in paths.items():
-        if kind == "color":
-            write_image(path, flow_to_color(flow, scale.update(flow), clip=True))
-        elif kind == "uncertainty":
-            write_image(path, scalar_map(estimate.uncertainty, MOST_UNCERTAIN))
-        else:
-            write_flow(path, flow)
