@@ -149,10 +149,10 @@ def make_tartanair(root: Path) -> Path:
 
 
 def make_custom(root: Path, suffix: str = ".flo") -> Path:
-    for number in (1, 2, 10):  # natural order: 10 follows 2
+    for number in (9, 10, 11):  # natural order: 10 follows 9
         write_frame(root / "frames" / f"shot{number}.jpg", number)
         write_motion(root / "flow" / f"shot{number}{suffix}", number)
-    write_mask(root / "masks" / "shot2.png", corner(7, 7))
+    write_mask(root / "masks" / "shot10.png", corner(7, 7))
     return root
 
 

@@ -184,6 +184,8 @@ class TestFlow:
         assert line.startswith("deqflow: warning: large.png: 20 of 20 pixels were clipped")
 
     def test_a_folder_in_natural_order(self, folder: Path, weights: Path) -> None:
+        for name in ("._f1.png", ".f3.png"):
+            (folder / "frames" / name).write_bytes(b"\0\5\x16\7")
         assert run("flow", "frames", "--checkpoint", weights, "--output", "out", "--steps", 2) == 0
         names = sorted(path.name for path in (folder / "out").iterdir())
         assert names == ["f1.flo", "f1_flow.png", "f2.flo", "f2_flow.png"]

@@ -1,6 +1,6 @@
 """Own footage as a data set: folders of frames and flow, and lists of pairs."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from dataset_files import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deqflow.cli import main
 from deqflow.data.datasets import open_dataset
 from deqflow.data.sample import known_only
 from deqflow.errors import DataError, DataWarning
@@ -31,9 +32,9 @@ class TestCustom:
     @pytest.mark.parametrize("suffix", FLOW_FORMATS)
     def test_folders_with_any_flow_format(self, tmp_path, suffix):
         (dataset,) = open_dataset("custom", make_custom(tmp_path / "mine", suffix))
-        assert (dataset.title, names(dataset)) == ("mine", ["shot1", "shot2"])
+        assert (dataset.title, names(dataset)) == ("mine", ["shot9", "shot10"])
         first, second = dataset
-        assert second.flow[0, 0].tolist() == [2, -2]
+        assert second.flow[0, 0].tolist() == [10, -2]
         assert first.valid.all() and np.array_equal(second.valid, corner(7, 7))
         assert [(s.sequence, s.index) for s in (first, second)] == [("mine", 0), ("mine", 1)]
 
@@ -46,6 +47,52 @@ class TestCustom:
         testing = open_dataset("custom", tmp_path, split="testing")[0]
         assert names(testing) == ["a2/1", "a10/1", "b/1"]
         assert testing.files[0].flow is None
+
+    @pytest.mark.parametrize(
+        ("numbers", "pairs"),
+        [
+            ("0001 0002 0004 0005", "0001-0002 0004-0005"),
+            ("98 99 101 102", "98-99 101-102"),
+            ("9 10 11", "9-10 10-11"),
+            ("000 005 010 020", "000-005 005-010"),  # every fifth frame
+            ("100.2 100.7 101.6 101.9", "100.2-100.7 100.7-101.6 101.6-101.9"),  # seconds
+            ("a b d", "a-b b-d"),
+            ("left_1 left_2 right_1", "left_1-left_2 left_2-right_1"),
+        ],
+    )
+    def test_numbers_decide_what_follows(self, tmp_path, numbers, pairs):
+        for number in numbers.split():
+            write_frame(tmp_path / "frames" / f"{number}.png")
+            write_motion(tmp_path / "flow" / f"{number}.flo")
+        (dataset,) = open_dataset("custom", tmp_path)
+        found = [f"{pair.frame1.stem}-{pair.frame2.stem}" for pair in dataset.files]
+        assert found == pairs.split()
+        gaps = [pair.missing() for pair in dataset.incomplete]
+        assert len(gaps) == len(numbers.split()) - 1 - len(found)
+        for first, second in pairwise(dataset.files):
+            assert (second.index == first.index + 1) == (first.frame2 == second.frame1)
+
+    def test_a_missing_frame_is_named_by_the_check(self, tmp_path, capsys):
+        make_custom(tmp_path)
+        (tmp_path / "frames" / "shot10.jpg").unlink()
+        write_frame(tmp_path / "frames" / "shot12.jpg")
+        assert main(["datasets", "check", str(tmp_path)]) == 0
+        assert f"lack a file, the first {tmp_path}/frames/shot10.jpg" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("suffix", [suffix for suffix in FLOW_FORMATS if suffix != ".png"])
+    def test_a_picture_of_the_flow_beside_it_is_not_the_flow(self, tmp_path, suffix):
+        make_custom(tmp_path, suffix)
+        for number in (9, 10):
+            write_frame(tmp_path / "flow" / f"shot{number}.png")
+        first, second = open_dataset("custom", tmp_path)[0]
+        assert (first.flow[0, 0, 0], second.flow[0, 0, 0]) == (9, 10)
+
+    @pytest.mark.parametrize("name", ["flow/shot9.pfm", "masks/shot10.bmp", "frames/shot9.png"])
+    def test_two_files_of_one_name_are_refused(self, tmp_path, name):
+        make_custom(tmp_path)
+        write_motion(tmp_path / name) if name.endswith("pfm") else write_frame(tmp_path / name)
+        with pytest.raises(DataError, match="expected a single file of that name"):
+            open_dataset("custom", tmp_path)
 
     @pytest.mark.parametrize("kind", ["csv", "jsonl"])
     def test_a_list(self, tmp_path, kind):
@@ -125,7 +172,7 @@ class TestMasks:
     def test_on_is_above_half_of_the_largest_value(self, tmp_path, value, dtype):
         on = corner(7, 5)
         make_custom(tmp_path / "mine")
-        write_gray(tmp_path / "mine" / "masks" / "shot2.png", on * np.dtype(dtype).type(value))
+        write_gray(tmp_path / "mine" / "masks" / "shot10.png", on * np.dtype(dtype).type(value))
         assert np.array_equal(open_dataset("custom", tmp_path / "mine")[0][1].valid, on)
         make_sintel(tmp_path / "sintel")
         for kind in ("occlusions", "invalid"):
@@ -136,7 +183,7 @@ class TestMasks:
 
     def test_a_mask_of_zeros_is_off(self, tmp_path):
         make_custom(tmp_path / "mine")
-        write_mask(tmp_path / "mine" / "masks" / "shot2.png", corner(0, 0))
+        write_mask(tmp_path / "mine" / "masks" / "shot10.png", corner(0, 0))
         assert not open_dataset("custom", tmp_path / "mine")[0][1].valid.any()
         make_sintel(tmp_path / "sintel")
         for kind in ("occlusions", "invalid"):
@@ -151,9 +198,9 @@ class TestMasks:
 
     def test_pairs_of_which_nothing_is_known_are_left_out_and_named(self, tmp_path):
         make_custom(tmp_path / "mine")
-        write_mask(tmp_path / "mine" / "masks" / "shot1.png", corner(0, 0))
+        write_mask(tmp_path / "mine" / "masks" / "shot9.png", corner(0, 0))
         (dataset,) = open_dataset("custom", tmp_path / "mine")
-        with pytest.warns(DataWarning, match="shot1: the flow of no pixel is known; the pair is left out"):
-            assert [sample.name for sample in known_only(dataset)] == ["shot2"]
+        with pytest.warns(DataWarning, match="shot9: the flow of no pixel is known; the pair is left out"):
+            assert [sample.name for sample in known_only(dataset)] == ["shot10"]
         with pytest.warns(DataWarning), pytest.raises(DataError, match="in any of 1 pairs"):
             list(known_only([dataset[0]]))

@@ -21,6 +21,7 @@ from dataset_files import (
     make_tartanair,
     make_things,
     names,
+    run,
     write_frame,
     write_gray,
     write_mask,
@@ -291,6 +292,17 @@ class TestAll:
             assert (sample.frame1.dtype, sample.flow.dtype) == (np.uint8, np.float32)
             for mask in (sample.valid, sample.occlusion, sample.noc, sample.invalid):
                 assert mask is None or (mask.shape == (HEIGHT, WIDTH) and mask.dtype == bool)
+
+    @pytest.mark.parametrize("name", MAKERS)
+    def test_companions_and_other_dot_files_are_no_part_of_it(self, tmp_path, capsys, name):
+        root = tmp_path / "[1] disk" / ".data"
+        MAKERS[name](root)
+        before = {(d.title, *names(d)) for d in open_dataset(name, root)}
+        for path in sorted(root.rglob("*")):
+            path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+        (root / ".hidden").mkdir()
+        assert {(d.title, *names(d)) for d in open_dataset(name, root)} == before
+        assert run(capsys, "datasets", "check", root)[0] == 0
 
     @pytest.mark.parametrize("name", [name for name in MAKERS if DATASETS[name].folder])
     def test_a_root_may_hold_it_under_its_official_name(self, tmp_path, name):

@@ -176,6 +176,15 @@ class TestLayouts:
             assert np.array_equal(valid, known)
             assert np.array_equal(flow[valid], SMALL[valid])
 
+    @pytest.mark.parametrize("dtype", ["u1", "i4", ">u2", "f4", "f8"])
+    @pytest.mark.parametrize("on", [1, 255])
+    def test_npz_whose_valid_is_of_another_type(self, tmp_path: Path, dtype: str, on: int) -> None:
+        known = np.eye(3, 4) == 0
+        np.savez(tmp_path / "a.npz", flow=SMALL, valid=(on * known).astype(dtype))
+        flow, valid = read_flow(tmp_path / "a.npz")
+        assert np.array_equal(valid, known) and valid.dtype == np.bool_
+        assert np.array_equal(flow[valid], SMALL[valid])
+
     def test_npy_and_npz_are_what_numpy_reads(self, tmp_path: Path) -> None:
         valid = np.eye(3, 4) == 0
         for suffix in (".npy", ".npz"):
@@ -370,8 +379,8 @@ class TestBadFiles:
         known = np.ones((3, 4), bool)
         for members, message in (
             ({"u": SMALL}, "one member 'flow'"),
-            ({"flow": SMALL, "valid": known.T}, "'valid' is bool"),
-            ({"flow": SMALL, "valid": known.astype(float)}, "'valid' is float64"),
+            ({"flow": SMALL, "valid": known.T}, r"'valid' has shape \(4, 3\), expected \(3, 4\)"),
+            ({"flow": SMALL, "valid": known.astype(str)}, "expected integers or"),
             ({"flow": hole, "valid": known}, "NaN at pixels"),
         ):
             np.savez(tmp_path / "a.npz", **members)  # type: ignore[arg-type]

@@ -45,6 +45,9 @@ def options(footage):
 
 
 def test_videos_and_folders_are_found_in_order(footage):
+    for name in ("drone/._flight.mp4", "drone/._1.png", "drone/._2.png", ".trash/1.png", ".trash/2.png"):
+        (footage / name).parent.mkdir(exist_ok=True)
+        (footage / name).write_bytes(b"\0\5\x16\7")
     assert find_footage(footage) == [footage / "drone" / "flight.mp4", footage / "walk"]
     assert find_footage(footage / "drone" / "flight.mp4") == [footage / "drone" / "flight.mp4"]
 

@@ -155,6 +155,9 @@ class TestTextures:
         (tmp_path / "deep").mkdir()
         self.picture(tmp_path / "deep" / "a.png")
         self.picture(tmp_path / "b.png", alpha=True)
+        for name in ("deep/._a.png", "._b.png", ".trash/c.png"):  # companions that macOS leaves, and the like
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(b"\0\5\x16\7")
         found = Textures.from_folder(tmp_path)
         assert [path.name for path in found.photos] == ["a.png"]
         assert [path.name for path in found.objects] == ["b.png"]

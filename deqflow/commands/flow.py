@@ -14,7 +14,7 @@ from tqdm import tqdm
 from deqflow.commands.common import EstimatorOptions, prepare_outputs
 from deqflow.errors import ConfigError, ImageError
 from deqflow.io import FLOW_FORMATS, read_image, write_flow, write_image
-from deqflow.io.files import natural_key
+from deqflow.io.files import list_files
 from deqflow.io.images import IMAGE_SUFFIXES
 from deqflow.visualize import RENDERINGS, ColorScale, ShownPair
 
@@ -123,10 +123,10 @@ def run(options: FlowOptions) -> int:
 
 def _frames(given: tuple[Path, ...]) -> list[Path]:
     if len(given) == 1 and given[0].is_dir():
-        found = [path for path in given[0].iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+        found = list_files(given[0], IMAGE_SUFFIXES)
         if len(found) < 2:
             raise ImageError(f"the folder {given[0]} holds {len(found)} images, flow needs at least two")
-        return sorted(found, key=natural_key)
+        return found
     if len(given) == 1 and not given[0].exists():
         raise ImageError(f"{given[0]} does not exist")
     if len(given) < 2:

@@ -1,9 +1,10 @@
-"""What every format shares: whole files replaced at once, names sorted as people count."""
+"""What every format shares: whole files replaced at once, folders listed, names read as people count."""
 
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -33,3 +34,60 @@ def natural_key(path: Path) -> tuple[tuple[int, int | str], ...]:
     """Sorts ``frame_2`` before ``frame_10``."""
     parts = re.split(r"(\d+)", path.name)
     return tuple((0, int(part)) if part.isdecimal() else (1, part.lower()) for part in parts if part)
+
+
+def visible(folder: Path, pattern: str = "*") -> list[Path]:
+    """Return what below a folder matches a glob pattern, sorted; names that begin with a dot are left out.
+
+    Such are the ``._name`` companions that macOS leaves beside every file on foreign disks, and files that
+    are still being written.
+    """
+    return sorted(
+        path
+        for path in folder.glob(pattern)
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Return a folder's files with one of these suffixes, in natural order; none if it does not exist."""
+    files = (path for path in visible(folder) if path.suffix.lower() in suffixes and path.is_file())
+    return sorted(files, key=natural_key)
+
+
+def followers(stems: Sequence[str]) -> list[str]:
+    """Return the name that should follow each one but the last, to notice what is missing of a sequence.
+
+    Numbers decide where names differ in a single one: their smallest difference is the step of the sequence.
+    Where another difference is no multiple of it (times rather than counts), or where names differ in more
+    than a number, whatever comes next follows.
+
+    Args:
+        stems: names in natural order.
+    """
+    split = [re.split(r"(\d+)", stem) for stem in stems]
+    following = list(stems[1:])
+    places = [_counted_part(*pair) for pair in pairwise(split)]
+    steps = {
+        index: int(split[index + 1][place]) - int(split[index][place])
+        for index, place in enumerate(places)
+        if place is not None
+    }
+    step = min(steps.values(), default=0)
+    if step < 1 or any(other % step for other in steps.values()):
+        return following
+    for index, other in steps.items():
+        place = places[index]
+        if other > step and place is not None:
+            parts = split[index]
+            number = f"{int(parts[place]) + step:0{len(parts[place])}d}"
+            following[index] = "".join([*parts[:place], number, *parts[place + 1 :]])
+    return following
+
+
+def _counted_part(before: list[str], after: list[str]) -> int | None:
+    """Which part of two split names is a number and all that differs; None if there is no such part."""
+    if len(before) != len(after):
+        return None
+    differing = [index for index, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]]
+    return differing[0] if len(differing) == 1 and differing[0] % 2 == 1 else None

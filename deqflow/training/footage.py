@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from deqflow.data.sample import Sample
 from deqflow.errors import ConfigError, DataError
-from deqflow.io.files import natural_key
+from deqflow.io.files import natural_key, visible
 from deqflow.io.images import IMAGE_SUFFIXES
 from deqflow.io.video import open_video
 from deqflow.stream import is_cut
@@ -92,10 +92,10 @@ def find_footage(place: Path) -> list[Path]:
     """
     if place.is_file():
         return [place]
-    folders = [place, *(entry for entry in place.rglob("*") if entry.is_dir())] if place.is_dir() else []
+    folders = [place, *(entry for entry in visible(place, "**/*") if entry.is_dir())]
     found: list[Path] = []
     for folder in sorted(folders, key=lambda entry: [natural_key(Path(part)) for part in entry.parts]):
-        files = sorted((entry for entry in folder.iterdir() if entry.is_file()), key=natural_key)
+        files = sorted((entry for entry in visible(folder) if entry.is_file()), key=natural_key)
         if sum(file.suffix.lower() in IMAGE_SUFFIXES for file in files) > 1:
             found.append(folder)
         found += [file for file in files if (mimetypes.guess_type(file.name)[0] or "").startswith("video/")]

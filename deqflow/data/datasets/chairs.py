@@ -9,6 +9,7 @@ from pathlib import Path
 
 from deqflow.data.datasets.pairs import PairDataset, PairFiles, existing
 from deqflow.errors import DataError
+from deqflow.io.files import visible
 
 SPLIT_FILE = "FlyingChairs_train_val.txt"
 _SPLIT_CODES = {"training": "1", "validation": "2"}
@@ -24,7 +25,7 @@ def flying_chairs(root: Path, split: str) -> list[PairDataset]:
     codes = None if split == "all" else _codes(root)
 
     def candidates() -> Iterator[PairFiles]:
-        for flow in sorted(data.glob("*_flow.flo")):
+        for flow in visible(data, "*_flow.flo"):
             stem = flow.stem.removesuffix("_flow")
             if codes is not None and stem not in codes:
                 raise DataError(
@@ -59,7 +60,7 @@ def flying_chairs2(root: Path, split: str) -> list[PairDataset]:
     folder = root / {"training": "train", "validation": "val"}[split]
 
     def candidates() -> Iterator[PairFiles]:
-        for flow in sorted(folder.glob("*-flow_01.flo")):
+        for flow in visible(folder, "*-flow_01.flo"):
             stem = flow.stem.removesuffix("-flow_01")
             yield PairFiles(
                 stem,

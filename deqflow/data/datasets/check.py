@@ -68,7 +68,7 @@ def find_families(root: Path, name: str | None = None) -> list[tuple[Family, Pat
         found = [
             (family, folder)
             for family, folder in found
-            if any(next(folder.glob(sign), None) is not None for sign in family.signs)
+            if any(not path.name.startswith(".") for sign in family.signs for path in folder.glob(sign))
         ]
     if not found:
         trees = ", ".join(f"{family.title} ({family.tree})" for family in wanted.values())

@@ -3,14 +3,14 @@
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from deqflow.data.datasets.pairs import PairDataset, PairFiles
 from deqflow.errors import DataError
-from deqflow.io.files import natural_key
+from deqflow.io.files import followers, list_files, natural_key, visible
 from deqflow.io.flow_files import FLOW_FORMATS
 from deqflow.io.images import IMAGE_SUFFIXES
 
@@ -22,8 +22,9 @@ def custom(root: Path, split: str) -> list[PairDataset]:
     """Pairs of a folder or of a list; the testing split is all frames, with or without flow.
 
     A folder holds ``frames/`` and ``flow/`` (and ``masks/``, bright where the flow is known), either directly
-    with files or with one folder per sequence. Frames follow each other in natural order; the flow from a
-    frame to the next one, and its mask, are called like the frame.
+    with files or with one folder per sequence. Frames follow each other in natural order, numbered ones
+    where none is missing between them; the flow from a frame to the next one, and its mask, are called like
+    the frame. A picture of the flow (``.png``) may lie beside a flow file.
 
     A list is a CSV file with a header or one JSON object per line, with ``frame1``, ``frame2``, ``flow`` and,
     if wanted, ``mask`` and ``sequence``; paths are relative to the list.
@@ -42,14 +43,17 @@ def _in_folders(root: Path, testing: bool) -> Iterator[PairFiles]:
         raise DataError(
             f"{frames} is not a folder: expected frames/ and flow/, or a {_lists()} list of pairs"
         )
-    nested = sorted((path for path in frames.iterdir() if path.is_dir()), key=natural_key)
+    nested = sorted((path for path in visible(frames) if path.is_dir()), key=natural_key)
     for folder in nested or [frames]:
         sequence = folder.relative_to(frames).as_posix() if nested else root.name
-        images = _files(folder, IMAGE_SUFFIXES)
-        flows = _by_stem(root / "flow" / folder.relative_to(frames), FLOW_FORMATS)
+        images = list(_by_stem(folder, IMAGE_SUFFIXES).values())
+        flows = _by_stem(root / "flow" / folder.relative_to(frames), FLOW_FORMATS, beside=".png")
         masks = _by_stem(root / "masks" / folder.relative_to(frames), IMAGE_SUFFIXES)
+        following = followers([image.stem for image in images])
         for index, (frame1, frame2) in enumerate(pairwise(images)):
             flow = flows.get(frame1.stem)
+            if frame2.stem != following[index]:  # a frame is missing, and with it this pair
+                frame2 = frame2.with_stem(following[index])
             if testing or flow is not None:
                 name = f"{sequence}/{frame1.stem}" if nested else frame1.stem
                 yield PairFiles(
@@ -63,14 +67,20 @@ def _in_folders(root: Path, testing: bool) -> Iterator[PairFiles]:
                 )
 
 
-def _files(folder: Path, suffixes: Mapping[str, Any] | frozenset[str]) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted((path for path in folder.iterdir() if path.suffix.lower() in suffixes), key=natural_key)
+def _by_stem(folder: Path, suffixes: Collection[str], *, beside: str = "") -> dict[str, Path]:
+    """Files by their stems, in natural order; one with the suffix ``beside`` counts where there is no other.
 
-
-def _by_stem(folder: Path, suffixes: Mapping[str, Any] | frozenset[str]) -> dict[str, Path]:
-    return {path.stem: path for path in _files(folder, suffixes)}
+    Raises:
+        DataError: two files have one stem.
+    """
+    found: dict[str, Path] = {}
+    for path in list_files(folder, suffixes):
+        other = found.get(path.stem)
+        if other is None or other.suffix.lower() == beside:
+            found[path.stem] = path
+        elif path.suffix.lower() != beside:
+            raise DataError(f"{other} and {path.name} have one name: expected a single file of that name")
+    return found
 
 
 def _listed(file: Path, testing: bool) -> Iterator[PairFiles]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deqflow.data.datasets.pairs import PairDataset, PairFiles, numbered
+from deqflow.io.files import visible
 
 FOLDERS = {"training": "hd1k_input", "testing": "hd1k_challenge"}
 
@@ -19,8 +20,8 @@ def hd1k(root: Path, split: str) -> list[PairDataset]:
 
 def _pairs(root: Path, split: str) -> Iterator[PairFiles]:
     images = root / FOLDERS[split] / "image_2"
-    for sequence in sorted({path.stem.partition("_")[0] for path in images.glob("*_*.png")}):
-        frames = numbered(images.glob(f"{sequence}_*.png"), r"\d+_(\d+)")
+    for sequence in sorted({path.stem.partition("_")[0] for path in visible(images, "*_*.png")}):
+        frames = numbered(visible(images, f"{sequence}_*.png"), r"\d+_(\d+)")
         for number, frame1 in frames.items():
             if number + 1 in frames:
                 truth = root / "hd1k_flow_gt" / "flow_occ" / frame1.name

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deqflow.data.datasets.pairs import PairDataset, PairFiles, existing
+from deqflow.io.files import visible
 
 
 def kitti_2015(root: Path, split: str) -> list[PairDataset]:
@@ -27,7 +28,7 @@ def kitti_2012(root: Path, split: str) -> list[PairDataset]:
 
 
 def _pairs(folder: Path, images: str) -> Iterator[PairFiles]:
-    for frame1 in sorted((folder / images).glob("*_10.png")):
+    for frame1 in visible(folder / images, "*_10.png"):
         scene = frame1.stem.removesuffix("_10")
         pair = PairFiles(scene, frame1, frame1.with_name(f"{scene}_11.png"), None, sequence=scene, index=10)
         if folder.name == "training":

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from deqflow.data.sample import Sample
 from deqflow.errors import DataError
+from deqflow.io.files import visible
 from deqflow.io.flow_files import read_flow
 from deqflow.io.images import read_image, read_mask
 
@@ -226,7 +227,7 @@ def number_in(path: Path, pattern: str) -> int:
 
 def folders(root: Path) -> list[Path]:
     """The folders in ``root``, sorted; none if it does not exist."""
-    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    return [path for path in visible(root) if path.is_dir()]
 
 
 def _ids(gray: NDArray[Any]) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from deqflow.data.datasets.pairs import (
     numbered,
     variants,
 )
+from deqflow.io.files import visible
 
 FOLDERS = {"training": "training", "testing": "test"}
 RENDERS = ("clean", "final", "albedo")
@@ -32,7 +33,7 @@ def sintel(root: Path, split: str) -> list[PairDataset]:
 
 
 def _training(folder: Path, render: str) -> Iterator[PairFiles]:
-    for flow in sorted(folder.glob("flow/*/frame_*.flo")):
+    for flow in visible(folder, "flow/*/frame_*.flo"):
         scene, number = flow.parent.name, number_in(flow, r"frame_(\d+)")
         frame1, frame2 = (folder / render / scene / f"frame_{n:04d}.png" for n in (number, number + 1))
         yield PairFiles(
@@ -49,7 +50,7 @@ def _training(folder: Path, render: str) -> Iterator[PairFiles]:
 
 def _testing(folder: Path, render: str) -> Iterator[PairFiles]:
     for scene in folders(folder / render):
-        frames = numbered(scene.glob("frame_*.png"), r"frame_(\d+)")
+        frames = numbered(visible(scene, "frame_*.png"), r"frame_(\d+)")
         for number, frame1 in frames.items():
             if number + 1 in frames:
                 yield PairFiles(

@@ -17,6 +17,7 @@ import numpy as np
 
 from deqflow.data.datasets.pairs import PairDataset, PairFiles, Truth, folders, numbered, variants
 from deqflow.errors import DataError
+from deqflow.io.files import visible
 
 FOLDERS = {"training": "train", "testing": "test"}
 CAMERAS = ("left", "right")
@@ -61,7 +62,7 @@ def _pairs(folder: Path, camera: str, direction: str) -> Iterator[PairFiles]:
     step = DIRECTIONS[direction]
     truth = f"flow_{direction}_{camera}"
     for scene in folders(folder):
-        frames = numbered((scene / f"frame_{camera}").glob("*.png"), rf"frame_{camera}_(\d+)")
+        frames = numbered(visible(scene / f"frame_{camera}", "*.png"), rf"frame_{camera}_(\d+)")
         for number in sorted(frames, key=lambda number: step * number):
             if number + step in frames:
                 flow = scene / truth / f"{truth}_{number:04d}.flo5"

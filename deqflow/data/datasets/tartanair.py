@@ -10,6 +10,7 @@ from pathlib import Path
 from deqflow.data.datasets.headers import numpy_file
 from deqflow.data.datasets.pairs import PairDataset, PairFiles, Truth, number_in
 from deqflow.errors import DataError
+from deqflow.io.files import visible
 
 
 class TartanAirPair(PairFiles):
@@ -43,7 +44,7 @@ def tartanair(root: Path, split: str) -> list[PairDataset]:
     """Every trajectory below ``root``, whose depth depends on how the archives were unpacked."""
 
     def candidates() -> Iterator[PairFiles]:
-        for flow in sorted(root.glob("**/flow/*_flow.npy")):
+        for flow in visible(root, "**/flow/*_flow.npy"):
             number = number_in(flow, r"(\d+)_\d+_flow")
             images = flow.parent.parent / "image_left"
             trajectory = flow.parent.parent.relative_to(root).as_posix()

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from deqflow.data.datasets.pairs import PairDataset, PairFiles, folders, numbered, variants
+from deqflow.io.files import visible
 
 FOLDERS = {"training": "TRAIN", "testing": "TEST"}
 RENDERS = ("clean", "final")
@@ -36,7 +37,7 @@ def _pairs(root: Path, split: str, render: str, camera: str, direction: str) -> 
     prefix = f"OpticalFlow{direction.title().replace('_', '')}"
     for letter in folders(root / f"frames_{render}pass" / split):
         for scene in folders(letter):
-            frames = numbered((scene / camera).glob("*.png"), r"(\d+)")
+            frames = numbered(visible(scene / camera, "*.png"), r"(\d+)")
             truth = root / "optical_flow" / split / letter.name / scene.name / direction / camera
             for number in sorted(frames, key=lambda number: step * number):
                 if number + step in frames:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqflow.errors import DataError
+from deqflow.io.files import visible
 from deqflow.io.images import read_pixels, to_bytes
 
 Image = NDArray[np.uint8]
@@ -70,7 +71,7 @@ class Textures:
             photos = [root / name for name in names if not name.startswith("objects/")]
             objects = [root / name for name in names if name.startswith("objects/")]
         else:
-            files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+            files = [path for path in visible(root, "**/*") if path.suffix.lower() in SUFFIXES]
             objects = [path for path in files if _has_real_alpha(path)]
             cut_outs = set(objects)
             photos = [path for path in files if path not in cut_outs]

@@ -1,7 +1,7 @@
 """NumPy's own files: ``.npy`` with an array (H, W, 2), ``.npz`` with ``flow`` and, if need be, ``valid``.
 
-In ``.npy`` NaN marks pixels of which the flow is unknown, as it does in ``.npz`` without ``valid``. Nothing
-is ever unpickled.
+In ``.npy`` NaN marks pixels of which the flow is unknown, as it does in ``.npz`` without ``valid``, which may
+be of any number type and is above 0 where the flow is known. Nothing is ever unpickled.
 """
 
 import io
@@ -42,13 +42,13 @@ def _decode_npz(data: bytes) -> tuple[Flow, Mask]:
             if names.count("flow.npy") != 1 or names.count("valid.npy") > 1:
                 raise ValueError("expected one member 'flow' and at most one 'valid'")
             flow = _array(_member(archive, "flow.npy", len(data)))
-            valid = _array(_member(archive, "valid.npy", len(data))) if "valid.npy" in names else None
+            valid = _array(_member(archive, "valid.npy", len(data))) > 0 if "valid.npy" in names else None
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"it is no whole zip archive ({error})") from error
     if valid is None:
         return finite_or_unknown(flow)
-    if valid.shape != flow.shape[:2] or valid.dtype != np.bool_:
-        raise ValueError(f"'valid' is {valid.dtype} {valid.shape}, expected bool {flow.shape[:2]}")
+    if valid.shape != flow.shape[:2]:
+        raise ValueError(f"'valid' has shape {valid.shape}, expected {flow.shape[:2]}")
     known_flow, finite = finite_or_unknown(flow)
     if (valid & ~finite).any():
         raise ValueError("its flow is NaN at pixels that 'valid' says are known")
@@ -79,8 +79,8 @@ def _array(data: bytes) -> NDArray[Any]:
         shape, fortran_order, dtype = read_header(stream)
     except Exception as error:  # the header is a Python literal, and NumPy lets every way it can fail through
         raise ValueError("it is no NumPy array") from error
-    if dtype.hasobject or dtype.kind not in "fb" or any(side < 0 for side in shape):
-        raise ValueError(f"it holds {dtype} {shape}, expected floating point (H, W, 2)")
+    if dtype.hasobject or dtype.kind not in "fbiu" or any(side < 0 for side in shape):
+        raise ValueError(f"it holds {dtype} {shape}, expected integers or floating point")
     expected = stream.tell() + dtype.itemsize * int(np.prod(shape, dtype=object))
     if len(data) != expected:
         raise ValueError(f"it says {dtype} {shape}, {expected} bytes, but has {len(data)}")
