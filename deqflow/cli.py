@@ -8,11 +8,13 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Any, TextIO
 
 from deqflow.errors import DeqflowError, DeqflowWarning
+from deqflow.extras import requires
 
 EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -22,13 +24,15 @@ EXIT_INTERRUPTED = 130
 class Command:
     """Where a command's options and its ``run`` live, as ``module:name``, and what it does in a line.
 
-    ``parse`` makes the options of the command line, where they are more than tyro's dataclass.
+    ``parse`` makes the options of the command line, where they are more than tyro's dataclass; ``extra`` is
+    the optional dependency without which the command cannot run.
     """
 
     summary: str
     options: str
     run: str
     parse: str = "tyro:cli"
+    extra: str | None = None
 
 
 COMMANDS = {
@@ -85,6 +89,7 @@ COMMANDS = {
         "deqflow.training.options:TrainOptions",
         "deqflow.training.loop:run",
         parse="deqflow.training.stages:parse",
+        extra="train",
     ),
 }
 
@@ -127,7 +132,9 @@ def _dispatch(arguments: list[str]) -> int:
         name, rest = f"{name} {rest[0]}", rest[1:]
     command = COMMANDS[name]
     options = _resolve(command.parse)(_resolve(command.options), args=rest, prog=f"deqflow {name}")
-    return _resolve(command.run)(options) or 0
+    with nullcontext() if command.extra is None else requires(command.extra, f"deqflow {name}"):
+        run = _resolve(command.run)
+    return run(options) or 0
 
 
 def _overview() -> str:

@@ -41,5 +41,9 @@ class DataWarning(DeqflowWarning):
     """Something in a data set that is left out."""
 
 
+class MissingExtraError(DeqflowError):
+    """A task whose libraries are not installed; the message names the extra that brings them."""
+
+
 class FlowClippedWarning(DeqflowWarning):
     """Flow written to a file whose format cannot hold all of its values."""

@@ -18,6 +18,8 @@ from packaging.version import Version
 
 from deqflow.cli import main
 from deqflow.commands import bench
+from deqflow.errors import DeqflowError
+from deqflow.io import read_flow, write_flow
 from deqflow.io.images import write_image
 from deqflow.io.video import VideoWriter
 
@@ -164,6 +166,46 @@ class TestReadme:
             ), errors
 
 
+class TestExtras:
+    """What an installation without extras says."""
+
+    @pytest.mark.parametrize(
+        ("package", "extra", "modules", "arguments"),
+        [
+            ("tensorboard", "train", ["torch.utils.tensorboard", "deqflow.training.loop"], ["train"]),
+            (
+                "jinja2",
+                "report",
+                ["deqflow.evaluation.report"],
+                ["evaluate", "--dataset", "sintel", "--root", "datasets/sample/sintel", "--report", "report"],
+            ),
+        ],
+    )
+    def test_a_sentence_names_the_extra(
+        self, package, extra, modules, arguments, inputs, project, monkeypatch, capsys
+    ):
+        for module in modules:  # as in a process that has not imported them
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.setitem(sys.modules, package, None)
+        assert main(arguments) == 2
+        brings = f"needs the package {package}, which `pip install 'deqflow[{extra}]'` brings\n"
+        assert capsys.readouterr().err.endswith(brings)
+        assert any(line.startswith(package) for line in project["optional-dependencies"][extra])
+        assert not Path("report").exists() and not Path("runs").exists()
+
+    @pytest.mark.parametrize(("package", "extra"), [("h5py", "flo5"), ("OpenEXR", "exr")])
+    def test_a_flow_file_names_its_extra(self, package, extra, project, monkeypatch, tmp_path):
+        monkeypatch.setitem(sys.modules, package, None)
+        path = tmp_path / f"flow.{extra}"
+        path.write_bytes(b"")
+        flow = np.zeros((4, 5, 2), np.float32)
+        for call in (lambda: write_flow(path, flow), lambda: read_flow(path)):
+            with pytest.raises(DeqflowError, match=rf"{package}, which `pip install 'deqflow\[{extra}\]'`"):
+                call()
+        assert any(line.startswith(package.lower()) for line in project["optional-dependencies"][extra])
+        assert path.read_bytes() == b""
+
+
 @pytest.fixture(scope="module")
 def environment(repository, tmp_path_factory) -> Path:
     """An empty virtual environment with the wheel in it, outside the checkout."""
@@ -182,6 +224,16 @@ class TestWheel:
         help_text = succeed(environment / "deqflow", "--help", cwd=tmp_path)
         for command in ("flow", "video", "scenes", "evaluate", "train", "bench", "models"):
             assert command in help_text
+
+    def test_it_works_without_extras(self, environment, tmp_path):
+        installed = succeed(environment / "python", "-m", "pip", "list", "--format", "freeze", cwd=tmp_path)
+        assert "tensorboard" not in installed
+        output = tmp_path / "flow"
+        succeed(environment / "deqflow", "demo", "--max-frames", "3", "--max-side", "64", "--output", output)
+        assert list(output.glob("*.mp4"))
+        result = run(environment / "deqflow", "train", cwd=tmp_path)
+        assert result.returncode == 2
+        assert "pip install 'deqflow[train]'" in result.stderr
 
     def test_the_weights_come_from_the_wheel(self, environment, repository, tmp_path):
         output = succeed(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from deqflow.commands.common import prepare_outputs
 from deqflow.errors import ConfigError
+from deqflow.extras import requires
 
 if TYPE_CHECKING:
     from deqflow.data.datasets import PairDataset
@@ -189,6 +190,9 @@ def run(options: EvaluateOptions) -> int:
     if options.json is not None:
         # Before the work rather than after it: an unwritable place must not cost a whole run.
         prepare_outputs([options.json], overwrite=options.overwrite)
+    if options.report is not None:
+        with requires("report", "--report"):
+            import deqflow.evaluation.report  # noqa: F401  (now, not after the work)
     if options.report not in (None, options.results):
         prepare_outputs([options.report / REPORT], overwrite=options.overwrite)
     with start_processes(options.device) as processes:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deqflow.errors import DataError
+from deqflow.extras import requires
 from deqflow.io.flow_files import FLOW_FORMATS, read_flow
 from deqflow.io.images import ORIENTATION
 
@@ -92,7 +93,8 @@ def _npy(file: BinaryIO, length: int) -> Size:
 
 
 def _flo5(file: BinaryIO, length: int) -> Size:
-    import h5py
+    with requires("flo5", "a .flo5 file"):
+        import h5py
 
     try:
         with h5py.File(file, "r") as content:
