@@ -47,3 +47,7 @@ class MissingExtraError(DeqflowError):
 
 class FlowClippedWarning(DeqflowWarning):
     """Flow written to a file whose format cannot hold all of its values."""
+
+
+class VideoWarning(DeqflowWarning):
+    """A video source with damaged or missing frames, all others of which are used."""

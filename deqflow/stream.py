@@ -15,7 +15,7 @@ from deqflow.equilibrium import Outcome, Solver
 from deqflow.errors import VideoError
 from deqflow.estimator import DEQFlow, FlowEstimate, Frame, single
 from deqflow.geometry import forward_splat
-from deqflow.io import VideoSource, open_video, shrink
+from deqflow.io import VideoFrame, VideoSource, open_video, shrink
 from deqflow.step import FlowState, FrameFeatures
 
 _THUMBNAIL = 64  # pixels of the longer side
@@ -176,7 +176,8 @@ def estimate_video(
     """Estimates the flow of every consecutive pair of frames, lazily.
 
     Args:
-        source: a video as for `deqflow.io.open_video`, or the frames themselves.
+        source: a video as for `deqflow.io.open_video`, or the frames themselves. There is no pair across a
+            gap in numbered images.
         model: the estimator.
         reuse: start each solve from the one before; see `FlowStream`.
         warp: carry the reused state along the motion.
@@ -202,12 +203,17 @@ def estimate_video(
         tolerance=tolerance,
         solver=solver,
     )
-    for frame in islice(frames, max_frames):
-        array = np.asarray(frame)
+    count = 0
+    timed = frames.frames() if isinstance(frames, VideoSource) else frames
+    for frame in islice(timed, max_frames):
+        count += 1
+        if isinstance(frame, VideoFrame) and not frame.follows:
+            stream.reset()
+        array = frame.image if isinstance(frame, VideoFrame) else np.asarray(frame)
         estimate = stream.push(array if max_side is None else shrink(array, max_side))
         if estimate is not None:
             yield estimate
-    check_enough_frames(stream.frames, name)
+    check_enough_frames(count, name)
 
 
 def check_enough_frames(count: int, name: str) -> None:

@@ -280,10 +280,18 @@ class TestVideo:
         assert all(len(row) == 6 for row in rows[1:7])
 
     def test_a_folder_of_images(self, folder: Path, weights: Path) -> None:
+        Path("frames/f10.png").rename("frames/f3.png")
         arguments = ("--checkpoint", weights, "--fps", 5, "--layout", "flow", "--no-reuse", "--max-side", 32)
         assert run("video", "frames", "--output", "a/b.mp4", *arguments) == 0
         video = open_video("a/b.mp4")
         assert (video.frame_count, video.fps, video.size) == (2, 5, (18, 32))
+
+    def test_no_pair_across_a_gap(
+        self, folder: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("video", "frames", "--checkpoint", weights, "--steps", 2) == 0
+        assert "no frame 3 to 9; there is no flow across" in capsys.readouterr().err
+        assert len(list(open_video("output/frames_flow.mp4"))) == 1
 
     def test_arrows_and_limits(self, folder: Path, weights: Path) -> None:
         arguments = ("--checkpoint", weights, "--layout", "arrows", "--max-frames", 3)
@@ -313,8 +321,10 @@ class TestVideo:
         self, folder: Path, weights: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         image = read_image("frames/f1.png")
-        write_image("frames/f11.png", image[:-2])
-        assert "frame 4" in wrong(capfd, "video", "frames", "--checkpoint", weights)
+        Path("frames/f10.png").rename("frames/f3.png")
+        write_image("frames/f4.png", image[:-2])
+        message = wrong(capfd, "video", "frames", "--checkpoint", weights)
+        assert "frame 4" in message and "frames/f4.png" in message
         assert len(list(open_video("output/frames_flow.mp4"))) == 2
 
     def test_outputs_are_safe(self, folder: Path, weights: Path, capfd: pytest.CaptureFixture[str]) -> None:

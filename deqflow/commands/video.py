@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from deqflow.commands.common import EstimatorOptions, prepare_outputs
 from deqflow.errors import ConfigError
-from deqflow.io import VideoSource, VideoWriter, open_video, shrink, write_flow
+from deqflow.io import Deinterlace, VideoSource, VideoWriter, open_video, shrink, write_flow
 from deqflow.visualize import ColorScale, draw_arrows, flow_to_color, side_by_side
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class VideoOptions(EstimatorOptions):
     """Flow of a video: every solve starts from where the one before ended, carried along the motion.
 
     Attributes:
-        source: A video file (whatever FFmpeg reads), a folder or pattern of images, or a webcam's index.
+        source: A video file (whatever FFmpeg reads), a folder or pattern of images, a webcam's index, or -
+            for standard input.
         output: The mp4 to write, or a folder for it. Ctrl-C ends it early; it plays.
         layout: What the video shows: frame and flow beside each other, flow alone, or arrows on the frame.
         reuse: Start each solve from the last one's fixed point.
@@ -44,7 +45,9 @@ class VideoOptions(EstimatorOptions):
         flow_format: Of the files in it.
         max_frames: Read no more frames than this.
         max_side: Scale frames down to this many pixels on the longer side.
-        fps: Frames per second, instead of what the source says (image sequences: 25).
+        fps: Frames per second, instead of the times that the source gives (image sequences: 25).
+        stream: Index of the video stream; without it, the largest that is not an attached picture.
+        deinterlace: Make whole pictures of the frames that say that they are interlaced, of all, or of none.
     """
 
     source: tyro.conf.Positional[str]
@@ -57,6 +60,8 @@ class VideoOptions(EstimatorOptions):
     max_frames: int | None = None
     max_side: int | None = None
     fps: float | None = None
+    stream: int | None = None
+    deinterlace: Deinterlace = "auto"
 
     def __post_init__(self) -> None:
         """Rejects what cannot be run, naming the option."""
@@ -105,7 +110,11 @@ def run(options: VideoOptions) -> int:
     Raises:
         DeqflowError, OSError: an input or an option does not hold; said in one sentence.
     """
-    source = open_video(options.source, fps=options.fps)
+    source = open_video(
+        options.source, fps=options.fps, stream=options.stream, deinterlace=options.deinterlace
+    )
+    for note in source.notes:
+        print(note, file=sys.stderr)
     output = options.output
     if output.suffix.lower() != ".mp4":
         output = output / f"{_stem(options.source)}_flow.mp4"
@@ -188,15 +197,20 @@ def _estimates(
     stream = FlowStream(model, reuse=options.reuse, steps=options.steps, tolerance=options.tolerance)
     cold = FlowStream(model, reuse=False, steps=options.steps, tolerance=options.tolerance)
     last: Image | None = None
-    for frame in islice(source, options.max_frames):
-        image = shrink(frame, options.max_side)
+    count = 0
+    for frame in islice(source.frames(), options.max_frames):
+        count += 1
+        if not frame.follows:
+            stream.reset()
+            cold.reset()
+        image = shrink(frame.image, options.max_side)
         shown = _timed(stream, image)
         # Turn by turn rather than run after run: a machine whose speed drifts slows both alike.
         compared = _timed(cold, image) if options.compare else None
         if shown is not None and last is not None:
             yield last, shown, compared
         last = image
-    check_enough_frames(stream.frames, source.name)
+    check_enough_frames(count, source.name)
 
 
 def _timed(stream: "FlowStream", image: Image) -> Timed | None:
@@ -228,6 +242,8 @@ def _pairs(source: VideoSource, max_frames: int | None) -> int | None:
 
 
 def _stem(source: str) -> str:
+    if source == "-":
+        return "stdin"
     if source.isdecimal() and not Path(source).exists():
         return f"webcam{source}"
     stem = Path(source).stem if not Path(source).is_dir() else Path(source).resolve().name

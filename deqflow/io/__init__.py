@@ -2,10 +2,12 @@
 
 from deqflow.io.flow_files import FLOW_FORMATS, read_flow, write_flow
 from deqflow.io.images import read_image, shrink, to_rgb, write_image
-from deqflow.io.video import VideoSource, VideoWriter, open_video
+from deqflow.io.video import Deinterlace, VideoFrame, VideoSource, VideoWriter, open_video
 
 __all__ = [
     "FLOW_FORMATS",
+    "Deinterlace",
+    "VideoFrame",
     "VideoSource",
     "VideoWriter",
     "open_video",

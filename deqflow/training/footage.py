@@ -128,13 +128,15 @@ def read_shots(place: Path, crop: tuple[int, int], most: int) -> Iterator[Shot]:
     frames: list[bytes] = []
     last: torch.Tensor | None = None
     number = 0
-    for count, frame in enumerate(source):
+    for count, taken in enumerate(source.frames()):
         if count == most:
             break
+        frame = taken.image
         if scale < 1:
             frame = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
         gray = torch.from_numpy(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)).float()[None, None]
-        if last is not None and is_cut(last, gray, torch.zeros(1, 2, *gray.shape[-2:])):
+        still = torch.zeros(1, 2, *gray.shape[-2:])
+        if not taken.follows or (last is not None and is_cut(last, gray, still)):
             if len(frames) > 1:
                 yield Shot(f"{place.name} {number}", frames)
             frames, number = [], count

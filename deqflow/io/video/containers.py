@@ -1,0 +1,284 @@
+"""Frames of what FFmpeg reads: files, addresses and pipes; every frame that decodes, each with its time."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import av
+from av.container import InputContainer
+from av.stream import Discard, Disposition
+
+from deqflow.errors import VideoError, VideoWarning
+from deqflow.io.video.frames import VideoFrame, VideoSource, check_size, plausible_rate
+from deqflow.io.video.pictures import deinterlace, display_matrix, is_turned, upright_rgb
+
+Deinterlace = Literal["auto", "on", "off"]
+
+_UNREADABLE = (av.FFmpegError, OSError, ValueError)
+
+_MOST_PIXELS = 2**28
+"""Of a frame. A header that announces more is not believed."""
+
+_PATIENCE = 64
+"""Failures to read on, one after the other, after which the rest of a file is given up."""
+
+_TAIL = 0.5
+"""Seconds by which a file may be longer than its video."""
+
+_STILLS = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a container is read.
+
+    Attributes:
+        rate: frames per second instead of the stored times; None keeps those.
+        stream: index of the stream; None chooses the best.
+        deinterlace: "auto" treats frames that say that they are interlaced, "on" all, "off" none.
+    """
+
+    rate: Fraction | None = None
+    stream: int | None = None
+    deinterlace: Deinterlace = "auto"
+
+
+def open_container(place: str | BinaryIO, name: str, how: Decoding) -> VideoSource:
+    """Open a video file or address, or a pipe, which can be read only once.
+
+    Raises:
+        VideoError: it cannot be read, is no video, holds no frames, or has no such stream.
+    """
+    reading = Reading(place, name, how)
+    decoded = reading.decode()
+    first = next(decoded, None)
+    if first is None:
+        reading.close()
+        raise VideoError(_unreadable(place, name))
+    begun = [] if isinstance(place, str) else [reading.frames(chain([first], decoded))]
+
+    def read() -> Iterator[VideoFrame]:
+        if begun:
+            return begun.pop()
+        if not isinstance(place, str):
+            raise VideoError(f"{name} can be read only once")
+        again = Reading(place, name, how)
+        return again.frames(again.decode())
+
+    turned = is_turned(display_matrix(first))
+    aspect = reading.stream.sample_aspect_ratio or Fraction(1)
+    source = VideoSource(
+        name,
+        float(how.rate or reading.rate),
+        (first.width, first.height) if turned else (first.height, first.width),
+        reading.announced or reading.expected,
+        read,
+        pixel_aspect=1 / aspect if turned else aspect,
+        time_base=1 / how.rate if how.rate else reading.time_base,
+        files=(Path(place),) if isinstance(place, str) and Path(place).exists() else (),
+        notes=tuple(reading.notes(first)),
+    )
+    if not begun:
+        reading.close()
+    return check_size(source)
+
+
+def _unreadable(place: str | BinaryIO, name: str) -> str:
+    pipe = "" if isinstance(place, str) or place.seekable() else "; through a pipe, send matroska or y4m"
+    return f"{name} is not a video that FFmpeg can read, or has no frames{pipe}"
+
+
+class Reading:
+    """One pass over a container."""
+
+    def __init__(self, place: str | BinaryIO, name: str, how: Decoding) -> None:
+        """Open it; raises VideoError if it is no video or has no such stream."""
+        self.name, self.how = name, how
+        self.errors = self.frame_count = self.discarded = 0
+        try:
+            self.container = av.open(place, "r", metadata_errors="replace")
+        except _UNREADABLE as error:
+            raise VideoError(_unreadable(place, name)) from error
+        try:
+            self.stream = choose_stream(self.container, name, how.stream)
+        except VideoError:
+            self.close()
+            raise
+        for other in self.container.streams:
+            if other is not self.stream:
+                other.discard = Discard.all
+        self.decoder = _decoder(self.stream)
+        self.decoder.options = {"max_pixels": str(_MOST_PIXELS)}
+        self.announced: int = self.stream.frames
+        self.time_base = self.stream.time_base or Fraction(1, av.time_base)
+        self.rate = plausible_rate(self.stream.average_rate, self.stream.guessed_rate)
+        self.clock = Clock(self.stream.start_time, self.rate, how.rate)
+        self.seconds = self._duration()
+
+    @property
+    def expected(self) -> int | None:
+        """How many frames the duration has room for; None if it is not known."""
+        return None if self.seconds is None else max(1, round(self.seconds * self.rate))
+
+    def _duration(self) -> Fraction | None:
+        if self.stream.duration is not None:
+            return self.stream.duration * self.time_base
+        if self.container.duration is not None:
+            return Fraction(self.container.duration, av.time_base)
+        return None
+
+    def notes(self, first: av.VideoFrame) -> Iterator[str]:
+        """Say what was chosen for the user."""
+        others = [other for other in _moving(self.container) if other is not self.stream]
+        if others and self.how.stream is None:
+            sizes = ", ".join(f"stream {s.index} ({s.width}x{s.height})" for s in (self.stream, *others))
+            yield f"{self.name} has several videos, {sizes}: taking the first of these"
+        if first.interlaced_frame and self.how.deinterlace == "auto":
+            yield f"{self.name} is interlaced: deinterlacing it"
+
+    def close(self) -> None:
+        """Close the container."""
+        self.container.close()
+
+    def frames(self, decoded: Iterator[av.VideoFrame]) -> Iterator[VideoFrame]:
+        """Convert decoded frames, and say at the end what was damaged."""
+        complete = False
+        try:
+            for number, frame in enumerate(deinterlace(decoded, self.how.deinterlace), 1):
+                time = self.clock.time(frame)
+                yield VideoFrame(upright_rgb(frame), time, number, f"frame {number} of {self.name}")
+            complete = True
+        finally:
+            self.close()
+            self._warn(complete=complete)
+
+    def decode(self) -> Iterator[av.VideoFrame]:
+        """Decode frame by frame, going on behind what is damaged.
+
+        The decoder is not flushed after an error: what it holds are good frames, and it conceals better what
+        refers to a lost one than it could without any.
+        """
+        for packet in self._packets():
+            self.discarded += packet is not None and packet.is_discard
+            try:
+                frames = self.decoder.decode(packet if packet and packet.size else None)
+            except (av.FFmpegError, ValueError):
+                self.errors += 1
+                continue
+            for frame in frames:
+                frame.time_base = frame.time_base or self.time_base
+                self.frame_count += 1
+                self.errors += frame.is_corrupt
+                yield frame
+
+    def _packets(self) -> "Iterator[av.Packet[av.VideoStream] | None]":
+        """Packets of the stream; None, which empties the decoder, where a file cannot be read to its end."""
+        failures = 0
+        while failures < _PATIENCE:
+            try:
+                for packet in self.container.demux(self.stream):
+                    failures = 0
+                    if packet.size or packet.dts is None:  # empty with a time: a dropped frame, not the end
+                        yield packet
+                return
+            except av.FFmpegError:
+                failures += 1
+                self.errors += failures == 1
+        yield None
+
+    def _warn(self, *, complete: bool) -> None:
+        missing = complete and self.announced - self.discarded > self.frame_count
+        ends, seconds = float(self.clock.end), float(self.seconds or 0)
+        # Sound often goes on a little longer than the picture.
+        early = complete and not self.announced and seconds - ends > max(_TAIL, 0.05 * seconds)
+        if not (self.errors or missing or early):
+            return
+        of = f" of {self.announced} announced" if self.announced else ""
+        end = f", it ends after {ends:.1f} of {seconds:.1f} announced seconds" if early else ""
+        warnings.warn(
+            f"{self.name} is damaged: {self.frame_count}{of} frames read, {self.errors} decoding errors{end}",
+            VideoWarning,
+            stacklevel=2,
+        )
+
+
+class Clock:
+    """Times of frames from the timestamps of a stream, which may be absent or go back.
+
+    Attributes:
+        end: when the last frame ends, seconds, by the timestamps.
+
+    Args:
+        start: timestamp at which the stream begins, if it says.
+        rate: frames per second to assume where timestamps fail.
+        forced: frames per second instead of all timestamps.
+    """
+
+    def __init__(self, start: int | None, rate: Fraction, forced: Fraction | None) -> None:
+        self.start, self.rate, self.forced = start, rate, forced
+        self.count = 0
+        self.last: Fraction | None = None
+        self.end = Fraction(0)
+
+    def time(self, frame: av.VideoFrame) -> Fraction:
+        """Return the time of the next frame, seconds from the start, later than the one before."""
+        self.count += 1
+        stamp = frame.dts if frame.pts is None else frame.pts
+        time: Fraction | None = None
+        if stamp is not None and frame.time_base is not None:
+            if self.start is None or (self.last is None and stamp < self.start):
+                self.start = stamp
+            time = (stamp - self.start) * frame.time_base
+        if time is None or (self.last is not None and time <= self.last):
+            time = Fraction(0) if self.last is None else self.last + 1 / self.rate
+        self.last = time
+        self.end = time + max(1 / self.rate, (frame.duration or 0) * (frame.time_base or 0))
+        return (self.count - 1) / self.forced if self.forced else time
+
+
+def choose_stream(container: InputContainer, name: str, index: int | None) -> av.VideoStream:
+    """Return the stream of a container to read: the one asked for, else the largest that moves.
+
+    Raises:
+        VideoError: there is no such stream, or no video that can be decoded.
+    """
+    videos = [stream for stream in container.streams.video if stream.codec_context is not None]
+    if index is not None:
+        for stream in videos:
+            if stream.index == index:
+                return stream
+        held = ", ".join(f"{stream.index} ({stream.type})" for stream in container.streams)
+        raise VideoError(f"{name} has no video stream {index}, it holds {held or 'no streams'}")
+    if not videos:
+        raise VideoError(f"{name} has no video that FFmpeg can decode")
+    return max(
+        _moving(container) or videos,
+        key=lambda stream: (
+            stream.frames != 1,
+            stream.width * stream.height,
+            bool(stream.disposition & Disposition.default),
+            -stream.index,
+        ),
+    )
+
+
+def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
+    """The decoder of a stream; of VP8 and VP9 with alpha, the one that does not leave it out."""
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    if name is None or stream.metadata.get("alpha_mode") != "1":
+        return stream.codec_context
+    decoder = av.CodecContext.create(name, "r")
+    assert isinstance(decoder, av.VideoCodecContext)
+    return decoder
+
+
+def _moving(container: InputContainer) -> list[av.VideoStream]:
+    return [
+        stream
+        for stream in container.streams.video
+        if stream.codec_context is not None and not stream.disposition & _STILLS
+    ]
