@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from io import TextIOWrapper
 from typing import Any, TextIO
 
 from deqflow.errors import DeqflowError, DeqflowWarning
@@ -100,6 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is success, 2 wrong input (said in one sentence on standard error), 130 interrupted by Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # Not every console can show every file name; a question mark is better than no result.
+            stream.reconfigure(errors="replace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from importlib import metadata
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import cv2
@@ -196,6 +197,50 @@ class TestFlow:
                 read_flow(folder / "out" / name)[0], read_flow(folder / "listed" / name)[0]
             )
 
+    def test_a_folder_of_frames_can_take_the_results(
+        self, folder: Path, weights: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        pictures = [name for name in PICTURES if name not in ("occlusion", "uncertainty")]
+        command = ("flow", "frames", "--output", "frames/", "--checkpoint", weights, "--steps", 1)
+        command = (*command, "--formats", *pictures, "kitti", "flo")
+        assert run(*command) == 0
+        before = {path.name: path.read_bytes() for path in Path("frames").iterdir()}
+        assert len(before) == 3 + 2 * (len(pictures) + 2)
+        capfd.readouterr()
+        assert "exists already" in wrong(capfd, *command)
+        assert run(*command, "--overwrite") == 0
+        assert {path.name: path.read_bytes() for path in Path("frames").iterdir()} == before
+
+    @pytest.mark.parametrize("output", ["out.avi", "flow.jpg", "a.TIFF", "sub/b.exr2.webp", "x.mat", "c.gif"])
+    def test_a_file_that_cannot_be_written_is_no_folder(
+        self, folder: Path, capfd: pytest.CaptureFixture[str], output: str
+    ) -> None:
+        message = wrong(capfd, "flow", "frames/f1.png", "frames/f2.png", "--output", output)
+        assert message.endswith("expected .flo, .png, .flo5, .pfm, .npy, .npz, .exr or a folder")
+        assert not Path(output).exists()
+
+    def test_what_is_a_folder(self, folder: Path, weights: Path) -> None:
+        pair = ("flow", "frames/f1.png", "frames/f2.png", "--checkpoint", weights, "--steps", 1)
+        Path("old.avi").mkdir()
+        for output in ("runs/v1.2", "old.avi", "new.flo/", "plain"):
+            assert run(*pair, "--output", output) == 0
+            assert sorted(path.name for path in Path(output).iterdir()) == ["f1.flo", "f1_flow.png"]
+
+    @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+    def test_names_that_the_console_cannot_show(
+        self, folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+    ) -> None:
+        for number in (1, 2):
+            Path(f"frames/f{number}.png").rename(f"frames/左{number}.png")
+        console = TextIOWrapper(BytesIO(), encoding)
+        monkeypatch.setattr("sys.stdout", console)
+        pair = ("frames/左1.png", "frames/左2.png", "--checkpoint", weights, "--steps", 1)
+        assert run("flow", *pair, "--output", "流") == 0
+        assert Path("流/左1.flo").is_file()
+        console.flush()
+        shown = "左1.png -> 左2.png" if encoding == "utf-8" else "?1.png -> ?2.png"
+        assert shown in console.buffer.getvalue().decode(encoding)
+
     @pytest.mark.parametrize("kind", ["gray", "rgba", "sixteen"])
     def test_kinds_of_images(self, folder: Path, weights: Path, kind: str) -> None:
         image = cv2.imread("frames/f1.png")
@@ -266,6 +311,13 @@ class TestFlow:
 
 
 class TestVideo:
+    def test_a_file_that_cannot_be_written_is_no_folder(
+        self, folder: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        message = wrong(capfd, "video", "clip.mp4", "--output", "out.avi")
+        assert message.endswith("--output out.avi: .avi cannot be written here, expected .mp4 or a folder")
+        assert not Path("out.avi").exists()
+
     def test_a_file(self, folder: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ("--checkpoint", weights, "--flow-dir", "flows", "--compare")
         assert run("video", "clip.mp4", *arguments) == 0

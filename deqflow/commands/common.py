@@ -1,13 +1,16 @@
 """Options and checks that the commands share."""
 
 import os
+import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from deqflow.errors import ConfigError
+from deqflow.io.flow_files import FLOW_FORMATS
+from deqflow.io.images import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from deqflow.estimator import DEQFlow
@@ -78,6 +81,36 @@ class EstimatorOptions(ModelOptions):
         super().__post_init__()
         if self.max_flow is not None and not self.max_flow > 0:
             raise ConfigError(f"--max-flow must be positive, got {self.max_flow:g}")
+
+
+_MEDIA = re.compile(
+    r"\.(avi|mov|mkv|webm|mp4|m4v|mpe?g|wmv|flv|ogv|3gp|m?2?ts|mxf|y4m|mp3|wav|gif|a?png|jxl|hei[cf]|svg|pdf|eps|"
+    r"hdr|tga|psd|ico|mat|h5|hdf5|csv|json|txt|html|zip)"
+)
+"""Suffixes that tell a file from a folder: nobody calls a folder ``out.avi``."""
+
+
+def is_file_name(output: str, supported: Collection[str]) -> bool:
+    """Return whether an output is meant as a file, rather than as a folder for several.
+
+    A folder is what exists as one, ends in a slash or has no suffix of a medium (``runs/v1.2``).
+
+    Args:
+        output: as it was given.
+        supported: the suffixes of files that can be written.
+
+    Raises:
+        ConfigError: the suffix of an image, a video or another kind of file that is not ``supported``.
+    """
+    suffix = Path(output).suffix.lower()
+    if output.endswith(("/", os.sep)) or Path(output).is_dir():
+        return False
+    medium = suffix in FLOW_FORMATS or suffix in IMAGE_SUFFIXES or _MEDIA.fullmatch(suffix)
+    if medium and suffix not in supported:
+        raise ConfigError(
+            f"--output {output}: {suffix} cannot be written here, expected {', '.join(supported)} or a folder"
+        )
+    return suffix in supported
 
 
 def prepare_outputs(files: Iterable[Path], *, overwrite: bool) -> None:

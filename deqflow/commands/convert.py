@@ -64,7 +64,7 @@ def _read_metrics(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        metrics = json.loads(path.read_text())
+        metrics = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"--metrics {path} is not JSON: {error}") from error
     if not isinstance(metrics, dict):

@@ -1,5 +1,6 @@
 """``deqflow flow``: flow between two images, or through a folder of frames."""
 
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from deqflow.commands.common import EstimatorOptions, prepare_outputs
+from deqflow.commands.common import EstimatorOptions, is_file_name, prepare_outputs
 from deqflow.errors import ConfigError, ImageError
 from deqflow.io import FLOW_FORMATS, read_image, write_flow, write_image
 from deqflow.io.files import list_files
@@ -47,7 +48,7 @@ class FlowOptions(EstimatorOptions):
     Attributes:
         frames: Two images, or more in order, or one folder of images (taken in natural order).
         output: Folder for the results; or, of two images, one file, whose suffix says what it is: .flo,
-            .flo5, .pfm, .npy, .npz, .exr, or .png for the colours (for KITTI's, add --formats kitti).
+            .flo5, .pfm, .npy, .npz, .exr, or .png for the colors (for KITTI's, add --formats kitti).
         formats: What to write in the folder: color is a PNG in the usual colour wheel, flo Middlebury's
             format, kitti KITTI's 16-bit PNG, flo5 Spring's HDF5, pfm FlyingThings3D's, npy and npz NumPy's,
             exr OpenEXR motion vectors. Further PNGs: arrows and overlay on the frame, side-by-side with it,
@@ -56,7 +57,7 @@ class FlowOptions(EstimatorOptions):
     """
 
     frames: tyro.conf.Positional[tuple[Path, ...]]
-    output: Path = Path("output")
+    output: str = "output"
     formats: tuple[Kind, ...] = DEFAULT_FORMATS
 
 
@@ -123,7 +124,7 @@ def run(options: FlowOptions) -> int:
 
 def _frames(given: tuple[Path, ...]) -> list[Path]:
     if len(given) == 1 and given[0].is_dir():
-        found = list_files(given[0], IMAGE_SUFFIXES)
+        found = _without_results(list_files(given[0], IMAGE_SUFFIXES))
         if len(found) < 2:
             raise ImageError(f"the folder {given[0]} holds {len(found)} images, flow needs at least two")
         return found
@@ -136,15 +137,28 @@ def _frames(given: tuple[Path, ...]) -> list[Path]:
     return list(given)
 
 
+def _without_results(images: list[Path]) -> list[Path]:
+    """Images without those that this command has written beside the frames they were estimated from."""
+    endings = "|".join(re.escape(ending) for ending in ENDINGS.values() if ending.endswith(".png"))
+    result = re.compile(rf"(?:\d{{6}}_)?(.+)(?:{endings})")
+    stems = {image.stem for image in images}
+
+    def written(image: Path) -> bool:
+        found = result.fullmatch(image.name)
+        return found is not None and found[1] in stems
+
+    return [image for image in images if not written(image)]
+
+
 def _results(options: FlowOptions, frames: list[Path]) -> list[dict[Kind, Path]]:
     """What to write for each pair."""
-    output, suffix = options.output, options.output.suffix.lower()
-    if suffix not in FLOW_FORMATS or output.is_dir():
+    output = Path(options.output)
+    if not is_file_name(options.output, FLOW_FORMATS):
         names = _result_names(frames[:-1])
         return [{kind: output / (name + ENDINGS[kind]) for kind in options.formats} for name in names]
     if len(frames) > 2:
         raise ConfigError(f"--output {output} is one file, expected a folder for {len(frames) - 1} pairs")
-    fitting = [kind for kind in ENDINGS if ENDINGS[kind].endswith(suffix)]
+    fitting = [kind for kind in ENDINGS if ENDINGS[kind].endswith(output.suffix.lower())]
     kinds = fitting[:1] if options.formats == DEFAULT_FORMATS else list(options.formats)
     if len(kinds) != 1 or kinds[0] not in fitting:
         raise ConfigError(f"--output {output} takes --formats {' or '.join(fitting)}, got {' '.join(kinds)}")

@@ -15,7 +15,7 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from deqflow.commands.common import EstimatorOptions, prepare_outputs
+from deqflow.commands.common import EstimatorOptions, is_file_name, prepare_outputs
 from deqflow.errors import ConfigError
 from deqflow.io import Deinterlace, VideoSource, VideoWriter, open_video, shrink, write_flow
 from deqflow.visualize import ColorScale, draw_arrows, flow_to_color, side_by_side
@@ -116,7 +116,7 @@ def run(options: VideoOptions) -> int:
     for note in source.notes:
         print(note, file=sys.stderr)
     output = options.output
-    if output.suffix.lower() != ".mp4":
+    if not is_file_name(str(output), (".mp4",)):
         output = output / f"{_stem(options.source)}_flow.mp4"
     if output.exists() and Path(options.source).exists() and output.samefile(options.source):
         raise ConfigError(f"the output {output} is the source itself")

@@ -89,7 +89,7 @@ class ResultsFolder:
 
     def _check(self, settings: dict[str, Any]) -> None:
         try:
-            before = json.loads((self.path / SETTINGS).read_text())
+            before = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
         except ValueError as error:
             raise DataError(f"{self.path / SETTINGS} is not JSON: {error}") from error
         if not isinstance(before, dict):
@@ -134,4 +134,4 @@ class ResultsFolder:
 
     def _write(self, name: str, text: str) -> None:
         with atomic_path(self.path / name) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
