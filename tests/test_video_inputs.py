@@ -367,6 +367,24 @@ class TestImageSequences:
     def test_one_series(self, tmp_path: Path, names: tuple[str, ...]) -> None:
         assert open_video(self.write(tmp_path, *names)).frame_count == len(names)
 
+    def test_times_as_names_tell_nothing_of_gaps(self, tmp_path: Path) -> None:
+        folder = self.write(tmp_path, "1403636579763.png", "1403636579814.png", "1403636579863.png")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert all(frame.follows for frame in open_video(folder).frames())
+
+    def test_numbers_of_a_pattern_are_digits_and_no_fewer_than_said(self, tmp_path: Path) -> None:
+        names = ["0001.png", "0002.png", "12345.png", "00003.png", "004.png", "0001_mask.png", "._0001.png"]
+        folder = self.write(tmp_path, *names)
+        for pattern, found in {
+            "%04d.png": ["0001.png", "0002.png", "12345.png"],
+            "%5d.png": ["00003.png", "12345.png"],
+            "%d.png": ["12345.png"],
+            "%04d_mask.png": ["0001_mask.png"],
+        }.items():
+            with warnings.catch_warnings(action="ignore"):
+                assert [path.name for path in open_video(folder / pattern).files] == found
+
     def test_a_pattern_takes_one_of_two_series(self, tmp_path: Path) -> None:
         folder = self.write(tmp_path, "left_1.png", "left_2.png", "right_1.png", "right_12345.png")
         assert open_video(folder / "left_*.png").frame_count == 2

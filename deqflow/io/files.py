@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -58,9 +59,8 @@ def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
 def followers(stems: Sequence[str]) -> list[str]:
     """Return the name that should follow each one but the last, to notice what is missing of a sequence.
 
-    Numbers decide where names differ in a single one: their smallest difference is the step of the sequence.
-    Where another difference is no multiple of it (times rather than counts), or where names differ in more
-    than a number, whatever comes next follows.
+    Numbers decide where names differ in a single one and are counted (`counted_step`); else whatever comes
+    next follows.
 
     Args:
         stems: names in natural order.
@@ -73,8 +73,8 @@ def followers(stems: Sequence[str]) -> list[str]:
         for index, place in enumerate(places)
         if place is not None
     }
-    step = min(steps.values(), default=0)
-    if step < 1 or any(other % step for other in steps.values()):
+    step = counted_step(list(steps.values()))
+    if step is None:
         return following
     for index, other in steps.items():
         place = places[index]
@@ -83,6 +83,17 @@ def followers(stems: Sequence[str]) -> list[str]:
             number = f"{int(parts[place]) + step:0{len(parts[place])}d}"
             following[index] = "".join([*parts[:place], number, *parts[place + 1 :]])
     return following
+
+
+def counted_step(differences: Sequence[int]) -> int | None:
+    """Return by how much the numbers of a sequence go on, larger differences being gaps; None if unknown.
+
+    It is the most common difference, the smallest of equally common ones. Where another is no multiple of it
+    the numbers are no counts (but times, say), and tell nothing of gaps.
+    """
+    counts = Counter(differences)
+    step = min(counts, key=lambda difference: (-counts[difference], difference), default=0)
+    return None if step < 1 or any(difference % step for difference in counts) else step
 
 
 def _counted_part(before: list[str], after: list[str]) -> int | None:

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from fnmatch import translate
 from fractions import Fraction
@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from deqflow.errors import VideoError, VideoWarning
-from deqflow.io.files import natural_key
+from deqflow.io.files import counted_step, natural_key
 from deqflow.io.images import IMAGE_SUFFIXES, read_image
 from deqflow.io.video.frames import FALLBACK_FPS, VideoFrame, VideoSource, check_size
 
@@ -44,7 +44,9 @@ def open_pattern(pattern: Path, rate: Fraction | None = None) -> VideoSource:
     if _NUMBER.search(pattern.name):
         plain = _NUMBER.split(pattern.name)  # text and the digits of each number in turn
         plain[::2] = map(re.escape, plain[::2])
-        plain[1::2] = (rf"\d{{{int(digits or 1)},}}" for digits in plain[1::2])
+        # As many digits as are said; more only where the number is that large.
+        counts = [int(digits or 1) for digits in plain[1::2]]
+        plain[1::2] = (rf"(?:\d{{{count}}}|[1-9]\d{{{count},}})" for count in counts)
         expression = re.compile("".join(plain))
     else:
         expression = re.compile(translate(pattern.name))
@@ -91,11 +93,9 @@ def frame_numbers(paths: list[Path]) -> list[int]:
 
 
 def find_gaps(numbers: list[int]) -> list[tuple[int, int]]:
-    """Return neighbors (before, after) that are further apart than numbers in this sequence usually are."""
-    steps = [after - before for before, after in pairwise(numbers)]
-    counts = Counter(steps)
-    usual = min(counts, key=lambda step: (-counts[step], step), default=1)
-    return [pair for pair, step in zip(pairwise(numbers), steps, strict=True) if step > usual]
+    """Return neighbors (before, after) between which frames are missing."""
+    step = counted_step([after - before for before, after in pairwise(numbers)])
+    return [] if step is None else [pair for pair in pairwise(numbers) if pair[1] - pair[0] > step]
 
 
 def _describe(gaps: list[tuple[int, int]]) -> str:
