@@ -116,6 +116,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (`| head`). Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        print(
+            "deqflow: error: out of memory: smaller frames (--max-side, in training --height and --width) "
+            "or a smaller --batch need less",
+            file=sys.stderr,
+        )
+        return EXIT_WRONG_INPUT
     except (DeqflowError, OSError) as error:
         print(f"deqflow: error: {_one_sentence(error)}", file=sys.stderr)
         return EXIT_WRONG_INPUT
@@ -140,6 +149,12 @@ def _dispatch(arguments: list[str]) -> int:
     with nullcontext() if command.extra is None else requires(command.extra, f"deqflow {name}"):
         run = _resolve(command.run)
     return run(options) or 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or PyTorch could not have the memory they asked for."""
+    said = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 
 def _overview() -> str:

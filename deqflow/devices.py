@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import cv2
+import psutil
 import torch
 
 from deqflow.errors import ConfigError
@@ -72,6 +73,13 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     hand them to the gradient step, whose weights would then get no gradient.
     """
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that can still be allocated on ``device`` without swapping."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)
 
 
 def keep_freed_memory() -> None:

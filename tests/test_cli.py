@@ -1,6 +1,7 @@
 """The command line as a user runs it: results, exit codes, one sentence for every wrong input, Ctrl-C."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -260,6 +261,45 @@ class TestFlow:
         flow, _ = read_flow("output/flat.flo")
         assert flow.shape == (*size, 2)
         assert np.isfinite(flow).all()
+
+    def test_frames_are_scaled_down_if_asked(
+        self, folder: Path, weights: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        pair = ("flow", "frames/f1.png", "frames/f2.png", "--checkpoint", weights, "--steps", 1)
+        assert run(*pair, "--max-side", 40) == 0
+        assert read_flow("output/f1.flo")[0].shape == (22, 40, 2)
+        assert read_image("output/f1_flow.png").shape == (22, 40, 3)
+        assert run(*pair, "--max-side", 4000, "--output", "whole") == 0
+        assert read_flow("whole/f1.flo")[0].shape == (34, 61, 2)
+        capfd.readouterr()
+        assert run(*pair, "--max-side", 15) == 2
+        assert "--max-side must be at least 16, got 15" in capfd.readouterr().err
+        assert "expected at least 16x16" in wrong(capfd, *pair, "--max-side", 20, "--output", "flat")
+
+    @pytest.mark.parametrize("command", ["flow frames/f1.png frames/f2.png", "video clip.mp4"])
+    def test_frames_that_memory_is_too_short_for(
+        self,
+        folder: Path,
+        weights: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+        command: str,
+    ) -> None:
+        monkeypatch.setattr("deqflow.devices.free_memory", lambda device: 1000)
+        options = (*command.split(), "--checkpoint", weights, "--steps", 1, "--output", "new")
+        message = wrong(capfd, *options)
+        assert re.search(r"6[12]x34 pixels need .* GB of memory, of which 0.0 are free", message)
+        fitting = re.search(r"scale them down by --max-side (\d+) or less$", message)
+        assert fitting is not None and run(*options, "--max-side", fitting[1]) == 0
+
+    def test_running_out_of_memory_is_one_sentence(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        def exhaust(options: object) -> None:
+            torch.empty(2**62, dtype=torch.uint8)
+
+        monkeypatch.setattr("deqflow.commands.flow.run", exhaust)
+        assert "out of memory: smaller frames (--max-side" in wrong(capfd, "flow", "a.png", "b.png")
 
     def test_results_are_not_overwritten_unasked(
         self, folder: Path, weights: Path, capfd: pytest.CaptureFixture[str]

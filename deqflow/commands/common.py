@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from deqflow.errors import ConfigError
 from deqflow.io.flow_files import FLOW_FORMATS
-from deqflow.io.images import IMAGE_SUFFIXES
+from deqflow.io.images import IMAGE_SUFFIXES, SMALLEST_SIDE
 
 if TYPE_CHECKING:
     from deqflow.estimator import DEQFlow
@@ -69,16 +69,20 @@ class EstimatorOptions(ModelOptions):
     """Which model, how it is solved, and how its flow is drawn.
 
     Attributes:
+        max_side: Scale frames down to this many pixels on the longer side; the flow is that of these.
         max_flow: Length in pixels drawn at full saturation; without it, it follows the motion.
         overwrite: Replace results that are already there.
     """
 
+    max_side: int | None = None
     max_flow: float | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         """Rejects what cannot be run, naming the option."""
         super().__post_init__()
+        if self.max_side is not None and self.max_side < SMALLEST_SIDE:
+            raise ConfigError(f"--max-side must be at least {SMALLEST_SIDE}, got {self.max_side}")
         if self.max_flow is not None and not self.max_flow > 0:
             raise ConfigError(f"--max-flow must be positive, got {self.max_flow:g}")
 
@@ -111,6 +115,31 @@ def is_file_name(output: str, supported: Collection[str]) -> bool:
             f"--output {output}: {suffix} cannot be written here, expected {', '.join(supported)} or a folder"
         )
     return suffix in supported
+
+
+def require_memory(model: "DEQFlow", size: tuple[int, int]) -> None:
+    """Refuse frames whose all-pairs correlation cannot fit into the memory that is free.
+
+    Args:
+        model: where it is, and its stride.
+        size: height and width of the frames that it gets, pixels.
+
+    Raises:
+        ConfigError: more than all memory is needed.
+    """
+    from deqflow.devices import free_memory
+    from deqflow.step import STRIDE
+
+    height, width = size
+    # Every position with every position, and with those of the coarser levels, in half precision.
+    needed = 2 * (height * width / STRIDE**2) ** 2 * 4 / 3
+    free = free_memory(model.device)
+    if needed > free:
+        longest = int(0.99 * max(size) * (free / needed) ** 0.25)  # sides are rounded
+        raise ConfigError(
+            f"frames of {width}x{height} pixels need {needed / 1e9:.1f} GB of memory, "
+            f"of which {free / 1e9:.1f} are free: scale them down by --max-side {longest} or less"
+        )
 
 
 def prepare_outputs(files: Iterable[Path], *, overwrite: bool) -> None:

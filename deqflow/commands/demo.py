@@ -19,12 +19,10 @@ class DemoOptions(EstimatorOptions):
     Attributes:
         output: Folder for a video and a still picture of each clip.
         max_frames: Read no more frames than this of each clip.
-        max_side: Scale frames down to this many pixels on the longer side.
     """
 
     output: Path = Path("output/demo")
     max_frames: int | None = None
-    max_side: int | None = None
 
 
 def run(options: DemoOptions) -> int:

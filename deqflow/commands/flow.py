@@ -12,9 +12,9 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from deqflow.commands.common import EstimatorOptions, is_file_name, prepare_outputs
+from deqflow.commands.common import EstimatorOptions, is_file_name, prepare_outputs, require_memory
 from deqflow.errors import ConfigError, ImageError
-from deqflow.io import FLOW_FORMATS, read_image, write_flow, write_image
+from deqflow.io import FLOW_FORMATS, read_image, shrink, write_flow, write_image
 from deqflow.io.files import list_files
 from deqflow.io.images import IMAGE_SUFFIXES
 from deqflow.visualize import RENDERINGS, ColorScale, ShownPair
@@ -74,8 +74,10 @@ def run(options: FlowOptions) -> int:
     frames = _frames(options.frames)
     results = _results(options, frames)
     prepare_outputs((path for paths in results for path in paths.values()), overwrite=options.overwrite)
-    first = read_image(frames[0])
+    whole = read_image(frames[0])
+    first = shrink(whole, options.max_side)
     model = options.load()
+    require_memory(model, first.shape[:2])
     if "uncertainty" in options.formats and model.uncertainty is None:
         raise ConfigError(f"--formats uncertainty: {options.model} does not tell how far its flow may be off")
     stream = FlowStream(model, reuse=False, steps=options.steps, tolerance=options.tolerance)
@@ -88,11 +90,12 @@ def run(options: FlowOptions) -> int:
         strict=True,
     ):
         image = read_image(after)
-        if image.shape != first.shape:
+        if image.shape != whole.shape:
             raise ImageError(
                 f"{after} is {image.shape[1]}x{image.shape[0]} pixels, "
-                f"{frames[0]} is {first.shape[1]}x{first.shape[0]}; expected frames of one size"
+                f"{frames[0]} is {whole.shape[1]}x{whole.shape[0]}; expected frames of one size"
             )
+        image = shrink(image, options.max_side)
         began = time.perf_counter()
         estimate = stream.push(image)
         assert estimate is not None

@@ -15,7 +15,7 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from deqflow.commands.common import EstimatorOptions, is_file_name, prepare_outputs
+from deqflow.commands.common import EstimatorOptions, is_file_name, prepare_outputs, require_memory
 from deqflow.errors import ConfigError
 from deqflow.io import Deinterlace, VideoSource, VideoWriter, open_video, shrink, write_flow
 from deqflow.visualize import ColorScale, draw_arrows, flow_to_color, side_by_side
@@ -44,7 +44,6 @@ class VideoOptions(EstimatorOptions):
         flow_dir: Folder for a flow file per pair of frames.
         flow_format: Of the files in it.
         max_frames: Read no more frames than this.
-        max_side: Scale frames down to this many pixels on the longer side.
         fps: Frames per second, instead of the times that the source gives (image sequences: 25).
         stream: Index of the video stream; without it, the largest that is not an attached picture.
         deinterlace: Make whole pictures of the frames that say that they are interlaced, of all, or of none.
@@ -58,7 +57,6 @@ class VideoOptions(EstimatorOptions):
     flow_dir: Path | None = None
     flow_format: Literal["flo", "kitti", "flo5", "pfm", "npy", "npz", "exr"] = "flo"
     max_frames: int | None = None
-    max_side: int | None = None
     fps: float | None = None
     stream: int | None = None
     deinterlace: Deinterlace = "auto"
@@ -68,8 +66,6 @@ class VideoOptions(EstimatorOptions):
         super().__post_init__()
         if self.max_frames is not None and self.max_frames < 2:
             raise ConfigError(f"--max-frames must be at least 2, got {self.max_frames}")
-        if self.max_side is not None and self.max_side < 16:
-            raise ConfigError(f"--max-side must be at least 16, got {self.max_side}")
         if self.compare and not self.reuse:
             raise ConfigError("--compare needs reuse: it compares with and without")
 
@@ -204,6 +200,8 @@ def _estimates(
             stream.reset()
             cold.reset()
         image = shrink(frame.image, options.max_side)
+        if count == 1:
+            require_memory(model, image.shape[:2])
         shown = _timed(stream, image)
         # Turn by turn rather than run after run: a machine whose speed drifts slows both alike.
         compared = _timed(cold, image) if options.compare else None
