@@ -157,6 +157,7 @@ class DEQFlow(nn.Module):
         solver: Solver,
         steps: int,
         coarse_levels: int = 0,
+        start: FlowState | None = None,
         bidirectional: bool = False,
     ) -> Trajectory[FlowState]:
         """Points of the solve that losses can be taken on, each with a graph (training).
@@ -169,17 +170,19 @@ class DEQFlow(nn.Module):
             solver: where to evaluate next.
             steps: evaluations without a graph.
             coarse_levels: see ``coarse_start``, whose solves take the same steps; 0 starts from zeros.
+            start: where to start instead, without a graph.
             bidirectional: see ``encode_pair``; the states are those of 2B pairs then.
         """
-        start = self.coarse_start(
-            image1,
-            image2,
-            levels=coarse_levels,
-            steps=steps,
-            tolerance=0.0,
-            solver=solver,
-            bidirectional=bidirectional,
-        )
+        if start is None:
+            start = self.coarse_start(
+                image1,
+                image2,
+                levels=coarse_levels,
+                steps=steps,
+                tolerance=0.0,
+                solver=solver,
+                bidirectional=bidirectional,
+            )
         first, second = self.encode_pair(image1, image2, bidirectional=bidirectional)
         step = self.operator(first, second)
         with autocast(image1.device, self.precision):

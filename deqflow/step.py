@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deqflow.geometry import forward_splat
 from deqflow.network import CorrelationPyramid
 
 STRIDE = 8
@@ -25,6 +26,16 @@ class FlowState(NamedTuple):
             for part in (self.hidden, 2 * self.flow)
         )
         return FlowState(hidden.contiguous(memory_format=torch.channels_last), flow.contiguous())
+
+
+def carry(state: FlowState) -> FlowState:
+    """Carry a state along its own flow to the pixels of the next frame; holes keep what was there."""
+    carried, weight = forward_splat(torch.cat((state.flow, state.hidden.float()), 1), state.flow)
+    # Below half a pixel's weight it is mostly the blurred rim of a hole.
+    found = weight > 0.5
+    flow = torch.where(found, carried[:, :2], state.flow)
+    hidden = torch.where(found, carried[:, 2:], state.hidden.float()).to(state.hidden.dtype)
+    return FlowState(hidden.contiguous(memory_format=torch.channels_last), flow)
 
 
 class FrameFeatures(NamedTuple):

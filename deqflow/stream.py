@@ -16,7 +16,7 @@ from deqflow.errors import VideoError
 from deqflow.estimator import DEQFlow, FlowEstimate, Frame, single
 from deqflow.geometry import forward_splat
 from deqflow.io import VideoFrame, VideoSource, open_video, shrink
-from deqflow.step import FlowState, FrameFeatures
+from deqflow.step import FlowState, FrameFeatures, carry
 
 _THUMBNAIL = 64  # pixels of the longer side
 _CUT_CORRELATION = 0.5
@@ -114,16 +114,6 @@ class FlowStream:
             return start
         last, image = (_brightness(frame.image) for frame in (self._features, new))
         return None if is_cut(last, image, start.flow) else start
-
-
-def carry(state: FlowState) -> FlowState:
-    """Moves a state along its own flow, to the pixels of the next frame; holes keep what was there."""
-    carried, weight = forward_splat(torch.cat((state.flow, state.hidden.float()), 1), state.flow)
-    # Below half a pixel's weight it is mostly the blurred rim of a hole.
-    found = weight > 0.5
-    flow = torch.where(found, carried[:, :2], state.flow)
-    hidden = torch.where(found, carried[:, 2:], state.hidden.float()).to(state.hidden.dtype)
-    return FlowState(hidden.contiguous(memory_format=torch.channels_last), flow)
 
 
 def is_cut(last: Tensor, new: Tensor, flow: Tensor) -> bool:

@@ -367,7 +367,7 @@ def test_a_machine_of_another_precision_is_told(tmp_path, capsys, monkeypatch):
 def test_other_textures_are_told(tmp_path, capsys, monkeypatch):
     options = small(tmp_path, steps=1)
     run(options)
-    monkeypatch.setattr("deqflow.training.scenes.scenes_fingerprint", lambda: "another version")
+    monkeypatch.setattr("deqflow.training.scenes.scenes_fingerprint", lambda *_: "another version")
     run(replace(options, steps=2))
     assert "other scenes than before" in capsys.readouterr().err
 

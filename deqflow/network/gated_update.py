@@ -70,6 +70,9 @@ class GatedStripUpdate(nn.Module):
         motion: channels of the encoded motion.
         mixed: channels between the two 1x1 convolutions of the gates.
         kernel: length of the depthwise strips.
+        minimum_gate: least share of the hidden state that a step replaces by the candidate, in [0, 1).
+            A gate that closes makes any state a fixed point; bounded from below, ``h + g (c(h) - h)`` has the
+            fixed points of the candidate ``c`` alone.
     """
 
     def __init__(
@@ -81,8 +84,10 @@ class GatedStripUpdate(nn.Module):
         motion: int = 64,
         mixed: int = 192,
         kernel: int = 7,
+        minimum_gate: float = 0.0,
     ) -> None:
         super().__init__()
+        self.minimum_gate = minimum_gate
         self.correlation_encoder = PointwiseConv2d(correlation, 96)
         self.flow_encoder = nn.Conv2d(2, 32, 7, padding=3)
         self.motion_encoder = PointwiseConv2d(96 + 32, motion)
@@ -142,7 +147,10 @@ class GatedStripUpdate(nn.Module):
         gate, candidate = self.gates(mixed).to(hidden.dtype).chunk(2, dim=1)
         # tanh(x) = 2 sigmoid(2x) - 1, in a quarter of its time on a CPU.
         candidate = 2 * torch.sigmoid(2 * candidate) - 1
-        hidden = torch.lerp(hidden, candidate, torch.sigmoid(gate))
+        gate = torch.sigmoid(gate)
+        if self.minimum_gate > 0:
+            gate = self.minimum_gate + (1 - self.minimum_gate) * gate
+        hidden = torch.lerp(hidden, candidate, gate)
         return Update(hidden, self.flow_head(hidden).float())
 
 
@@ -153,12 +161,18 @@ class GatedStripConfig:
     motion: int = 64
     mixed: int = 192
     kernel: int = 7
+    minimum_gate: float = 0.0
     kind: str = field(default="gated-strips", init=False)
 
     def __post_init__(self) -> None:
         require_sizes("update operator", motion=self.motion, mixed=self.mixed, kernel=self.kernel)
         if self.kernel % 2 == 0:
             raise ConfigError(f"kernel of the update operator must be odd, not {self.kernel}")
+        gate = self.minimum_gate
+        if isinstance(gate, bool) or not isinstance(gate, int | float) or not 0 <= gate < 1:
+            raise ConfigError(
+                f"minimum_gate of the update operator must be at least 0 and below 1, not {gate!r}"
+            )
 
     def build(self, *, hidden: int, context: int, correlation: int) -> GatedStripUpdate:
         """The update operator, for these numbers of channels."""
@@ -169,4 +183,5 @@ class GatedStripConfig:
             motion=self.motion,
             mixed=self.mixed,
             kernel=self.kernel,
+            minimum_gate=self.minimum_gate,
         )

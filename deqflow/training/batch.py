@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deqflow.data.sample import Sample
 from deqflow.training.options import TrainOptions
+from deqflow.training.starts import WrongStart
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,14 @@ class StepRandomness:
         solver_steps: evaluations of the solve.
         coarse_levels: how often the frames are halved for the solve to start from.
         probe: seed of the Jacobian penalty's probe; None leaves the penalty out.
+        wrong_start: what to start from instead of zeros or the coarse fixed point; None does not.
     """
 
     subpixel_positions: Tensor
     solver_steps: int
     coarse_levels: int = 0
     probe: int | None = None
+    wrong_start: WrongStart | None = None
 
     @classmethod
     def of_step(cls, step: int, options: TrainOptions, device: torch.device) -> "StepRandomness":
@@ -109,4 +112,11 @@ class StepRandomness:
         probe = int(torch.randint(2**31, (), generator=generator))
         coarse = float(torch.rand((), generator=generator)) < options.coarse_start_probability
         penalised = options.jacobian_weight > 0 and step % options.jacobian_every == 0
-        return cls(subpixel_positions, solver_steps, int(coarse), probe if penalised else None)
+        wrong = float(torch.rand((), generator=generator)) < options.wrong_start_probability
+        return cls(
+            subpixel_positions,
+            solver_steps,
+            int(coarse and not wrong),
+            probe if penalised else None,
+            WrongStart.draw(generator) if wrong else None,
+        )

@@ -11,6 +11,9 @@ from deqflow.step import STRIDE, FlowState
 MAX_FLOW = 400.0
 """Pixels that move further than this do not count, as published."""
 
+RIGHT_PIXELS, RIGHT_SHARE = 1.0, 0.05
+"""End-point error below which a flow counts as right: pixels, or a share of the true motion."""
+
 
 def charbonnier(difference: Tensor) -> Tensor:
     """Generalised Charbonnier penalty ``(x^2 + eps^2)^0.45``, which lets outliers go.
@@ -65,10 +68,33 @@ def correction_loss(
     return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
 
 
-def residual_loss(path: Trajectory[FlowState]) -> Tensor:
+def residual_loss(path: Trajectory[FlowState], counted: Tensor | None = None) -> Tensor:
     """Mean movement of the flow in the gradient steps of the last point, full-resolution pixels.
 
     Where an error cannot be told from the frames, the losses of the path pull to all sides and the flow
     wanders without end; this small constant pull lets it come to rest there.
+
+    Args:
+        path: points and states of a solve.
+        counted: (B, H, W) bool, coarse pixels whose movement counts; the mean is over all of them all the
+            same, so that none weighs more for it. None counts every one.
     """
-    return STRIDE * (path.states[-1].flow - path.points[-1].flow).norm(dim=1).mean()
+    moved = STRIDE * (path.states[-1].flow - path.points[-1].flow).norm(dim=1)
+    return moved.mean() if counted is None else (moved * counted).mean()
+
+
+def right_cells(prediction: Tensor, flow: Tensor, known: Tensor) -> Tensor:
+    """Coarse pixels (B, H, W) whose flow is right: at every known place looked at, and at one at least.
+
+    Right is an end-point error below a pixel or 5 % of the true motion, whichever is more. A residual loss on
+    the others would reward a state that comes to rest at a wrong flow.
+
+    Args:
+        prediction: (B, 2, K, H, W), pixels, at K places inside each coarse pixel.
+        flow: (B, 2, K, H, W) ground truth.
+        known: (B, 1, K, H, W) float, 0 or 1.
+    """
+    error = torch.hypot(*(prediction - flow).unbind(dim=1))
+    allowed = (RIGHT_SHARE * torch.hypot(*flow.unbind(dim=1))).clamp_min(RIGHT_PIXELS)
+    told = known[:, 0] > 0
+    return ((error < allowed) | ~told).all(dim=1) & told.any(dim=1)

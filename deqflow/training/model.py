@@ -1,15 +1,19 @@
 """The model of a run, made ready for training."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from deqflow.config import ModelConfig
 from deqflow.devices import resolve_precision
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
+from deqflow.network import GatedStripConfig
 from deqflow.training.options import TrainOptions
-from deqflow.zoo import PRESETS, create, file_sha256, read_checkpoint, restore, shipped_weights
+from deqflow.zoo import PRESETS, file_sha256, read_checkpoint, shipped_weights
+from deqflow.zoo.loading import build, fitting_config, preset
 
 
 def create_model(options: TrainOptions, device: torch.device) -> DEQFlow:
@@ -20,7 +24,13 @@ def create_model(options: TrainOptions, device: torch.device) -> DEQFlow:
         CheckpointError: weights of another architecture.
     """
     initial = _initial_weights(options)
-    model = create(options.model) if initial is None else restore(options.model, initial)
+    if initial is None:
+        found = preset(options.model)
+        model = DEQFlow(trained_config(found.config, options), found.defaults, name=options.model)
+    else:
+        checkpoint = read_checkpoint(initial)
+        config = fitting_config(options.model, checkpoint)
+        model = build(options.model, trained_config(config, options), checkpoint)
     model.precision = resolve_precision(options.precision, device)
     if options.sync_batch_norm:
         if device.type != "cuda":
@@ -34,6 +44,19 @@ def create_model(options: TrainOptions, device: torch.device) -> DEQFlow:
             if part is not None:
                 part.compile()
     return model
+
+
+def trained_config(config: ModelConfig, options: TrainOptions) -> ModelConfig:
+    """Return the configuration with what the options change of it, all of it without parameters.
+
+    Raises:
+        ConfigError: ``minimum_gate`` outside its range, or for a model without such a gate.
+    """
+    if options.minimum_gate is None:
+        return config
+    if not isinstance(config.update, GatedStripConfig):
+        raise ConfigError(f"minimum_gate needs a model with gated strips, {options.model} has none")
+    return replace(config, update=replace(config.update, minimum_gate=options.minimum_gate))
 
 
 def origin(options: TrainOptions) -> str:

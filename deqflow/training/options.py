@@ -21,6 +21,8 @@ class Stage:
         data_sets: names of data sets, each perhaps with a number of repetitions, words that the titles of its
             parts must have and a split: ``100*sintel:clean``, ``things:clean:left``, ``chairs@validation``.
             The synthetic stage has none.
+        scenes: how fast things move in the scenes trained on: ``usual``, or ``fast`` with more and larger
+            motion. Held-out scenes are the usual ones.
         steps: optimiser steps of the whole schedule.
         batch: pairs per step, over all processes; the same two frames both ways are two pairs.
         bidirectional: take the frames of a scene both ways, so that each is rendered and encoded once for two
@@ -42,6 +44,9 @@ class Stage:
             learning to be right at one count only.
         coarse_start_probability: share of the steps whose solve starts not from zeros but at the fixed point
             of the frames at half the size, as that of deqflow-s does in use.
+        wrong_start_probability: share of the steps whose solve starts from the state of another motion
+            (nothing moved, frame 2 shifted, another sample, or the motion back), from which it must find its
+            way too.
         corrections: losses along the solver's path.
         positions: in place of ``corrections``, the solver steps (from 1, rising) whose points losses are on.
         scheme: ``recorded`` takes points of one uninterrupted solve; ``segments`` starts the solver anew from
@@ -50,12 +55,16 @@ class Stage:
         gradient_steps: evaluations of a ``phantom`` or terms of a ``neumann`` gradient.
         damping: of a ``phantom`` or ``neumann`` gradient.
         attach_flow: let gradients pass through the incoming flow of a step; None is as the model says.
+        minimum_gate: least share of the hidden state that a step replaces, in models with gated strips: the
+            nearer to 1, the less can a state stay that the frames do not ask for. None is as the model says.
         augment: change scale, colours and more of the pairs that are read, by the stage's ranges; else only
             crop them.
         gamma: weight of a loss relative to the next one on the path.
         loss: distance between flows; ``mixture`` is how unlikely the uncertainty head of a model finds the
             error (with other losses the head learns beside the flow and has no say in it).
         residual_weight: weight of the flow's movement at the end of the path.
+        residual_where_right: let that weight count only where the flow is right, to a pixel or 5 % of the
+            motion.
         smoothness: without ground truth, weight of the flow's slopes relative to the likeness of the warped
             frames.
         distillation: likewise, weight of the agreement between a crop's flow and the whole frame's.
@@ -72,6 +81,7 @@ class Stage:
 
     stage: StageName = "synthetic"
     data_sets: tuple[str, ...] = ()
+    scenes: Literal["usual", "fast"] = "usual"
     steps: int = 20_000
     batch: int = 4
     bidirectional: bool = False
@@ -88,6 +98,7 @@ class Stage:
     solver: Literal["model", "plain", "anderson", "broyden"] = "model"
     solver_steps: tuple[int, int] = (8, 20)
     coarse_start_probability: float = 0.0
+    wrong_start_probability: float = 0.0
     corrections: int = 3
     positions: tuple[int, ...] = ()
     scheme: Literal["recorded", "segments"] = "recorded"
@@ -95,10 +106,12 @@ class Stage:
     gradient_steps: int = 3
     damping: float = 1.0
     attach_flow: bool | None = None
+    minimum_gate: float | None = None
     augment: bool = True
     gamma: float = 0.8
     loss: Literal["l1", "charbonnier", "robust", "mixture"] = "l1"
     residual_weight: float = 0.1
+    residual_where_right: bool = False
     smoothness: float = 2.0
     distillation: float = 0.3
     subpixel_positions: int = 16
@@ -144,7 +157,8 @@ class Stage:
             raise ConfigError(f"positions must rise from at least 1, not {self.positions}")
         if self.subpixel_positions > 64:
             raise ConfigError(f"subpixel_positions must be at most 64, not {self.subpixel_positions}")
-        for name in ("ema", "warmup", "gamma", "residual_weight", "held_out", "coarse_start_probability"):
+        shares = ("ema", "warmup", "gamma", "residual_weight", "held_out")
+        for name in (*shares, "coarse_start_probability", "wrong_start_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
         if not 0 < self.damping <= 1:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from deqflow.data.synthetic import SyntheticScenes, Textures
+from deqflow.data.synthetic import MOTIONS, SyntheticScenes, Textures
 from deqflow.training.options import TrainOptions
 from deqflow.training.sources import Sources, digest
 
@@ -16,7 +16,7 @@ HELD_OUT_EVERY = 16
 
 
 def open_scenes(options: TrainOptions) -> Sources:
-    """Training scenes, and held-out ones of another seed and of textures never trained on.
+    """Training scenes, and held-out ones of another seed, usual motion and textures never trained on.
 
     Raises:
         DataError: textures that cannot be used.
@@ -29,13 +29,21 @@ def open_scenes(options: TrainOptions) -> Sources:
     licence = "permissive licences only" if options.permissive_only else "all licences"
     names = [path.name for path in (*every.photos, *every.objects)]
     held_out = SyntheticScenes(kept, *size, seed=options.seed + HELD_OUT_SEED)
+    config = MOTIONS[options.scenes]
+    training = SyntheticScenes(
+        textures, *size, seed=options.seed, config=config, bidirectional=options.bidirectional
+    )
     return Sources(
-        training=SyntheticScenes(textures, *size, seed=options.seed, bidirectional=options.bidirectional),
+        training=training,
         held_out=held_out.__getitem__,
         held_out_pairs=options.validation_pairs,
         epoch=None,
-        identity={"scenes": scenes_fingerprint(), "textures": f"{counts}, {digest(names)}"},
-        summary="synthetic scenes",
+        identity={
+            "scenes": scenes_fingerprint(options.scenes),
+            "textures": f"{counts}, {digest(names)}",
+            "held out": f"{options.width}x{options.height}, {scenes_fingerprint()}, {digest(names)}",
+        },
+        summary="synthetic scenes" if options.scenes == "usual" else f"{options.scenes} synthetic scenes",
         textures=f"{counts}, {licence}",
     )
 
@@ -50,9 +58,9 @@ def split_textures(textures: Textures, *, held_out: bool) -> Textures:
 
 
 @cache
-def scenes_fingerprint() -> str:
-    """A digest of a few small scenes: another version or configuration of the scenes renders others."""
-    scenes = SyntheticScenes(Textures(), 48, 48, seed=1)
+def scenes_fingerprint(motion: str = "usual") -> str:
+    """Return a digest of a few small scenes: another version or configuration renders others."""
+    scenes = SyntheticScenes(Textures(), 48, 48, seed=1, config=MOTIONS[motion])
     hashed = hashlib.sha256()
     for index in range(8):
         sample = scenes[index]

@@ -22,9 +22,12 @@ _SYNTHETIC = Stage(
     optimizer="muon",
     learning_rate=3e-3,
     solver_steps=(8, 20),
+    scenes="fast",
     coarse_start_probability=0.25,
+    wrong_start_probability=0.4,
     corrections=3,
     loss="robust",
+    residual_where_right=True,
 )
 _CHAIRS = Stage(
     stage="chairs",
@@ -141,6 +144,7 @@ def stage_for(name: StageName, model: str = OWN, variant: Variant = "published")
             gradient="unrolled",
             attach_flow=None,
             coarse_start_probability=0.0,
+            wrong_start_probability=0.0,
             residual_weight=0.0,
             subpixel_positions=64,
         )

@@ -12,7 +12,7 @@ from deqflow.estimator import DEQFlow
 from deqflow.network.upsampling import extract_positions
 from deqflow.step import STRIDE, FlowState
 from deqflow.training.batch import Batch, StepRandomness
-from deqflow.training.losses import DISTANCES, correction_loss, residual_loss
+from deqflow.training.losses import DISTANCES, correction_loss, residual_loss, right_cells
 from deqflow.training.options import Stage
 from deqflow.training.paths import (
     Penalized,
@@ -21,6 +21,7 @@ from deqflow.training.paths import (
     choose_gradient,
     choose_solver,
 )
+from deqflow.training.starts import wrong_state
 
 HEAD_WEIGHT = 0.1
 """Of the uncertainty head's own loss: it meets no other gradient, only the limit on the norm of all."""
@@ -58,6 +59,16 @@ class CorrectionObjective(nn.Module):
         correction: Correction = self.correction
         if randomness.probe is not None:
             correction = Penalized(correction, randomness.probe)
+        start = None
+        if randomness.wrong_start is not None:
+            start = wrong_state(
+                self.model,
+                batch.image1,
+                batch.image2,
+                randomness.wrong_start,
+                self.solver,
+                bidirectional=batch.bidirectional,
+            )
         path = self.model.trajectory(
             batch.image1,
             batch.image2,
@@ -66,6 +77,7 @@ class CorrectionObjective(nn.Module):
             solver=self.solver,
             steps=randomness.solver_steps,
             coarse_levels=randomness.coarse_levels,
+            start=start,
             bidirectional=batch.bidirectional,
         )
         with autocast(batch.image1.device, self.model.precision):
@@ -78,7 +90,10 @@ class CorrectionObjective(nn.Module):
         )
         loss = self._loss(path, predictions, target, known, randomness.subpixel_positions)
         if stage.residual_weight:
-            loss = loss + stage.residual_weight * residual_loss(path)
+            right = None
+            if stage.residual_where_right:
+                right = right_cells(predictions[-1].detach(), target, known)
+            loss = loss + stage.residual_weight * residual_loss(path, right)
         if isinstance(path, PenalizedTrajectory):
             loss = loss + stage.jacobian_weight * path.penalty
         difference = predictions[-1].detach() - target

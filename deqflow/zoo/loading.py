@@ -166,9 +166,9 @@ def variant(config: ModelConfig, tensors: Mapping[str, Tensor]) -> ModelConfig:
 def family(config: ModelConfig) -> ModelConfig:
     """The configuration without what varies between checkpoints of one preset."""
     config = replace(config, attach_flow=False, uncertainty=None)
-    if not isinstance(config.update, GRUConfig):
-        return config
-    return replace(config, update=replace(config.update, head=1, weight_norm=False))
+    if isinstance(config.update, GRUConfig):
+        return replace(config, update=replace(config.update, head=1, weight_norm=False))
+    return replace(config, update=replace(config.update, minimum_gate=0.0))
 
 
 def misfits(config: ModelConfig, tensors: Mapping[str, Tensor]) -> list[str]:

@@ -1,6 +1,8 @@
 """What the scenes are made of: every probability and range, with its unit."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 from deqflow.errors import ConfigError
@@ -84,3 +86,18 @@ class SceneConfig:
         )
         off: dict[str, Any] = {f"{name}_probability": 0.0 for name in names.split()}
         return replace(self, **off)
+
+
+FAST = SceneConfig(
+    camera_motion=(5.0, 1.35),
+    object_motion=(7.0, 1.35),
+    rush_probability=0.05,
+    still_probability=0.04,
+    tiny_probability=0.08,
+    forward=(0.0, 2.0),
+    object_size=(0.05, 0.9),
+)
+"""Scenes with longer tails of motion: faster cameras and objects, smaller objects, fewer that hardly move."""
+
+MOTIONS: Mapping[str, SceneConfig] = MappingProxyType({"usual": SceneConfig(), "fast": FAST})
+"""Scenes by how fast things move in them."""
