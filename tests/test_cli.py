@@ -285,7 +285,7 @@ class TestFlow:
         capfd: pytest.CaptureFixture[str],
         command: str,
     ) -> None:
-        monkeypatch.setattr("deqflow.devices.free_memory", lambda device: 1000)
+        monkeypatch.setattr("deqflow.devices.free_memory", lambda device: 600_000)
         options = (*command.split(), "--checkpoint", weights, "--steps", 1, "--output", "new")
         message = wrong(capfd, *options)
         assert re.search(r"6[12]x34 pixels need .* GB of memory, of which 0.0 are free", message)

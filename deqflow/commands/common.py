@@ -131,14 +131,19 @@ def require_memory(model: "DEQFlow", size: tuple[int, int]) -> None:
     from deqflow.step import STRIDE
 
     height, width = size
-    # Every position with every position, and with those of the coarser levels, in half precision.
-    needed = 2 * (height * width / STRIDE**2) ** 2 * 4 / 3
-    free = free_memory(model.device)
-    if needed > free:
-        longest = int(0.99 * max(size) * (free / needed) ** 0.25)  # sides are rounded
+
+    def needed(scale: float) -> float:
+        pixels = height * width * scale**2
+        # Every position with every position, and with those of the coarser levels, in half precision; and
+        # what the rest of an estimate was seen to take.
+        return 2 * (pixels / STRIDE**2) ** 2 * 4 / 3 + 500 * pixels
+
+    free, longest = free_memory(model.device), max(size)
+    if needed(1) > free:
+        fitting = next((side for side in range(longest, 0, -1) if needed((side + 1) / longest) <= free), 0)
         raise ConfigError(
-            f"frames of {width}x{height} pixels need {needed / 1e9:.1f} GB of memory, "
-            f"of which {free / 1e9:.1f} are free: scale them down by --max-side {longest} or less"
+            f"frames of {width}x{height} pixels need {needed(1) / 1e9:.1f} GB of memory, "
+            f"of which {free / 1e9:.1f} are free: scale them down by --max-side {fitting} or less"
         )
 
 

@@ -16,6 +16,7 @@ from deqflow.commands.common import EstimatorOptions, is_file_name, prepare_outp
 from deqflow.errors import ConfigError, ImageError
 from deqflow.io import FLOW_FORMATS, read_image, shrink, write_flow, write_image
 from deqflow.io.files import list_files
+from deqflow.io.flow_files import SUFFIXES
 from deqflow.io.images import IMAGE_SUFFIXES
 from deqflow.visualize import RENDERINGS, ColorScale, ShownPair
 
@@ -26,8 +27,7 @@ PICTURES = {
 
 ENDINGS = {
     **{name: "_flow.png" if name == "color" else f"_{name}.png" for name in PICTURES},
-    **{"kitti" if suffix == ".png" else suffix[1:]: suffix for suffix in FLOW_FORMATS},
-    "kitti": "_kitti.png",
+    **{name: f"_{name}.png" if suffix == ".png" else suffix for name, suffix in SUFFIXES.items()},
 }
 """How the names of files end, by what --formats takes."""
 

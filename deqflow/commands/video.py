@@ -18,11 +18,16 @@ from tqdm import tqdm
 from deqflow.commands.common import EstimatorOptions, is_file_name, prepare_outputs, require_memory
 from deqflow.errors import ConfigError
 from deqflow.io import Deinterlace, VideoSource, VideoWriter, open_video, shrink, write_flow
+from deqflow.io.flow_files import SUFFIXES
 from deqflow.visualize import ColorScale, draw_arrows, flow_to_color, side_by_side
 
 if TYPE_CHECKING:
     from deqflow.estimator import DEQFlow, FlowEstimate
     from deqflow.stream import FlowStream
+
+    FlowFormatName = str
+else:
+    FlowFormatName = tyro.extras.literal_type_from_choices(SUFFIXES)
 
 LONGEST_TABLE = 100
 """Of a longer video the summary alone is printed."""
@@ -55,7 +60,7 @@ class VideoOptions(EstimatorOptions):
     reuse: bool = True
     compare: bool = False
     flow_dir: Path | None = None
-    flow_format: Literal["flo", "kitti", "flo5", "pfm", "npy", "npz", "exr"] = "flo"
+    flow_format: FlowFormatName = "flo"
     max_frames: int | None = None
     fps: float | None = None
     stream: int | None = None
@@ -181,7 +186,7 @@ def flow_video(
 
 def flow_file_name(number: int, flow_format: str) -> str:
     """Name of the flow file of a pair, counted from 1."""
-    return f"frame_{number:06d}." + ("png" if flow_format == "kitti" else flow_format)
+    return f"frame_{number:06d}{SUFFIXES[flow_format]}"
 
 
 def _estimates(

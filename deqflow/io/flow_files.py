@@ -16,16 +16,11 @@ from deqflow.io.formats.openexr import EXR
 from deqflow.io.formats.pfm import PFM
 from deqflow.io.formats.spring import FLO5
 
-FLOW_FORMATS: dict[str, FlowFormat] = {
-    ".flo": FLO,
-    ".png": KITTI,
-    ".flo5": FLO5,
-    ".pfm": PFM,
-    ".npy": NPY,
-    ".npz": NPZ,
-    ".exr": EXR,
-}
-"""The formats by suffix; a new one is one entry. All can be read and written."""
+FLOW_FORMATS = {form.suffix: form for form in (FLO, KITTI, FLO5, PFM, NPY, NPZ, EXR)}
+"""The formats by suffix; a new one is a file in ``formats/`` and its name here."""
+
+SUFFIXES = {form.name: form.suffix for form in FLOW_FORMATS.values()}
+"""By what ``--formats`` calls them."""
 
 
 def read_flow(path: str | PathLike[str]) -> tuple[Flow, Mask]:

@@ -7,9 +7,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from deqflow.data.datasets.catalogue import DATASETS, Family, own_folder
-from deqflow.data.datasets.headers import Size, pixel_size
+from deqflow.data.datasets.headers import pixel_size
 from deqflow.data.datasets.pairs import NoPairsError, PairDataset, PairFiles
 from deqflow.errors import DataError, DeqflowError
+from deqflow.io.formats.common import Size
 
 MASKS = ("occlusion", "invalid", "noc", "objects", "known")
 

@@ -7,7 +7,7 @@ be of any number type and is above 0 where the flow is known. Nothing is ever un
 import io
 import zipfile
 import zlib
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
@@ -18,9 +18,11 @@ from deqflow.io.formats.common import (
     Flow,
     FlowFormat,
     Mask,
+    Size,
     check_compressed,
     finite_or_unknown,
     nan_where_unknown,
+    size_of_shape,
 )
 
 _LARGEST_MEMBER = 2**12 + 16 * MOST_PIXELS  # a header, and (u, v) in the largest type
@@ -71,9 +73,20 @@ def _member(archive: zipfile.ZipFile, name: str, stored: int) -> bytes:
     return archive.read(info)  # no more than `file_size`, whatever the stream would unpack to
 
 
+def _size(file: BinaryIO, length: int) -> Size:
+    return size_of_shape(_header(file, length)[0])
+
+
 def _array(data: bytes) -> NDArray[Any]:
     """A view of the array in an ``.npy`` file's bytes; np.load would allocate by the header alone."""
     stream = io.BytesIO(data)
+    shape, fortran_order, dtype = _header(stream, len(data))
+    array = np.frombuffer(data, dtype, offset=stream.tell())
+    return array.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _header(stream: BinaryIO, length: int) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
+    """Shape, order and type of an ``.npy`` file of so many bytes; leaves the stream where values begin."""
     try:
         read_header = _HEADER_READERS[npy.read_magic(stream)]
         shape, fortran_order, dtype = read_header(stream)
@@ -82,10 +95,9 @@ def _array(data: bytes) -> NDArray[Any]:
     if dtype.hasobject or dtype.kind not in "fbiu" or any(side < 0 for side in shape):
         raise ValueError(f"it holds {dtype} {shape}, expected integers or floating point")
     expected = stream.tell() + dtype.itemsize * int(np.prod(shape, dtype=object))
-    if len(data) != expected:
-        raise ValueError(f"it says {dtype} {shape}, {expected} bytes, but has {len(data)}")
-    array = np.frombuffer(data, dtype, offset=stream.tell())
-    return array.reshape(shape, order="F" if fortran_order else "C")
+    if length != expected:
+        raise ValueError(f"it says {dtype} {shape}, {expected} bytes, but has {length}")
+    return shape, fortran_order, dtype
 
 
 def _npy(array: NDArray[Any]) -> bytes:
@@ -94,5 +106,22 @@ def _npy(array: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-NPY = FlowFormat("NumPy flow file", _decode_npy, _encode_npy)
-NPZ = FlowFormat("NumPy flow archive", _decode_npz, _encode_npz)
+NPY = FlowFormat(
+    "npy",
+    ".npy",
+    "NumPy flow file",
+    "NumPy: float32 (height, width, 2), exact",
+    "NaN",
+    _decode_npy,
+    _encode_npy,
+    _size,
+)
+NPZ = FlowFormat(
+    "npz",
+    ".npz",
+    "NumPy flow archive",
+    "NumPy: the same as `flow`, and `valid`, packed",
+    "`valid` is false",
+    _decode_npz,
+    _encode_npz,
+)

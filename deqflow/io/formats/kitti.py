@@ -61,4 +61,13 @@ def _encode(flow: Flow, valid: Mask) -> bytes:
     return bytes(cv2.imencode(".png", image)[1])
 
 
-KITTI = FlowFormat("KITTI flow file", _decode, _encode, limits=(-_ZERO / _STEPS, (_LARGEST - _ZERO) / _STEPS))
+KITTI = FlowFormat(
+    "kitti",
+    ".png",
+    "KITTI flow file",
+    "KITTI, HD1K: 16 bits, 1/64 px, -512 to 511.98 px; beyond, clipped and counted in a warning",
+    "blue is 0",
+    _decode,
+    _encode,
+    limits=(-_ZERO / _STEPS, (_LARGEST - _ZERO) / _STEPS),
+)

@@ -3,24 +3,31 @@
 A component beyond 1e9 or NaN means that the flow there is unknown, as in the benchmark's own flowIO.
 """
 
+import io
+from typing import BinaryIO
+
 import numpy as np
 
-from deqflow.io.formats.common import Flow, FlowFormat, Mask, check_size
+from deqflow.io.formats.common import Flow, FlowFormat, Mask, Size, check_length, check_size
 
 _MAGIC = b"PIEH"  # the float 202021.25
 _HEADER = 12
 _UNKNOWN = 1e9
 
 
-def _decode(data: bytes) -> tuple[Flow, Mask]:
-    if not data.startswith(_MAGIC):
+def _size(file: BinaryIO, length: int) -> Size:
+    header = file.read(_HEADER)
+    if not header.startswith(_MAGIC):
         raise ValueError("it does not begin with the tag PIEH")
-    if len(data) < _HEADER:
+    if len(header) < _HEADER:
         raise ValueError("it ends inside its header")
-    width, height = (int(side) for side in np.frombuffer(data, "<i4", count=2, offset=4))
-    expected = _HEADER + 8 * width * height
-    if width < 1 or height < 1 or len(data) != expected:
-        raise ValueError(f"it says {width}x{height} pixels, {expected} bytes, but has {len(data)}")
+    width, height = (int(side) for side in np.frombuffer(header, "<i4", count=2, offset=4))
+    check_length(width, height, _HEADER + 8 * width * height, length)
+    return width, height
+
+
+def _decode(data: bytes) -> tuple[Flow, Mask]:
+    width, height = _size(io.BytesIO(data), len(data))
     check_size(width, height)
     flow = np.frombuffer(data, "<f4", offset=_HEADER).reshape(height, width, 2)
     valid = (np.abs(flow) <= _UNKNOWN).all(-1)  # false for NaN as well
@@ -35,4 +42,13 @@ def _encode(flow: Flow, valid: Mask) -> bytes:
     return header + np.where(valid[..., None], flow, 10 * _UNKNOWN).astype("<f4").tobytes()
 
 
-FLO = FlowFormat("Middlebury flow file", _decode, _encode)
+FLO = FlowFormat(
+    "flo",
+    ".flo",
+    "Middlebury flow file",
+    "Middlebury, Sintel, FlyingChairs: float32, exact",
+    "1e10; above 1e9 or NaN when read",
+    _decode,
+    _encode,
+    _size,
+)

@@ -109,4 +109,14 @@ def _encode(flow: Flow, valid: Mask) -> bytes:
     return buffer.getvalue()
 
 
-EXR = FlowFormat("OpenEXR motion file", _decode, _encode, extra="exr")
+EXR = FlowFormat(
+    "exr",
+    ".exr",
+    "OpenEXR motion file",
+    "OpenEXR motion vectors, exact: `forward.u` and `forward.v`, which points **up** (Nuke); Blender's "
+    "vector pass is read too; needs `pip install 'deqflow[exr]'`",
+    "`forward.valid` is 0",
+    _decode,
+    _encode,
+    extra="exr",
+)

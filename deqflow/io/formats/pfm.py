@@ -5,26 +5,47 @@ and whose size says nothing about flow. Channels are u, v and nothing: the third
 looked at. NaN marks pixels of which the flow is unknown; the format itself has no word for them.
 """
 
+import io
 import re
+from typing import BinaryIO
 
 import numpy as np
 
-from deqflow.io.formats.common import Flow, FlowFormat, Mask, check_size, finite_or_unknown, nan_where_unknown
+from deqflow.io.formats.common import (
+    Flow,
+    FlowFormat,
+    Mask,
+    Size,
+    check_length,
+    check_size,
+    finite_or_unknown,
+    nan_where_unknown,
+)
 
 _HEADER = re.compile(rb"PF\s+(\d{1,10})\s+(\d{1,10})\s+([-+0-9.eE]{1,32})[ \t]*\r?\n")
 _LONGEST_HEADER = 128
 
 
-def _decode(data: bytes) -> tuple[Flow, Mask]:
-    if data.startswith(b"Pf"):
+def _header(file: BinaryIO, length: int) -> re.Match[bytes]:
+    head = file.read(_LONGEST_HEADER)
+    if head.startswith(b"Pf"):
         raise ValueError("it has one channel, expected the three of a flow")
-    header = _HEADER.match(data[:_LONGEST_HEADER])
+    header = _HEADER.match(head)
     if header is None:
         raise ValueError("it does not begin with PF, a size and a scale")
     width, height = int(header[1]), int(header[2])
-    expected = header.end() + 12 * width * height
-    if width < 1 or height < 1 or len(data) != expected:
-        raise ValueError(f"it says {width}x{height} pixels, {expected} bytes, but has {len(data)}")
+    check_length(width, height, header.end() + 12 * width * height, length)
+    return header
+
+
+def _size(file: BinaryIO, length: int) -> Size:
+    header = _header(file, length)
+    return int(header[1]), int(header[2])
+
+
+def _decode(data: bytes) -> tuple[Flow, Mask]:
+    header = _header(io.BytesIO(data), len(data))
+    width, height = int(header[1]), int(header[2])
     check_size(width, height)
     scale = float(header[3])
     if scale == 0 or not np.isfinite(scale):
@@ -40,4 +61,13 @@ def _encode(flow: Flow, valid: Mask) -> bytes:
     return f"PF\n{width} {height}\n-1.0\n".encode() + rows[::-1].tobytes()
 
 
-PFM = FlowFormat("portable float map", _decode, _encode)
+PFM = FlowFormat(
+    "pfm",
+    ".pfm",
+    "portable float map",
+    "FlyingThings3D: float32, exact",
+    "NaN",
+    _decode,
+    _encode,
+    _size,
+)

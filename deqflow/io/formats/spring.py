@@ -5,7 +5,9 @@ that are nowhere stored; of all that only what holds a flow is read.
 """
 
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -13,10 +15,12 @@ from deqflow.io.formats.common import (
     Flow,
     FlowFormat,
     Mask,
+    Size,
     check_compressed,
     check_size,
     finite_or_unknown,
     nan_where_unknown,
+    size_of_shape,
 )
 
 if TYPE_CHECKING:
@@ -27,21 +31,33 @@ _GZIP_LEVEL = 5
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
-def _decode(data: bytes) -> tuple[Flow, Mask]:
+def _size(file: BinaryIO, length: int) -> Size:
+    with _opened(file) as content:
+        return size_of_shape(content[_DATASET].shape)
+
+
+@contextmanager
+def _opened(file: BinaryIO) -> Iterator["h5py.File"]:
+    """An HDF5 file that holds the flow itself; whatever is wrong with it is a ValueError."""
     import h5py
 
-    if not data.startswith(_SIGNATURE):
-        raise ValueError("it is not an HDF5 file")
     try:
-        with h5py.File(io.BytesIO(data), "r") as file:
+        with h5py.File(file, "r") as content:
             # The link first: a soft or external one would be followed by opening the dataset.
-            if not isinstance(file.get(_DATASET, getlink=True), h5py.HardLink):
+            if not isinstance(content.get(_DATASET, getlink=True), h5py.HardLink):
                 raise ValueError(f"it has no dataset {_DATASET!r} of its own")
-            values = _read(file, len(data))
+            yield content
     except ValueError:
         raise
     except Exception as error:  # HDF5's failures come as nearly every type there is
         raise ValueError(f"HDF5 cannot read it ({error})") from error
+
+
+def _decode(data: bytes) -> tuple[Flow, Mask]:
+    if not data.startswith(_SIGNATURE):
+        raise ValueError("it is not an HDF5 file")
+    with _opened(io.BytesIO(data)) as file:
+        values = _read(file, len(data))
     # Unlike in other formats infinity is no mistake here: whatever is not finite is not ground truth.
     return finite_or_unknown(np.where(np.isfinite(values), values, values.dtype.type(np.nan)))
 
@@ -89,4 +105,14 @@ def _encode(flow: Flow, valid: Mask) -> bytes:
     return buffer.getvalue()
 
 
-FLO5 = FlowFormat("Spring flow file", _decode, _encode, extra="flo5")
+FLO5 = FlowFormat(
+    "flo5",
+    ".flo5",
+    "Spring flow file",
+    "Spring: HDF5, exact; needs `pip install 'deqflow[flo5]'`",
+    "NaN; infinite when read",
+    _decode,
+    _encode,
+    _size,
+    extra="flo5",
+)
