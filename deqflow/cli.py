@@ -5,10 +5,12 @@ Their modules are imported when called: ``deqflow --help`` need not wait for tor
 """
 
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from io import TextIOWrapper
@@ -98,7 +100,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line (the process's own by default) and returns the exit code.
 
-    0 is success, 2 wrong input (said in one sentence on standard error), 130 interrupted by Ctrl-C.
+    0 is success, 2 wrong input (said in one sentence on standard error), 130 ended by Ctrl-C or SIGTERM.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -106,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Not every console can show every file name; a question mark is better than no result.
             stream.reconfigure(errors="replace")
     try:
-        with warnings.catch_warnings():
+        with terminable(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             return _dispatch(arguments)
     except KeyboardInterrupt:
@@ -130,6 +132,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_WRONG_INPUT
     except SystemExit as end:  # tyro ends so after --help and after options that do not parse
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM end what runs as Ctrl-C does: what was written so far is finished."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may say how signals are taken
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from deqflow.errors import ConfigError
 from deqflow.io.flow_files import FLOW_FORMATS
 from deqflow.io.images import IMAGE_SUFFIXES, SMALLEST_SIDE
+from deqflow.io.outputs import check_output, identities
 
 if TYPE_CHECKING:
     from deqflow.estimator import DEQFlow
@@ -147,13 +148,15 @@ def require_memory(model: "DEQFlow", size: tuple[int, int]) -> None:
         )
 
 
-def prepare_outputs(files: Iterable[Path], *, overwrite: bool) -> None:
-    """Before any work: makes the folders of ``files``, checks that they take files and hold none of these.
+def prepare_outputs(files: Iterable[Path], *, overwrite: bool, sources: Iterable[Path] = ()) -> None:
+    """Before any work: make the folders of ``files``, check that they take files and hold none of these.
 
     Raises:
-        ConfigError: a folder cannot be made or written to, or a file exists and may not be replaced.
+        ConfigError: a folder cannot be made or written to, or a file is one of ``sources``, or exists and may
+            not be replaced.
     """
     files = list(files)
+    read = identities(sources)
     for folder in dict.fromkeys(file.parent for file in files):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -164,7 +167,4 @@ def prepare_outputs(files: Iterable[Path], *, overwrite: bool) -> None:
                 f"cannot write to the output folder {folder}: {error.strerror or error}"
             ) from error
     for file in files:
-        if file.is_dir():
-            raise ConfigError(f"{file} is a folder, expected a place for a file")
-        if os.path.lexists(file) and not overwrite:
-            raise ConfigError(f"{file} exists already; --overwrite replaces it, --output names another place")
+        check_output(file, overwrite=overwrite, sources=read)

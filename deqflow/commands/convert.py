@@ -46,7 +46,7 @@ def run(options: ConvertOptions) -> int:
     from deqflow import zoo
     from deqflow.devices import PRECISIONS
 
-    prepare_outputs([options.output], overwrite=options.overwrite)
+    prepare_outputs([options.output], overwrite=options.overwrite, sources=[options.source])
     model = zoo.convert(
         options.source,
         options.output,

@@ -44,6 +44,7 @@ def run(options: DemoOptions) -> int:
         video = VideoOptions(
             source=str(clip),
             compare=True,
+            overwrite=True,
             max_frames=options.max_frames,
             max_side=options.max_side,
             steps=options.steps,

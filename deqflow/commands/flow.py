@@ -73,7 +73,8 @@ def run(options: FlowOptions) -> int:
 
     frames = _frames(options.frames)
     results = _results(options, frames)
-    prepare_outputs((path for paths in results for path in paths.values()), overwrite=options.overwrite)
+    outputs = [path for paths in results for path in paths.values()]
+    prepare_outputs(outputs, overwrite=options.overwrite, sources=frames)
     whole = read_image(frames[0])
     first = shrink(whole, options.max_side)
     model = options.load()

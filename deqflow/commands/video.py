@@ -3,12 +3,14 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import mean, median
-from typing import TYPE_CHECKING, Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import tyro
@@ -16,9 +18,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deqflow.commands.common import EstimatorOptions, is_file_name, prepare_outputs, require_memory
-from deqflow.errors import ConfigError
-from deqflow.io import Deinterlace, VideoSource, VideoWriter, open_video, shrink, write_flow
+from deqflow.errors import ConfigError, VideoError
+from deqflow.io import Deinterlace, VideoFrame, VideoSource, VideoWriter, open_video, shrink, write_flow
 from deqflow.io.flow_files import SUFFIXES
+from deqflow.io.outputs import Replacements
+from deqflow.io.video import OUTPUT_SUFFIXES, Behind, FrameWriter, ImageWriter, ahead
+from deqflow.io.video.writer import FRAME_SUFFIX
 from deqflow.visualize import ColorScale, draw_arrows, flow_to_color, side_by_side
 
 if TYPE_CHECKING:
@@ -42,7 +47,8 @@ class VideoOptions(EstimatorOptions):
     Attributes:
         source: A video file (whatever FFmpeg reads), a folder or pattern of images, a webcam's index, or -
             for standard input.
-        output: The mp4 to write, or a folder for it. Ctrl-C ends it early; it plays.
+        output: What to write: .mp4, .mov, .mkv, .webm, .gif, .webp, or .png for an image per pair; or a
+            folder for an mp4. Ctrl-C ends it early; it plays.
         layout: What the video shows: frame and flow beside each other, flow alone, or arrows on the frame.
         reuse: Start each solve from the last one's fixed point.
         compare: Also solve every pair from zero, and print steps and milliseconds of both.
@@ -85,6 +91,15 @@ class Timed:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """The first frame of a pair, shown until the second comes; its estimate, and the one from zero."""
+
+    frame: VideoFrame
+    shown: Timed
+    cold: Timed | None
+
+
+@dataclass(frozen=True)
 class PairRecord:
     """Cost of a pair of frames: as shown, and solved anew if that was compared.
 
@@ -117,20 +132,26 @@ def run(options: VideoOptions) -> int:
     for note in source.notes:
         print(note, file=sys.stderr)
     output = options.output
-    if not is_file_name(str(output), (".mp4",)):
+    if not is_file_name(str(output), OUTPUT_SUFFIXES):
         output = output / f"{_stem(options.source)}_flow.mp4"
-    if output.exists() and Path(options.source).exists() and output.samefile(options.source):
-        raise ConfigError(f"the output {output} is the source itself")
-    prepare_outputs([output], overwrite=options.overwrite)
-    if options.flow_dir is not None:
-        first = options.flow_dir / flow_file_name(1, options.flow_format)
-        prepare_outputs([first], overwrite=options.overwrite)
+    prepare_outputs(_outputs(options, source, output), overwrite=options.overwrite, sources=source.files)
     records = flow_video(options, source, output, options.load())
     print_costs(records)
     print(f"Flow video: {output}")
     if options.flow_dir is not None:
         print(f"Flow files: {options.flow_dir}")
     return 0
+
+
+def _outputs(options: VideoOptions, source: VideoSource, output: Path) -> Iterator[Path]:
+    """All files that are going to be written, as far as the source announces its frames."""
+    numbers = (source.numbers or range(1, 2))[: options.max_frames][:-1] or (1,)
+    if output.suffix.lower() == FRAME_SUFFIX:
+        yield from (ImageWriter.file(output, number) for number in numbers)
+    else:
+        yield output
+    if options.flow_dir is not None:
+        yield from (options.flow_dir / flow_file_name(number, options.flow_format) for number in numbers)
 
 
 def flow_video(
@@ -141,47 +162,108 @@ def flow_video(
     *,
     watch: Callable[[int, Image], None] | None = None,
 ) -> list[PairRecord]:
-    """Writes the flow video (and files) of ``source`` and returns the cost of every pair.
+    """Write the flow video (and files) of ``source`` and return the cost of every pair.
 
     However it ends, by an error or Ctrl-C too, the video holds the pairs so far and plays. It is created with
-    the first flow: a source that gives none leaves no file.
+    the first flow: a source that gives none leaves no file. Files that are replaced are so at the end.
 
     Args:
         options: how.
         source: the frames.
-        output: the mp4.
+        output: the video, or what the images are named after.
         model: the estimator.
         watch: is shown the number of each pair, from 1, and its picture.
     """
     from deqflow.equilibrium import Outcome
 
     records: list[PairRecord] = []
-    scale = ColorScale(fixed=options.max_flow)
-    writer: VideoWriter | None = None
     total = _pairs(source, options.max_frames)
-    try:
-        with ExitStack() as stack:
-            progress = stack.enter_context(tqdm(total=total, unit="pair", desc=Path(source.name).name))
-            for frame, shown, cold in _estimates(options, source, model):
-                picture = _picture(options.layout, frame, shown.estimate.flow, scale)
-                if writer is None:
-                    writer = stack.enter_context(VideoWriter(output, source.fps))
-                writer.write(picture)
-                records.append(_record(shown, cold))
-                if shown.estimate.outcome is Outcome.DIVERGED:
-                    tqdm.write(f"pair {len(records)}: the solve diverged, this is the last finite flow")
-                if options.flow_dir is not None:
-                    name = flow_file_name(len(records), options.flow_format)
-                    write_flow(options.flow_dir / name, shown.estimate.flow)
-                if watch is not None:
-                    watch(len(records), picture)
-                progress.set_postfix(steps=shown.estimate.steps, refresh=False)
-                progress.update()
-    except KeyboardInterrupt:
-        if writer is not None:
-            print(f"{writer.frames_written} pairs are in {output}", file=sys.stderr)
-        raise
+    with ExitStack() as stack:
+        files = stack.enter_context(Replacements(overwrite=options.overwrite, sources=source.files))
+        stack.enter_context(_tell_where(files))
+        results = stack.enter_context(Results(options, source, output, files, watch))
+        progress = stack.enter_context(tqdm(total=total, unit="pair", desc=Path(source.name).name))
+        drawing = stack.enter_context(Behind())
+        for pair in _estimates(options, source, model):
+            drawing.call(partial(results.add, pair))
+            records.append(_record(pair.shown, pair.cold))
+            if pair.shown.estimate.outcome is Outcome.DIVERGED:
+                tqdm.write(f"pair {len(records)}: the solve diverged, this is the last finite flow")
+            progress.set_postfix(steps=pair.shown.estimate.steps, refresh=False)
+            progress.update()
+    for note in results.notes:
+        print(note, file=sys.stderr)
     return records
+
+
+@contextmanager
+def _tell_where(files: Replacements) -> Iterator[None]:
+    """Say, if the run fails, where the files are that were not to replace others yet."""
+    try:
+        yield
+    except BaseException:
+        for path, beside in islice(files.beside.items(), 1):
+            more = f" and {len(files.beside) - 1} more" if len(files.beside) > 1 else ""
+            print(f"{path}{more} as before; what there is of the new pairs: {beside}", file=sys.stderr)
+        raise
+
+
+class Results:
+    """The files of a run, written as the pairs come; a context manager that finishes them."""
+
+    def __init__(
+        self,
+        options: VideoOptions,
+        source: VideoSource,
+        output: Path,
+        files: Replacements,
+        watch: Callable[[int, Image], None] | None,
+    ) -> None:
+        self.options, self.source, self.output, self.files = options, source, output, files
+        self.watch = watch
+        self.scale = ColorScale(fixed=options.max_flow)
+        self.writer: FrameWriter | None = None
+        self.place = output
+        self.notes: list[str] = []
+
+    def add(self, pair: "Pair") -> None:
+        """Write the picture of a pair and its flow."""
+        flow = pair.shown.estimate.flow
+        picture = _picture(self.options.layout, pair.frame.image, flow, self.scale)
+        if self.writer is None:
+            self.writer = self._open()
+        self.writer.write(replace(pair.frame, image=picture))
+        if self.options.flow_dir is not None:
+            name = flow_file_name(pair.frame.number, self.options.flow_format)
+            write_flow(self.files.place(self.options.flow_dir / name), flow)
+        if self.watch is not None:
+            self.watch(self.writer.frames_written, picture)
+
+    def _open(self) -> FrameWriter:
+        if self.output.suffix.lower() == FRAME_SUFFIX:
+            return ImageWriter(self.output, self.files.place)
+        self.place = self.files.place(self.output)
+        source = self.source
+        return VideoWriter(
+            self.place,
+            source.fps,
+            time_base=source.time_base,
+            pixel_aspect=source.pixel_aspect,
+            sound=source.sound,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.writer is None:
+            return
+        self.writer.__exit__(kind, error, trace)
+        self.notes = self.writer.notes
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            print(f"{self.writer.frames_written} pairs are in {self.place}", file=sys.stderr)
 
 
 def flow_file_name(number: int, flow_format: str) -> str:
@@ -189,31 +271,33 @@ def flow_file_name(number: int, flow_format: str) -> str:
     return f"frame_{number:06d}{SUFFIXES[flow_format]}"
 
 
-def _estimates(
-    options: VideoOptions, source: VideoSource, model: "DEQFlow"
-) -> Iterator[tuple[Image, Timed, Timed | None]]:
-    """The first frame of each pair, its estimate, and the one from zero if it is compared."""
+def _estimates(options: VideoOptions, source: VideoSource, model: "DEQFlow") -> Iterator[Pair]:
+    """The pairs of neighboring frames, solved."""
     from deqflow.stream import FlowStream, check_enough_frames
 
     stream = FlowStream(model, reuse=options.reuse, steps=options.steps, tolerance=options.tolerance)
     cold = FlowStream(model, reuse=False, steps=options.steps, tolerance=options.tolerance)
-    last: Image | None = None
-    count = 0
-    for frame in islice(source.frames(), options.max_frames):
-        count += 1
-        if not frame.follows:
-            stream.reset()
-            cold.reset()
-        image = shrink(frame.image, options.max_side)
-        if count == 1:
-            require_memory(model, image.shape[:2])
-        shown = _timed(stream, image)
-        # Turn by turn rather than run after run: a machine whose speed drifts slows both alike.
-        compared = _timed(cold, image) if options.compare else None
-        if shown is not None and last is not None:
-            yield last, shown, compared
-        last = image
+    last: VideoFrame | None = None
+    count = pairs = 0
+    with closing(ahead(islice(source.frames(), options.max_frames))) as frames:
+        for frame in frames:
+            count += 1
+            if not frame.follows:
+                stream.reset()
+                cold.reset()
+            frame = replace(frame, image=shrink(frame.image, options.max_side))
+            if count == 1:
+                require_memory(model, frame.image.shape[:2])
+            shown = _timed(stream, frame.image)
+            # Turn by turn rather than run after run: a machine whose speed drifts slows both alike.
+            compared = _timed(cold, frame.image) if options.compare else None
+            if shown is not None and last is not None:
+                pairs += 1
+                yield Pair(replace(last, duration=frame.time - last.time), shown, compared)
+            last = frame
     check_enough_frames(count, source.name)
+    if not pairs:
+        raise VideoError(f"{source.name} has no two neighboring frames")
 
 
 def _timed(stream: "FlowStream", image: Image) -> Timed | None:

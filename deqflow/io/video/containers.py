@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition
 
 from deqflow.errors import VideoError, VideoWarning
-from deqflow.io.video.frames import VideoFrame, VideoSource, check_size, plausible_rate
+from deqflow.io.video.frames import Sound, VideoFrame, VideoSource, check_size, plausible_rate
 from deqflow.io.video.pictures import deinterlace, display_matrix, is_turned, upright_rgb
 
 Deinterlace = Literal["auto", "on", "off"]
@@ -71,16 +71,18 @@ def open_container(place: str | BinaryIO, name: str, how: Decoding) -> VideoSour
 
     turned = is_turned(display_matrix(first))
     aspect = reading.stream.sample_aspect_ratio or Fraction(1)
+    count = reading.announced or reading.expected
     source = VideoSource(
         name,
         float(how.rate or reading.rate),
         (first.width, first.height) if turned else (first.height, first.width),
-        reading.announced or reading.expected,
+        None if count is None else range(1, count + 1),
         read,
         pixel_aspect=1 / aspect if turned else aspect,
         time_base=1 / how.rate if how.rate else reading.time_base,
         files=(Path(place),) if isinstance(place, str) and Path(place).exists() else (),
         notes=tuple(reading.notes(first)),
+        sound=reading.sound(first) if isinstance(place, str) else None,
     )
     if not begun:
         reading.close()
@@ -139,6 +141,16 @@ class Reading:
             yield f"{self.name} has several videos, {sizes}: taking the first of these"
         if first.interlaced_frame and self.how.deinterlace == "auto":
             yield f"{self.name} is interlaced: deinterlacing it"
+
+    def sound(self, first: av.VideoFrame) -> Sound | None:
+        """Return where the sound is that goes with the frames; none if their times are forced."""
+        stream = self.container.streams.best("audio", self.stream)
+        if stream is None or stream.codec_context is None or self.how.rate is not None:
+            return None
+        start = self.stream.start_time if self.stream.start_time is not None else first.pts
+        return Sound(
+            str(self.container.name), stream.index, (start or 0) * self.time_base, stream.codec_context.name
+        )
 
     def close(self) -> None:
         """Close the container."""

@@ -1,7 +1,7 @@
 """What every source of frames gives: frames that know their time, number and name."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -32,6 +32,7 @@ class VideoFrame:
         name: what to call it in a message.
         file: of an image, its own.
         follows: whether the frame before is its neighbor; false after a gap in numbered images.
+        duration: for how long it is shown, seconds; None if unknown.
     """
 
     image: Image
@@ -40,6 +41,24 @@ class VideoFrame:
     name: str
     file: Path | None = None
     follows: bool = True
+    duration: Fraction | None = None
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Where the sound of a source is.
+
+    Attributes:
+        place: the file or address.
+        stream: index of the stream in it.
+        begins: time of the container at which the frames have time 0, seconds.
+        codec: what it is coded with, by FFmpeg's name.
+    """
+
+    place: str
+    stream: int
+    begins: Fraction
+    codec: str
 
 
 @dataclass(frozen=True)
@@ -50,23 +69,30 @@ class VideoSource:
         name: what to call the source in a message.
         fps: frames per second, on average.
         size: (height, width).
-        frame_count: how many frames are announced; None if unknown. Files sometimes announce wrongly.
+        numbers: of the frames that are announced; None if unknown. Files sometimes announce wrongly.
         read: starts reading, one frame at a time.
         pixel_aspect: width of a pixel over its height, as shown.
         time_base: seconds of which all times are multiples; a writer that keeps it keeps times exactly.
         files: what is read, which nobody may write to.
+        sound: what is heard with the frames.
         notes: what was decided about the source, a sentence each.
     """
 
     name: str
     fps: float
     size: tuple[int, int]
-    frame_count: int | None
+    numbers: Sequence[int] | None
     read: Callable[[], Iterator[VideoFrame]]
     pixel_aspect: Fraction = Fraction(1)
     time_base: Fraction = Fraction(1, 90000)
     files: tuple[Path, ...] = ()
+    sound: Sound | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def frame_count(self) -> int | None:
+        """How many frames are announced."""
+        return None if self.numbers is None else len(self.numbers)
 
     def __iter__(self) -> Iterator[Image]:
         """Read the images alone; see `frames`."""

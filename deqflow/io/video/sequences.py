@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from deqflow.errors import VideoError, VideoWarning
-from deqflow.io.files import counted_step, natural_key
+from deqflow.io.files import counted_step, list_files, natural_key, visible
 from deqflow.io.images import IMAGE_SUFFIXES, read_image
 from deqflow.io.video.frames import FALLBACK_FPS, VideoFrame, VideoSource, check_size
 
@@ -30,8 +30,7 @@ def open_folder(folder: Path, rate: Fraction | None = None) -> VideoSource:
         VideoError: no images, several series of them, or frames below 16 pixels.
         ImageError: the first one cannot be read.
     """
-    images = [path for path in _visible(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
-    return open_images(images, f"the folder {folder}", rate)
+    return open_images(list_files(folder, IMAGE_SUFFIXES), f"the folder {folder}", rate)
 
 
 def open_pattern(pattern: Path, rate: Fraction | None = None) -> VideoSource:
@@ -53,7 +52,7 @@ def open_pattern(pattern: Path, rate: Fraction | None = None) -> VideoSource:
     folder = pattern.parent
     if not folder.is_dir():
         raise VideoError(f"there is no folder {folder}, in which to look for {pattern.name}")
-    images = [path for path in _visible(folder) if expression.fullmatch(path.name)]
+    images = [path for path in visible(folder) if path.is_file() and expression.fullmatch(path.name)]
     return open_images(images, f"the pattern {pattern}", rate)
 
 
@@ -79,7 +78,7 @@ def open_images(
 
     height, width = read_image(paths[0]).shape[:2]
     source = VideoSource(
-        name, float(rate), (height, width), len(paths), read, time_base=1 / rate, files=tuple(paths)
+        name, float(rate), (height, width), numbers, read, time_base=1 / rate, files=tuple(paths)
     )
     return check_size(source)
 
@@ -137,7 +136,3 @@ def _varying(paths: list[Path]) -> list[tuple[int, ...]]:
     if len(set(map(len, rows))) != 1:
         return []
     return [column for column in zip(*rows, strict=True) if len(set(column)) > 1]
-
-
-def _visible(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()]
