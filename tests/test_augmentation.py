@@ -10,17 +10,23 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from deqflow.data.augmentation import (
-    AUGMENTATIONS,
     Augmentation,
     brightened,
     contrasted,
     hue_turned,
     saturated,
 )
+from deqflow.data.datasets import DATASETS
+from deqflow.data.datasets.catalogue import augmentation_in
 from deqflow.data.sample import Sample
 from deqflow.data.transforms import cropped, flipped, hidden, resized
 from deqflow.errors import ConfigError
 
+AUGMENTATIONS = {
+    f"{stage}, {name}": augmentation
+    for name, family in DATASETS.items()
+    for stage, augmentation in family.augmentation.items()
+}
 SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.tuples(st.integers(24, 70), st.integers(24, 70))
 MAPS = ("frame1", "frame2", "flow", "valid", "occlusion", "noc", "objects", "invalid")
@@ -171,7 +177,7 @@ class TestResizing:
 
     @pytest.mark.parametrize("known", [0.01, 0.05])
     def test_training_on_own_footage_keeps_sparse_flow(self, known: float) -> None:
-        augmentation = replace(AUGMENTATIONS["sintel"], crop=(64, 96), eraser_probability=0)
+        augmentation = replace(augmentation_in("custom", "custom"), crop=(64, 96), eraser_probability=0)
         for seed in range(50):
             sample = noisy((96, 128), seed, known)
             result = augmentation(sample, np.random.default_rng(seed))
@@ -391,14 +397,31 @@ class TestAugmentation:
                 assert not first.flow[~first.valid].any()
                 assert not same(first, augmentation(sample, np.random.default_rng([seed, 10])))
 
+    def test_every_data_set_of_a_mixture_has_its_own_ranges(self) -> None:
+        found = {name: augmentation_in("sintel", name) for name in ("sintel", "kitti-2015", "hd1k", "things")}
+        scales = {name: (ranges.scale, ranges.sparse) for name, ranges in found.items()}
+        assert scales == {
+            "sintel": ((-0.2, 0.6), False),
+            "kitti-2015": ((-0.3, 0.5), True),
+            "hd1k": ((-0.5, 0.2), True),
+            "things": ((-0.4, 0.8), False),
+        }
+        assert {ranges.crop for ranges in found.values()} == {(368, 768)}
+        assert augmentation_in("kitti", "kitti-2012").crop == (288, 960)
+        # Others are changed as the stage's own data set, and own footage as Sintel.
+        assert augmentation_in("things", "sintel") == augmentation_in("things", "things")
+        assert augmentation_in("custom", "custom") == augmentation_in("sintel", "sintel")
+
     def test_the_given_sample_stays_as_it_was(self) -> None:
         sample, copy = noisy((60, 70), 0), noisy((60, 70), 0)
         for seed in range(20):
-            replace(AUGMENTATIONS["kitti"], crop=(32, 32), noise=5.0)(sample, np.random.default_rng(seed))
+            replace(augmentation_in("kitti", "kitti-2015"), crop=(32, 32), noise=5.0)(
+                sample, np.random.default_rng(seed)
+            )
         assert same(sample, copy)
 
     def test_samples_without_masks(self) -> None:
-        result = replace(AUGMENTATIONS["things"], crop=(32, 32))(
+        result = replace(augmentation_in("things", "things"), crop=(32, 32))(
             analytic((60, 70), 0), np.random.default_rng(0)
         )
         assert all(getattr(result, name) is None for name in ("occlusion", "noc", "objects", "invalid"))

@@ -3,17 +3,22 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from deqflow.commands.common import ModelOptions, prepare_outputs
+from deqflow.data.datasets.catalogue import SUBMISSIONS
 from deqflow.errors import DataError
 
 if TYPE_CHECKING:
     from deqflow.estimator import DEQFlow
     from deqflow.evaluation.predictors import Predictor
     from deqflow.evaluation.submission import Checked, Submission
+
+    Benchmark = str
+else:
+    Benchmark = tyro.extras.literal_type_from_choices(SUBMISSIONS)
 
 LISTED = 20
 """Most problems and notes that are printed, each."""
@@ -35,7 +40,7 @@ class SubmitOptions(ModelOptions):
         overwrite: Replace what another run has written.
     """
 
-    benchmark: tyro.conf.Positional[Literal["sintel", "kitti-2015", "kitti-2012"]]
+    benchmark: tyro.conf.Positional[Benchmark]
     root: Path
     output: Path
     reuse: bool = True

@@ -7,7 +7,6 @@ after cropping; a frame that is too small for its crop is padded, not enlarged.
 
 import math
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -206,7 +205,7 @@ def _to_bytes(values: NDArray[np.floating]) -> Image:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-_KITTI = Augmentation(
+SPARSE = Augmentation(
     crop=(288, 960),
     sparse=True,
     scale=(-0.2, 0.4),
@@ -220,17 +219,7 @@ _KITTI = Augmentation(
     hue=0.3 / math.pi,
     asymmetric_probability=0.0,
 )
-_SINTEL_CROP = (368, 768)
+"""The ranges published for sparse ground truth, at the crop of KITTI's own stage."""
 
-AUGMENTATIONS = MappingProxyType(
-    {
-        "chairs": Augmentation(crop=(368, 496), scale=(-0.1, 1.0)),
-        "things": Augmentation(crop=(400, 720), scale=(-0.4, 0.8)),
-        "sintel": Augmentation(crop=_SINTEL_CROP, scale=(-0.2, 0.6)),
-        "sintel-things": Augmentation(crop=_SINTEL_CROP, scale=(-0.4, 0.8)),
-        "sintel-kitti": replace(_KITTI, crop=_SINTEL_CROP, scale=(-0.3, 0.5), flip_horizontal=0.5),
-        "sintel-hd1k": replace(_KITTI, crop=_SINTEL_CROP, scale=(-0.5, 0.2), flip_horizontal=0.5),
-        "kitti": _KITTI,
-    }
-)
-"""The published ranges by stage; ``sintel-`` are the other data sets of the Sintel stage's mixture."""
+SINTEL_CROP = (368, 768)
+"""Of the stage that mixes Sintel with other data sets."""

@@ -7,7 +7,7 @@ those of KITTI's development kits (2012 and 2015).
 import math
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from deqflow.data.datasets import PairDataset, PairFiles, open_dataset
-from deqflow.data.datasets.catalogue import family_named
+from deqflow.data.datasets.catalogue import SUBMISSIONS, family_named
 from deqflow.data.sample import Sample
 from deqflow.errors import ConfigError, DataError, DeqflowError, FlowClippedWarning
 from deqflow.evaluation.folder import SETTINGS, ResultsFolder
@@ -25,49 +25,6 @@ from deqflow.evaluation.runner import Place, Plan
 from deqflow.io.files import atomic_path
 from deqflow.io.flow_files import FLOW_FORMATS, read_flow, write_flow
 from deqflow.io.images import read_image
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a server takes.
-
-    Attributes:
-        place: where the flow of a pair lies in the folder of a submission.
-        passes: how many data sets (rendering passes) belong to a submission.
-        packed: the name of a pair's file in the zip archive; None if there is no archive.
-        upload: what to do with the folder in the end; ``{folder}`` and ``{archive}`` stand for the paths.
-    """
-
-    place: Callable[[PairFiles], Path]
-    upload: str
-    passes: int = 1
-    packed: Callable[[PairFiles], str] | None = None
-
-
-def _sintel_place(pair: PairFiles) -> Path:
-    render, scene = pair.frame1.parent.parent.name, pair.frame1.parent.name
-    # Without the underscore that the ground truth's names have: so says the bundler's readme.
-    return Path(render, scene, f"frame{pair.index:04d}.flo")
-
-
-def _kitti_place(pair: PairFiles) -> Path:
-    return Path("flow", pair.frame1.name)
-
-
-_KITTI_UPLOAD = "upload {archive} at https://www.cvlibs.net/datasets/kitti/"
-
-LAYOUTS: dict[str, Layout] = {
-    "sintel": Layout(
-        _sintel_place,
-        "run the benchmark's own program, `bundler {folder}/clean {folder}/final {folder}/sintel.lzma`, "
-        "and upload sintel.lzma at http://sintel.is.tue.mpg.de",
-        passes=2,
-    ),
-    "kitti-2015": Layout(_kitti_place, _KITTI_UPLOAD, packed=lambda pair: f"flow/{pair.frame1.name}"),
-    # In 2012 the files lie at the archive's root.
-    "kitti-2012": Layout(_kitti_place, _KITTI_UPLOAD, packed=lambda pair: pair.frame1.name),
-}
-"""By the data sets' names."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +46,7 @@ class Submission:
     """A folder of flow for every pair of a test split.
 
     Attributes:
-        name: one of ``LAYOUTS``.
+        name: one of ``SUBMISSIONS``.
         folder: where the files lie.
         datasets: the test split.
         partial: whether pairs are missing from it, so that the server will refuse the result.
@@ -102,11 +59,11 @@ class Submission:
             ConfigError: a benchmark without a server that we know.
             DataError: the split is not there, or not complete and not said to be ``partial``.
         """
-        if name not in LAYOUTS:
-            raise ConfigError(f"there is no submission for {name!r}, expected one of {', '.join(LAYOUTS)}")
-        self.name, self.folder, self.layout = name, folder, LAYOUTS[name]
-        self.datasets: Sequence[PairDataset] = open_dataset(name, root, split="testing")
         family = family_named(name)
+        if family.submission is None:
+            raise ConfigError(f"there is no submission for {name!r}, expected {' or '.join(SUBMISSIONS)}")
+        self.name, self.folder, self.layout = name, folder, family.submission
+        self.datasets: Sequence[PairDataset] = open_dataset(name, root, split="testing")
         expected = self.layout.passes * family.pairs["testing"]
         self.partial = sum(map(len, self.datasets)) != expected
         if self.partial and not partial:

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 from torch.utils.data import Dataset
 
-from deqflow.data.augmentation import AUGMENTATIONS, Augmentation
+from deqflow.data.augmentation import Augmentation
 from deqflow.data.datasets import PairDataset, PairFiles, open_dataset
+from deqflow.data.datasets.catalogue import augmentation_in
 from deqflow.data.sample import Sample, warn_unknown
 from deqflow.errors import ConfigError, DataError, DeqflowError
 from deqflow.training.options import TrainOptions
@@ -135,10 +136,7 @@ def spread(pairs: Sequence[T], most: int) -> list[T]:
 
 
 def augmentation(options: TrainOptions, part: Part) -> Augmentation:
-    """What is done to the pairs of a data set in a stage, to the stage's crop.
-
-    Own footage is treated as Sintel is.
-    """
+    """What is done to the pairs of a data set in a stage, to the stage's crop."""
     crop = (options.height, options.width)
     if not options.augment:
         names = ("scale", "asymmetric", "eraser")
@@ -146,10 +144,7 @@ def augmentation(options: TrainOptions, part: Part) -> Augmentation:
         still |= dict.fromkeys(("flip_horizontal", "flip_vertical"), 0.0)
         still |= dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)
         return Augmentation(crop=crop, **still)
-    sort = part.name.removesuffix("-2012").removesuffix("-2015")
-    mixed = f"{options.stage}-{sort}"
-    name = mixed if mixed in AUGMENTATIONS else options.stage
-    return replace(AUGMENTATIONS.get(name, AUGMENTATIONS["sintel"]), crop=crop)
+    return replace(augmentation_in(options.stage, part.name), crop=crop)
 
 
 class Epochs(Dataset[Sample]):

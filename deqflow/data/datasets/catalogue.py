@@ -1,142 +1,30 @@
 """Which data sets there are, by name, and how one is opened."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
-from deqflow.data.datasets.chairs import flying_chairs, flying_chairs2
-from deqflow.data.datasets.custom import LIST_SUFFIXES, custom
-from deqflow.data.datasets.hd1k import hd1k
-from deqflow.data.datasets.kitti import kitti_2012, kitti_2015
-from deqflow.data.datasets.middlebury import middlebury
+from deqflow.data.augmentation import Augmentation
+from deqflow.data.datasets.chairs import CHAIRS, CHAIRS2
+from deqflow.data.datasets.custom import CUSTOM
+from deqflow.data.datasets.family import Family
+from deqflow.data.datasets.hd1k import HD1K
+from deqflow.data.datasets.kitti import KITTI_2012, KITTI_2015
+from deqflow.data.datasets.middlebury import MIDDLEBURY
 from deqflow.data.datasets.pairs import PairDataset
-from deqflow.data.datasets.sintel import sintel
-from deqflow.data.datasets.spring import spring
-from deqflow.data.datasets.tartanair import tartanair
-from deqflow.data.datasets.things import flying_things
+from deqflow.data.datasets.sintel import SINTEL
+from deqflow.data.datasets.spring import SPRING
+from deqflow.data.datasets.tartanair import TARTANAIR
+from deqflow.data.datasets.things import THINGS
 from deqflow.errors import DataError
 
+_ALL = (
+    *(SINTEL, KITTI_2015, KITTI_2012, MIDDLEBURY, CHAIRS, CHAIRS2),
+    *(THINGS, HD1K, SPRING, TARTANAIR, CUSTOM),
+)
+DATASETS: dict[str, Family] = {family.name: family for family in _ALL}
+"""The data sets by the name that ``--dataset`` takes; a new one is a file and its name here."""
 
-@dataclass(frozen=True)
-class Family:
-    """A data set as its authors publish it.
-
-    Attributes:
-        title: what people call it.
-        folder: name of its folder where several data sets lie under one root; empty if it has none.
-        tree: a file that shows the layout, for messages.
-        open: reads the layout below the data set's own folder, for one of ``splits``.
-        splits: "training", "validation", "testing" in our words, whatever the folders are called.
-        pairs: official number of pairs of a split, of each `PairDataset` that ``open`` returns; only numbers
-            that the authors or their tools state.
-        signs: patterns of which one matches something below the data set's own folder.
-        files: suffixes of files that ``open`` takes in place of a folder.
-    """
-
-    title: str
-    folder: str
-    tree: str
-    open: Callable[[Path, str], list[PairDataset]]
-    signs: tuple[str, ...]
-    splits: tuple[str, ...] = ("training", "testing")
-    pairs: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    files: tuple[str, ...] = ()
-
-
-DATASETS: dict[str, Family] = {
-    "sintel": Family(
-        "MPI-Sintel",
-        "MPI-Sintel",
-        "training/flow/alley_1/frame_0001.flo",
-        sintel,
-        ("training/flow/*/*.flo", "training/clean/*/*.png", "test/clean/*/*.png", "test/final/*/*.png"),
-        pairs={"training": 1041, "testing": 552},
-    ),
-    "kitti-2015": Family(
-        "KITTI-2015",
-        "KITTI-2015",
-        "training/flow_occ/000000_10.png",
-        kitti_2015,
-        ("*/image_2/*_10.png",),
-        pairs={"training": 200, "testing": 200},
-    ),
-    "kitti-2012": Family(
-        "KITTI-2012",
-        "KITTI-2012",
-        "training/flow_occ/000000_10.png",
-        kitti_2012,
-        ("*/colored_0/*_10.png", "*/image_0/*_10.png"),
-        pairs={"training": 194, "testing": 195},
-    ),
-    "middlebury": Family(
-        "Middlebury",
-        "Middlebury",
-        "other-gt-flow/Venus/flow10.flo",
-        middlebury,
-        ("other-data/*/frame10.png", "eval-data/*/frame10.png"),
-        pairs={"training": 8, "testing": 12},
-    ),
-    "chairs": Family(
-        "FlyingChairs",
-        "FlyingChairs_release",
-        "data/00001_flow.flo",
-        flying_chairs,
-        ("data/*_img1.ppm",),
-        splits=("training", "validation", "all"),
-        pairs={"training": 22232, "validation": 640, "all": 22872},
-    ),
-    "chairs2": Family(
-        "FlyingChairs2",
-        "FlyingChairs2",
-        "train/0000000-flow_01.flo",
-        flying_chairs2,
-        ("train/*-img_0.png", "val/*-img_0.png"),
-        splits=("training", "validation"),
-    ),
-    "things": Family(
-        "FlyingThings3D",
-        "FlyingThings3D",
-        "optical_flow/TRAIN/A/0000/into_future/left/OpticalFlowIntoFuture_0006_L.pfm",
-        flying_things,
-        ("frames_*pass/T*/*/*",),
-        # 2,239 sequences of ten frames.
-        pairs={"training": 20151},
-    ),
-    "hd1k": Family(
-        "HD1K",
-        "HD1K",
-        "hd1k_flow_gt/flow_occ/000000_0000.png",
-        hd1k,
-        ("hd1k_input/image_2/*.png", "hd1k_challenge/image_2/*.png"),
-    ),
-    "spring": Family(
-        "Spring",
-        "spring",
-        "train/0001/flow_FW_left/flow_FW_left_0001.flo5",
-        spring,
-        ("train/*/frame_*/*.png", "test/*/frame_*/*.png"),
-        # 19,852 and 3,960 over two cameras and two directions.
-        pairs={"training": 4963, "testing": 990},
-    ),
-    "tartanair": Family(
-        "TartanAir",
-        "TartanAir",
-        "abandonedfactory/Easy/P000/flow/000000_000001_flow.npy",
-        tartanair,
-        ("*/*/*/flow/*_flow.npy", "*/*/*/*/flow/*_flow.npy"),
-        splits=("training",),
-    ),
-    "custom": Family(
-        "own footage",
-        "",
-        "frames/0001.png and flow/0001.flo",
-        custom,
-        ("frames/*",),
-        files=LIST_SUFFIXES,
-    ),
-}
-"""The data sets by the name that ``--dataset`` takes; a new one is one entry."""
+SUBMISSIONS = tuple(family.name for family in DATASETS.values() if family.submission is not None)
+"""Those whose benchmark has a server that we can write for."""
 
 
 def open_dataset(name: str, root: str | Path, *, split: str = "training") -> list[PairDataset]:
@@ -199,3 +87,16 @@ def find_benchmarks(root: str | Path) -> list[PairDataset]:
     if not found:
         raise DataError(f"{root} holds no known data set: expected at least one of {expected}")
     return found
+
+
+def augmentation_in(stage: str, name: str) -> Augmentation:
+    """Return the ranges that a data set's pairs are changed in, in a stage of training.
+
+    Where none are published they are those of the stage's own data set, and Sintel's in stages of our own.
+
+    Raises:
+        DataError: there is no data set of this name.
+    """
+    own = (family.augmentation[stage] for family in DATASETS.values() if stage in family.augmentation)
+    usual = next(own, SINTEL.augmentation["sintel"])
+    return family_named(name).augmentation.get(stage, usual)

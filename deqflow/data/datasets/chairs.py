@@ -7,6 +7,8 @@ Keuper, Brox, *Occlusions, Motion and Depth Boundaries with a Generic Network*, 
 from collections.abc import Iterator
 from pathlib import Path
 
+from deqflow.data.augmentation import Augmentation
+from deqflow.data.datasets.family import Family
 from deqflow.data.datasets.pairs import PairDataset, PairFiles, existing
 from deqflow.errors import DataError
 from deqflow.io.files import visible
@@ -72,3 +74,25 @@ def flying_chairs2(root: Path, split: str) -> list[PairDataset]:
             )
 
     return [PairDataset("FlyingChairs2", "FlyingChairs2", candidates(), folder)]
+
+
+CHAIRS = Family(
+    name="chairs",
+    title="FlyingChairs",
+    folder="FlyingChairs_release",
+    tree="data/00001_flow.flo",
+    open=flying_chairs,
+    signs=("data/*_img1.ppm",),
+    splits=("training", "validation", "all"),
+    pairs={"training": 22232, "validation": 640, "all": 22872},
+    augmentation={"chairs": Augmentation(crop=(368, 496), scale=(-0.1, 1.0))},
+)
+CHAIRS2 = Family(
+    name="chairs2",
+    title="FlyingChairs2",
+    folder="FlyingChairs2",
+    tree="train/0000000-flow_01.flo",
+    open=flying_chairs2,
+    signs=("train/*-img_0.png", "val/*-img_0.png"),
+    splits=("training", "validation"),
+)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from deqflow.data.datasets.catalogue import DATASETS, Family, own_folder
+from deqflow.data.datasets.catalogue import DATASETS, own_folder
+from deqflow.data.datasets.family import Family
 from deqflow.data.datasets.headers import pixel_size
 from deqflow.data.datasets.pairs import NoPairsError, PairDataset, PairFiles
 from deqflow.errors import DataError, DeqflowError

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from deqflow.data.datasets.family import Family
 from deqflow.data.datasets.pairs import PairDataset, PairFiles
 from deqflow.errors import DataError
 from deqflow.io.files import followers, list_files, natural_key, visible
@@ -148,3 +149,14 @@ def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _lists() -> str:
     return " or ".join(LIST_SUFFIXES)
+
+
+CUSTOM = Family(
+    name="custom",
+    title="own footage",
+    folder="",
+    tree="frames/0001.png and flow/0001.flo",
+    open=custom,
+    signs=("frames/*",),
+    files=LIST_SUFFIXES,
+)

@@ -5,8 +5,11 @@ Autonomous Driving*, CVPR workshops 2016.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from deqflow.data.augmentation import SINTEL_CROP, SPARSE
+from deqflow.data.datasets.family import Family
 from deqflow.data.datasets.pairs import PairDataset, PairFiles, numbered
 from deqflow.io.files import visible
 
@@ -33,3 +36,14 @@ def _pairs(root: Path, split: str) -> Iterator[PairFiles]:
                     sequence=sequence,
                     index=number,
                 )
+
+
+HD1K = Family(
+    name="hd1k",
+    title="HD1K",
+    folder="HD1K",
+    tree="hd1k_flow_gt/flow_occ/000000_0000.png",
+    open=hd1k,
+    signs=("hd1k_input/image_2/*.png", "hd1k_challenge/image_2/*.png"),
+    augmentation={"sintel": replace(SPARSE, crop=SINTEL_CROP, scale=(-0.5, 0.2), flip_horizontal=0.5)},
+)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from deqflow.data.augmentation import SINTEL_CROP, SPARSE
+from deqflow.data.datasets.family import Family, SubmissionLayout
 from deqflow.data.datasets.pairs import PairDataset, PairFiles, existing
 from deqflow.io.files import visible
 
@@ -38,3 +40,39 @@ def _pairs(folder: Path, images: str) -> Iterator[PairFiles]:
                 flow, pair = noc, replace(pair, name=f"{scene} (noc)")
             pair = replace(pair, flow=flow, noc=noc, objects=existing(folder / "obj_map" / frame1.name))
         yield pair
+
+
+_UPLOAD = "upload {archive} at https://www.cvlibs.net/datasets/kitti/"
+_AUGMENTATION = {
+    "kitti": SPARSE,
+    "sintel": replace(SPARSE, crop=SINTEL_CROP, scale=(-0.3, 0.5), flip_horizontal=0.5),
+}
+
+
+def _submitted(pair: PairFiles) -> Path:
+    return Path("flow", pair.frame1.name)
+
+
+KITTI_2015 = Family(
+    name="kitti-2015",
+    title="KITTI-2015",
+    folder="KITTI-2015",
+    tree="training/flow_occ/000000_10.png",
+    open=kitti_2015,
+    signs=("*/image_2/*_10.png",),
+    pairs={"training": 200, "testing": 200},
+    augmentation=_AUGMENTATION,
+    submission=SubmissionLayout(_submitted, _UPLOAD, packed=lambda pair: f"flow/{pair.frame1.name}"),
+)
+KITTI_2012 = Family(
+    name="kitti-2012",
+    title="KITTI-2012",
+    folder="KITTI-2012",
+    tree="training/flow_occ/000000_10.png",
+    open=kitti_2012,
+    signs=("*/colored_0/*_10.png", "*/image_0/*_10.png"),
+    pairs={"training": 194, "testing": 195},
+    augmentation=_AUGMENTATION,
+    # In 2012 the files lie at the archive's root.
+    submission=SubmissionLayout(_submitted, _UPLOAD, packed=lambda pair: pair.frame1.name),
+)

@@ -7,6 +7,7 @@ IJCV 2011.
 from collections.abc import Iterator
 from pathlib import Path
 
+from deqflow.data.datasets.family import Family
 from deqflow.data.datasets.pairs import PairDataset, PairFiles, folders
 
 
@@ -22,3 +23,14 @@ def middlebury(root: Path, split: str) -> list[PairDataset]:
             )
 
     return [PairDataset("Middlebury", "Middlebury", candidates(), root)]
+
+
+MIDDLEBURY = Family(
+    name="middlebury",
+    title="Middlebury",
+    folder="Middlebury",
+    tree="other-gt-flow/Venus/flow10.flo",
+    open=middlebury,
+    signs=("other-data/*/frame10.png", "eval-data/*/frame10.png"),
+    pairs={"training": 8, "testing": 12},
+)

@@ -6,6 +6,8 @@ Butler, Wulff, Stanley, Black, *A Naturalistic Open Source Movie for Optical Flo
 from collections.abc import Iterator
 from pathlib import Path
 
+from deqflow.data.augmentation import SINTEL_CROP, Augmentation
+from deqflow.data.datasets.family import Family, SubmissionLayout
 from deqflow.data.datasets.pairs import (
     PairDataset,
     PairFiles,
@@ -61,3 +63,26 @@ def _testing(folder: Path, render: str) -> Iterator[PairFiles]:
                     sequence=scene.name,
                     index=number,
                 )
+
+
+def _submitted(pair: PairFiles) -> Path:
+    """Without the underscore that the ground truth's names have: so says the readme of Sintel's bundler."""
+    return Path(pair.frame1.parent.parent.name, pair.frame1.parent.name, f"frame{pair.index:04d}.flo")
+
+
+SINTEL = Family(
+    name="sintel",
+    title="MPI-Sintel",
+    folder="MPI-Sintel",
+    tree="training/flow/alley_1/frame_0001.flo",
+    open=sintel,
+    signs=("training/flow/*/*.flo", "training/clean/*/*.png", "test/clean/*/*.png", "test/final/*/*.png"),
+    pairs={"training": 1041, "testing": 552},
+    augmentation={"sintel": Augmentation(crop=SINTEL_CROP, scale=(-0.2, 0.6))},
+    submission=SubmissionLayout(
+        _submitted,
+        "run the benchmark's own program, `bundler {folder}/clean {folder}/final {folder}/sintel.lzma`, "
+        "and upload sintel.lzma at http://sintel.is.tue.mpg.de",
+        passes=2,
+    ),
+)

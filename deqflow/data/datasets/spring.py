@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from deqflow.data.datasets.family import Family
 from deqflow.data.datasets.pairs import PairDataset, PairFiles, Truth, folders, numbered, variants
 from deqflow.errors import DataError
 from deqflow.io.files import visible
@@ -74,3 +75,14 @@ def _pairs(folder: Path, camera: str, direction: str) -> Iterator[PairFiles]:
                     sequence=scene.name,
                     index=step * number,
                 )
+
+
+SPRING = Family(
+    name="spring",
+    title="Spring",
+    folder="spring",
+    tree="train/0001/flow_FW_left/flow_FW_left_0001.flo5",
+    open=spring,
+    signs=("train/*/frame_*/*.png", "test/*/frame_*/*.png"),
+    pairs={"training": 4963, "testing": 990},  # 19,852 and 3,960 over two cameras and two directions
+)

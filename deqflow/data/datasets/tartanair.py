@@ -7,6 +7,7 @@ camera motion; a mask beside it marks what that does not hold for, moving things
 from collections.abc import Iterator
 from pathlib import Path
 
+from deqflow.data.datasets.family import Family
 from deqflow.data.datasets.headers import numpy_file
 from deqflow.data.datasets.pairs import PairDataset, PairFiles, Truth, number_in
 from deqflow.errors import DataError
@@ -58,3 +59,14 @@ def tartanair(root: Path, split: str) -> list[PairDataset]:
             )
 
     return [PairDataset("TartanAir", "TartanAir", candidates(), root)]
+
+
+TARTANAIR = Family(
+    name="tartanair",
+    title="TartanAir",
+    folder="TartanAir",
+    tree="abandonedfactory/Easy/P000/flow/000000_000001_flow.npy",
+    open=tartanair,
+    signs=("*/*/*/flow/*_flow.npy", "*/*/*/*/flow/*_flow.npy"),
+    splits=("training",),
+)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
+from deqflow.data.augmentation import SINTEL_CROP, Augmentation
+from deqflow.data.datasets.family import Family
 from deqflow.data.datasets.pairs import PairDataset, PairFiles, folders, numbered, variants
 from deqflow.io.files import visible
 
@@ -50,3 +52,18 @@ def _pairs(root: Path, split: str, render: str, camera: str, direction: str) -> 
                         sequence=f"{letter.name}/{scene.name}",
                         index=step * number,
                     )
+
+
+THINGS = Family(
+    name="things",
+    title="FlyingThings3D",
+    folder="FlyingThings3D",
+    tree="optical_flow/TRAIN/A/0000/into_future/left/OpticalFlowIntoFuture_0006_L.pfm",
+    open=flying_things,
+    signs=("frames_*pass/T*/*/*",),
+    pairs={"training": 20151},  # 2,239 sequences of ten frames
+    augmentation={
+        "things": Augmentation(crop=(400, 720), scale=(-0.4, 0.8)),
+        "sintel": Augmentation(crop=SINTEL_CROP, scale=(-0.4, 0.8)),
+    },
+)
