@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deqflow.equilibrium import Anderson, FixedPointIteration, Outcome
     from deqflow.errors import DeqflowError
-    from deqflow.estimator import DEQFlow, FlowEstimate
+    from deqflow.estimate import FlowEstimate
+    from deqflow.estimator import DEQFlow
     from deqflow.step import FlowState
     from deqflow.stream import FlowStream, estimate_video
     from deqflow.zoo import load
@@ -23,7 +24,7 @@ _HOMES = {
     "DEQFlow": "deqflow.estimator",
     "DeqflowError": "deqflow.errors",
     "FixedPointIteration": "deqflow.equilibrium",
-    "FlowEstimate": "deqflow.estimator",
+    "FlowEstimate": "deqflow.estimate",
     "FlowState": "deqflow.step",
     "FlowStream": "deqflow.stream",
     "Outcome": "deqflow.equilibrium",

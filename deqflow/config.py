@@ -1,10 +1,12 @@
 """What a model is made of, and how it is run unless told otherwise."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import pairwise
+from typing import Any, Literal, TypedDict, Unpack
 
-from deqflow.equilibrium import FixedPointIteration, Solver
+from deqflow.equilibrium import LAST, FixedPointIteration, Keep, Solver, StoppingRule
+from deqflow.equilibrium.stopping import Measure
 from deqflow.errors import ConfigError
 from deqflow.network import (
     BilinearConfig,
@@ -20,6 +22,7 @@ from deqflow.network.sizes import require_choice, require_sizes
 Encoder = SharedEncoderConfig | SeparateEncodersConfig
 Update = GatedStripConfig | GRUConfig
 Upsampling = ConvexConfig | BilinearConfig
+Scales = tuple[int, ...] | Literal["all", "fast"]
 
 COMPONENTS: dict[str, dict[str, type[Any]]] = {
     "encoder": {"shared": SharedEncoderConfig, "separate": SeparateEncodersConfig},
@@ -47,7 +50,6 @@ class ModelConfig:
         update: what the solver iterates.
         upsampling: what brings the flow to full resolution.
         uncertainty: what tells how far the flow may be off; None in models that do not.
-        attach_flow: let gradients pass through the incoming flow of a step, not only through hidden.
     """
 
     features: int = 128
@@ -59,17 +61,25 @@ class ModelConfig:
     update: Update = field(default_factory=GatedStripConfig)
     upsampling: Upsampling = field(default_factory=ConvexConfig)
     uncertainty: MixtureConfig | None = None
-    attach_flow: bool = False
 
     def __post_init__(self) -> None:
         names = ("features", "context", "hidden", "levels", "radius")
         require_sizes("model", **{name: getattr(self, name) for name in names})
-        require_choice("model", "attach_flow", self.attach_flow, (True, False))
 
     @property
     def correlation(self) -> int:
         """Channels of the correlation lookup."""
         return self.levels * (2 * self.radius + 1) ** 2
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the encoder's features, coarse to fine: full-resolution pixels per pixel of a grid."""
+        return self.encoder.strides
+
+    @property
+    def stride(self) -> int:
+        """The finest of them, from which the flow is brought to full resolution."""
+        return self.strides[-1]
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON knows it."""
@@ -83,6 +93,7 @@ class ModelConfig:
             ConfigError: an unknown field or kind of component, or a value outside its range.
         """
         values = _components_of_flat(values) if "widths" in values else dict(values)
+        values.pop("attach_flow", None)  # a choice of training that older files record here
         for component, kinds in COMPONENTS.items():
             if isinstance(values.get(component), Mapping):
                 described = dict(values[component])
@@ -122,27 +133,69 @@ def _components_of_flat(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class InferenceDefaults:
-    """How a preset is solved unless the caller says otherwise.
+class SolveOptions(TypedDict, total=False):
+    """How to solve a pair, where that differs from the model's defaults: keywords of ``estimate`` and others.
 
     Attributes:
-        steps: most evaluations of the update operator.
-        tolerance: stop once the flow moves less than this, RMS in full-resolution pixels per step; 0 never.
+        steps: most evaluations of the update operator at each scale.
+        tolerance: stop once the flow moves less than this, RMS in full-resolution pixels per step; 0 runs
+            all steps.
+        solver: where to evaluate next.
+        scales: strides to solve at, coarse to fine; ``all`` of the model's, or ``fast``, which leaves out
+            those finer than 1/8.
+    """
+
+    steps: int | None
+    tolerance: float | None
+    solver: Solver | None
+    scales: Scales | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolveSettings:
+    """How a pair is solved.
+
+    Attributes:
+        steps: most evaluations of the update operator at each scale, at least 1.
+        tolerance: stop once the flow moves less than this, RMS in full-resolution pixels per step, at the
+            model's finest scale; twice as much at the next coarser, and so on. 0 runs all steps.
         hidden_tolerance: and the hidden state changes less than this, relative to its norm.
         solver: where to evaluate next.
-        precision: ``auto`` or a dtype's name.
-        coarse_levels: where there is nothing to start from, solve the frames at half the size first, whose
-            fixed point starts the solve; so many times over. 0 starts from zero flow.
+        keep: which state is the answer.
+        scales: strides to solve at, coarse to fine, each started from the fixed point of the one before. A
+            stride beyond the model's own is that of frames that are shrunk as much.
     """
 
     steps: int = 24
     tolerance: float = 0.05
     hidden_tolerance: float = 0.1
     solver: Solver = field(default_factory=FixedPointIteration)
-    precision: str = "auto"
-    coarse_levels: int = 0
+    keep: Keep = LAST
+    scales: tuple[int, ...] = (8,)
 
     def __post_init__(self) -> None:
-        if self.coarse_levels < 0:
-            raise ConfigError(f"coarse_levels must be 0 or more, got {self.coarse_levels}")
+        """Reject what cannot be run, naming the option."""
+        if self.steps < 1 or not self.tolerance >= 0:
+            raise ConfigError(
+                f"expected steps >= 1 and tolerance >= 0, got steps={self.steps} and "
+                f"tolerance={self.tolerance}"
+            )
+        falling = all(coarse == 2 * fine for coarse, fine in pairwise(self.scales))
+        if not self.scales or min(self.scales) < 1 or not falling:
+            raise ConfigError(f"scales must be strides that halve, as 32 16 8, not {self.scales}")
+
+    def changed(self, **options: Unpack[SolveOptions]) -> "SolveSettings":
+        """These settings with the options that are given and not None."""
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        scales = given.get("scales")
+        if isinstance(scales, str):
+            require_choice("solve", "scales", scales, ("all", "fast"))
+            fast = tuple(scale for scale in self.scales if scale >= 8)
+            given["scales"] = fast if scales == "fast" else self.scales
+        return replace(self, **given)
+
+    def stopping(self, measure: Measure, factor: int) -> StoppingRule:
+        """The rule at a scale ``factor`` times as coarse as the model's finest."""
+        hidden = self.hidden_tolerance if self.tolerance > 0 else 0.0
+        tolerance = (self.tolerance * factor, float("inf"), hidden)
+        return StoppingRule(steps=self.steps, tolerance=tolerance, measure=measure, keep=self.keep)

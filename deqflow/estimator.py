@@ -1,21 +1,25 @@
-"""The estimator: two frames in, the flow at the fixed point of the update operator out."""
+"""The estimator: prepare a pair of frames, solve it scale by scale, decode the fixed point."""
 
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.profiler import record_function
 
-from deqflow.config import InferenceDefaults, ModelConfig
+from deqflow.config import ModelConfig, SolveOptions, SolveSettings
 from deqflow.devices import autocast
 from deqflow.equilibrium import (
     Correction,
     Gradient,
-    Outcome,
+    OneStep,
     Solution,
     Solver,
     StoppingRule,
@@ -23,47 +27,80 @@ from deqflow.equilibrium import (
     solve,
 )
 from deqflow.errors import ConfigError, ImageError
+from deqflow.estimate import BatchEstimate, FlowEstimate
 from deqflow.geometry import Padding
-from deqflow.io.images import read_image, to_rgb
-from deqflow.network import CorrelationPyramid
-from deqflow.step import STRIDE, FlowState, FrameFeatures, UpdateStep, movement
+from deqflow.io.images import SMALLEST_SIDE, read_image, to_rgb
+from deqflow.network import CorrelationPyramid, Mixture
+from deqflow.step import FlowState, Movement, UpdateStep
 
 COARSEST_SIDE = 80
-"""Frames are not halved to fewer pixels than this on the shorter side: little is left to match."""
+"""Frames are not shrunk to fewer pixels than this on the shorter side: little is left to match."""
 
 Frame = str | PathLike[str] | NDArray[Any]
 
 
 @dataclass(frozen=True)
-class FlowEstimate:
-    """Flow and how it was reached.
+class FrameFeatures:
+    """What the encoder makes of frames at one stride.
 
     Attributes:
-        flow: u right and v down in pixels; float32 array (H, W, 2) from ``estimate``, tensor (B, 2, H, W)
-            from ``forward``.
-        state: the fixed point, to start the next frame's solve from.
-        residual: how far the flow still moved in the last step, RMS over the frame in pixels. It bounds
-            movement, not error.
-        residual_peak: the 99.9th percentile of the same, which a small fast object shows up in.
-        steps: evaluations of the update operator on frames of this size (those on halved frames come before).
-        converged: whether the tolerance was met.
-        outcome: how the solve ended, an ``Outcome``; after one that diverged the flow is that of the last
-            finite state.
-        trace: (N, B) residual after each step, NaN once a sample had stopped.
-        uncertainty: mean absolute error of u and of v to expect in each pixel, as the model judges itself,
-            pixels; array (H, W) from ``estimate``, tensor (B, H, W) from ``forward``; None from models that
-            do not tell.
+        matching: (B, C, H/s, W/s) that the correlation compares.
+        trunk: what the context is made from, of the frame that is the first of a pair; of that resolution, or
+            the frame itself where a network of its own makes the context.
     """
 
-    flow: Any
-    state: FlowState
-    residual: Any
-    residual_peak: Any
-    steps: Any
-    converged: Any
-    outcome: Any
-    trace: Tensor
-    uncertainty: Any = None
+    matching: Tensor
+    trunk: Tensor
+
+
+@dataclass(frozen=True)
+class EncodedFrame:
+    """Encoded frames; on video each is encoded once.
+
+    Attributes:
+        image: (B, 3, H, W) of 0..255, padded.
+        features: by scale, as far as they were asked for.
+    """
+
+    image: Tensor
+    features: Mapping[int, FrameFeatures]
+
+    def _each(self, change: Any) -> "EncodedFrame":
+        features = {
+            scale: FrameFeatures(change(part.matching), change(part.trunk))
+            for scale, part in self.features.items()
+        }
+        return EncodedFrame(change(self.image), features)
+
+    def rolled(self, shift: int) -> "EncodedFrame":
+        """The same frames in another order."""
+        return self._each(lambda tensor: tensor.roll(shift, dims=0))
+
+    def halves(self) -> tuple["EncodedFrame", "EncodedFrame"]:
+        """The first and the second half of the frames."""
+        return self._each(lambda tensor: tensor.chunk(2)[0]), self._each(lambda tensor: tensor.chunk(2)[1])
+
+
+@dataclass(frozen=True)
+class PreparedPair:
+    """A pair of encoded frames and the padding that the flow between them is freed of."""
+
+    first: EncodedFrame
+    second: EncodedFrame
+    padding: Padding
+
+
+@dataclass(frozen=True)
+class PairSolution:
+    """How a pair was solved.
+
+    Attributes:
+        finest: the solution at the finest scale.
+        evaluations: (B,) of the update operator at each scale, by stride.
+    """
+
+    finest: Solution
+    evaluations: Mapping[int, Tensor]
 
 
 class DEQFlow(nn.Module):
@@ -76,23 +113,24 @@ class DEQFlow(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, defaults: InferenceDefaults | None = None, *, name: str = "custom"
+        self, config: ModelConfig, defaults: SolveSettings | None = None, *, name: str = "custom"
     ) -> None:
         super().__init__()
         self.config, self.name = config, name
-        self.defaults = defaults or InferenceDefaults()
+        self.defaults = SolveSettings(scales=(config.stride,)) if defaults is None else defaults
         self.precision = torch.float32
+        self._warned: set[str] = set()
         self.encoder = config.encoder.build(
             features=config.features, context=config.context, hidden=config.hidden
         )
         self.update = config.update.build(
             hidden=config.hidden, context=config.context, correlation=config.correlation
         )
-        self.upsample = config.upsampling.build(hidden=config.hidden, factor=STRIDE)
+        self.upsample = config.upsampling.build(hidden=config.hidden, factor=config.stride)
         self.uncertainty = (
             None
             if config.uncertainty is None
-            else config.uncertainty.build(hidden=config.hidden, factor=STRIDE)
+            else config.uncertainty.build(hidden=config.hidden, factor=config.stride)
         )
 
     @property
@@ -100,232 +138,329 @@ class DEQFlow(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
-    def encode(self, image: Tensor) -> FrameFeatures:
-        """Encode frames (B, 3, H, W) of 0..255 whose sides are multiples of 8; on video, once per frame."""
-        scaled = (image * (2 / 255) - 1).contiguous(memory_format=torch.channels_last)
-        with autocast(image.device, self.precision):
-            features, trunk = self.encoder(scaled)
-        return FrameFeatures(features, trunk, image)
+    @contextlib.contextmanager
+    def _part(self, name: str) -> Iterator[None]:
+        """A part of the estimator in the model's precision, by name in the profiler."""
+        with record_function(name), autocast(self.device, self.precision):
+            yield
 
-    def encode_pair(
-        self, image1: Tensor, image2: Tensor, *, bidirectional: bool = False
-    ) -> tuple[FrameFeatures, FrameFeatures]:
-        """Encode the two frames of pairs together.
+    def settings(self, **options: Unpack[SolveOptions]) -> SolveSettings:
+        """The model's defaults, but for what is given; raises ConfigError for what it cannot do."""
+        settings = self.defaults.changed(**options)
+        strides = self.config.strides
+        for scale in settings.scales:
+            if scale not in strides and scale % max(strides):
+                known = ", ".join(map(str, strides))
+                raise ConfigError(f"scale {scale}: {self.name} has {known} and multiples of the first")
+        if settings.scales[-1] != self.config.stride:
+            raise ConfigError(f"scales must end with {self.config.stride}, not {settings.scales[-1]}")
+        return settings
+
+    def padding(self, image: Tensor) -> Padding:
+        """What a frame (B, 3, H, W) needs around it; raises ImageError for other shapes or below 16x16."""
+        if image.dim() != 4 or image.shape[1] != 3 or min(image.shape[2:]) < SMALLEST_SIDE:
+            raise ImageError(
+                f"expected frames (B, 3, H, W) of at least {SMALLEST_SIDE}x{SMALLEST_SIDE} pixels, "
+                f"got {tuple(image.shape)}"
+            )
+        return Padding.for_size(image.shape[2], image.shape[3], max(self.config.strides))
+
+    def prepare(
+        self, image1: Tensor, image2: Tensor, *, scales: tuple[int, ...] = (), bidirectional: bool = False
+    ) -> PreparedPair:
+        """Pad and encode pairs of frames.
 
         Args:
-            image1: (B, 3, H, W) as for ``encode``.
+            image1: (B, 3, H, W) of 0..255, any size from 16x16.
             image2: (B, 3, H, W).
-            bidirectional: return 2B pairs, those from frame 2 to frame 1 after those from 1 to 2.
-        """
-        encoded = self.encode(torch.cat((image1, image2)))
-        if bidirectional:
-            return encoded, FrameFeatures(*(part.roll(len(image1), dims=0) for part in encoded))
-        first, second = zip(*(part.chunk(2) for part in encoded), strict=True)
-        return FrameFeatures(*first), FrameFeatures(*second)
+            scales: to encode now, besides the model's own; ``solve`` encodes others when it needs them.
+            bidirectional: prepare 2B pairs, those from frame 2 to frame 1 after those from 1 to 2.
 
-    def operator(self, first: FrameFeatures, second: FrameFeatures) -> UpdateStep:
-        """The update operator of a pair of encoded frames."""
-        with autocast(first.features.device, self.precision):
+        Raises:
+            ImageError: frames of different or wrong shapes.
+        """
+        if image1.shape != image2.shape:
+            raise ImageError(f"frames have different shapes: {tuple(image1.shape)} and {tuple(image2.shape)}")
+        padding = self.padding(image1)
+        images = [padding.pad(image.float()) for image in (image1, image2)]
+        if not bidirectional and not torch.is_grad_enabled():
+            # One after the other: half the peak memory, and a batch would not be faster.
+            first, second = (self.encode(image, scales) for image in images)
+        else:
+            encoded = self.encode(torch.cat(images), scales)
+            first, second = (encoded, encoded.rolled(len(image1))) if bidirectional else encoded.halves()
+        return PreparedPair(first, second, padding)
+
+    def encode(
+        self,
+        image: Tensor,
+        scales: tuple[int, ...] = (),
+        *,
+        known: Mapping[int, FrameFeatures] | None = None,
+    ) -> EncodedFrame:
+        """Encode padded frames (B, 3, H, W) of 0..255, at the model's strides and at ``scales``.
+
+        At a scale beyond the model's strides it is shrunk frames that are encoded, without a graph: what is
+        found there only says where to start. What is ``known`` already is not encoded again.
+        """
+        features = dict(known or {})
+        if not features.keys() >= set(self.config.strides):
+            features |= self._features(image)
+        for scale in set(scales) - features.keys():
+            with torch.no_grad():
+                features[scale] = self._features(self._shrunk(image, scale))[max(self.config.strides)]
+        return EncodedFrame(image, features)
+
+    def _features(self, image: Tensor) -> dict[int, FrameFeatures]:
+        scaled = (image * (2 / 255) - 1).contiguous(memory_format=torch.channels_last)
+        with self._part("encode"):
+            encoded = self.encoder(scaled)
+        return {
+            stride: FrameFeatures(*parts) for stride, parts in zip(self.config.strides, encoded, strict=True)
+        }
+
+    def _shrunk(self, image: Tensor, scale: int) -> Tensor:
+        """Frames as small as the coarsest stride needs to stand for ``scale``, padded."""
+        coarsest = max(self.config.strides)
+        small = F.avg_pool2d(image, scale // coarsest)
+        # Padding at the far sides keeps the corners of both grids together.
+        return Padding(right=-small.shape[3] % coarsest, bottom=-small.shape[2] % coarsest).pad(small)
+
+    def operator(
+        self, pair: PreparedPair, scale: int | None = None, *, attach_flow: bool = False
+    ) -> UpdateStep:
+        """The update operator of a pair at a scale it is encoded at (None: the finest).
+
+        Everything that is constant over a solve is computed here: correlation, and the context's share.
+        With ``attach_flow`` gradients pass through the incoming flow of a step, not only through hidden.
+        """
+        scale = self.config.stride if scale is None else scale
+        first, second = pair.first.features[scale], pair.second.features[scale]
+        with self._part("correlation"):
             correlation = CorrelationPyramid(
-                first.features, second.features, levels=self.config.levels, radius=self.config.radius
+                first.matching, second.matching, levels=self.config.levels, radius=self.config.radius
             )
+        with self._part("context"):
             context, hidden = self.encoder.context(first.trunk)
             prepared = self.update.prepare(context)
         start = self._start(first, hidden)
-        return UpdateStep(self.update, correlation, prepared, start, attach_flow=self.config.attach_flow)
+        return UpdateStep(self.update, correlation, prepared, start, attach_flow=attach_flow)
 
-    def initial_state(self, first: FrameFeatures) -> FlowState:
-        """Where a solve starts without a better idea; the operator of a pair has the same as ``start``."""
-        with autocast(first.features.device, self.precision):
-            return self._start(first, self.encoder.context(first.trunk)[1])
+    def initial_state(self, frame: EncodedFrame) -> FlowState:
+        """Where a solve at the finest scale starts without a better idea, of pairs with this first frame."""
+        features = frame.features[self.config.stride]
+        with self._part("context"):
+            return self._start(features, self.encoder.context(features.trunk)[1])
 
     def _start(self, first: FrameFeatures, hidden: Tensor | None) -> FlowState:
         """Zero flow, and hidden as the encoder says or zero; float32 whatever the network's precision."""
-        batch, _, height, width = first.features.shape
+        batch, _, height, width = first.matching.shape
         if hidden is None:
-            hidden = torch.zeros(batch, self.config.hidden, height, width, device=first.features.device)
+            hidden = torch.zeros(batch, self.config.hidden, height, width, device=first.matching.device)
         flow = torch.zeros(batch, 2, height, width, device=hidden.device)
         return FlowState(hidden.float().contiguous(memory_format=torch.channels_last), flow)
 
+    def scales(self, image: Tensor, settings: SolveSettings) -> tuple[int, ...]:
+        """The scales that a cold solve of padded frames goes through; small ones leave out the coarsest."""
+        side = min(image.shape[2:])
+        strides = self.config.strides
+        return tuple(
+            scale
+            for scale in settings.scales
+            if scale in strides or side // (scale // max(strides)) >= COARSEST_SIDE
+        )
+
+    @torch.no_grad()
+    def solve(
+        self, pair: PreparedPair, state: FlowState | None = None, settings: SolveSettings | None = None
+    ) -> PairSolution:
+        """The fixed point of a pair, each scale started from the enlarged fixed point of the one before.
+
+        A step at twice the stride costs a quarter and reaches twice as far, so that large motions are found
+        sooner and more of them at all.
+
+        Args:
+            pair: from ``prepare``.
+            state: where to start at the finest scale, which is then the only one.
+            settings: None means the model's defaults.
+
+        Raises:
+            ConfigError: a state of another size.
+        """
+        return self._solve(pair, state, self.defaults if settings is None else settings)[0]
+
+    def _solve(
+        self, pair: PreparedPair, state: FlowState | None, settings: SolveSettings
+    ) -> tuple[PairSolution, UpdateStep]:
+        """As ``solve``, and the operator of the finest scale, with a graph where grad mode is on."""
+        scales = self.scales(pair.first.image, settings) if state is None else settings.scales[-1:]
+        first, second = (
+            self.encode(frame.image, scales, known=frame.features) for frame in (pair.first, pair.second)
+        )
+        pair = replace(pair, first=first, second=second)
+        evaluations: dict[int, Tensor] = {}
+        before = 0
+        for scale in scales:
+            finest = scale == scales[-1]
+            with torch.set_grad_enabled(finest and torch.is_grad_enabled()):
+                operator = self.operator(pair, scale)
+            if state is not None and before:
+                height, width = operator.start.flow.shape[2:]
+                state = state.enlarged(before // scale, (height, width))
+            start = operator.start if state is None else _fitted(state, operator.start)
+            stop = settings.stopping(Movement(scale), scale // self.config.stride)
+            with self._part("solve" if finest else "coarse solve"):
+                solution = solve(operator, start, settings.solver, stop)
+            before, state, evaluations[scale] = scale, solution.state, solution.steps
+        return PairSolution(solution, evaluations), operator
+
+    def coarse_start(self, pair: PreparedPair, settings: SolveSettings | None = None) -> FlowState | None:
+        """Where a cold solve starts at the finest scale; None where that scale is the only one."""
+        settings = self.defaults if settings is None else settings
+        *coarser, finest = self.scales(pair.first.image, settings)
+        if not coarser:
+            return None
+        found: FlowState = self.solve(pair, settings=replace(settings, scales=tuple(coarser))).finest.state
+        height, width = (side // finest for side in pair.first.image.shape[2:])
+        return found.enlarged(coarser[-1] // finest, (height, width))
+
     def trajectory(
         self,
-        image1: Tensor,
-        image2: Tensor,
+        pair: PreparedPair,
+        start: FlowState | None = None,
         *,
         correction: Correction,
         gradient: Gradient,
         solver: Solver,
         steps: int,
-        coarse_levels: int = 0,
-        start: FlowState | None = None,
-        bidirectional: bool = False,
+        attach_flow: bool = False,
     ) -> Trajectory[FlowState]:
-        """Points of the solve that losses can be taken on, each with a graph (training).
+        """Points of the solve at the finest scale that losses can be taken on, each with a graph (training).
 
         Args:
-            image1: (B, 3, H, W) of 0..255, sides multiples of 8.
-            image2: (B, 3, H, W).
+            pair: from ``prepare``.
+            start: None means zero flow, and hidden as the encoder says.
             correction: where along the path.
             gradient: how each point is differentiated.
             solver: where to evaluate next.
             steps: evaluations without a graph.
-            coarse_levels: see ``coarse_start``, whose solves take the same steps; 0 starts from zeros.
-            start: where to start instead, without a graph.
-            bidirectional: see ``encode_pair``; the states are those of 2B pairs then.
+            attach_flow: see ``operator``.
         """
-        if start is None:
-            start = self.coarse_start(
-                image1,
-                image2,
-                levels=coarse_levels,
-                steps=steps,
-                tolerance=0.0,
-                solver=solver,
-                bidirectional=bidirectional,
+        operator = self.operator(pair, attach_flow=attach_flow)
+        stop = StoppingRule(steps=steps, measure=Movement(self.config.stride))
+        with self._part("solve"):
+            return correction.follow(
+                operator, operator.start if start is None else start, solver, gradient, stop
             )
-        first, second = self.encode_pair(image1, image2, bidirectional=bidirectional)
-        step = self.operator(first, second)
-        with autocast(image1.device, self.precision):
-            stop = StoppingRule(steps=steps, measure=movement)
-            return correction.follow(step, start or step.start, solver, gradient, stop)
 
     @torch.no_grad()
-    def coarse_start(
-        self,
-        image1: Tensor,
-        image2: Tensor,
-        *,
-        levels: int | None = None,
-        steps: int | None = None,
-        tolerance: float | None = None,
-        solver: Solver | None = None,
-        bidirectional: bool = False,
-    ) -> FlowState | None:
-        """Where to start a pair of frames: at the fixed point of the same frames at half the size.
-
-        A step there costs a quarter and reaches twice as far, so that large motions are found sooner and
-        more of them at all.
+    def record(self, pair: PreparedPair, start: FlowState | None, steps: Sequence[int]) -> Solution:
+        """A solve at the finest scale that goes on whatever happens, to be looked at.
 
         Args:
-            image1: (B, 3, H, W) of 0..255, sides multiples of 8.
-            image2: (B, 3, H, W).
-            levels: how often to halve; None means the preset's. Small frames are halved less often.
-            steps: see ``forward``, of each size.
-            tolerance: see ``forward``, in pixels of each size.
-            solver: see ``forward``.
-            bidirectional: see ``encode_pair``; the state is that of 2B pairs then.
-
-        Returns:
-            The state, or None where nothing is halved.
+            pair: from ``prepare``.
+            start: None means zero flow, and hidden as the encoder says.
+            steps: rising; the states after so many evaluations are recorded, and every one is measured.
         """
-        levels = self.defaults.coarse_levels if levels is None else levels
-        height, width = image1.shape[2:]
-        if levels == 0 or min(height, width) < 2 * COARSEST_SIDE:
-            return None
-        # Padding at the far sides keeps the corners of both grids together.
-        padding = Padding(right=-(width // 2) % STRIDE, bottom=-(height // 2) % STRIDE)
-        half1, half2 = (padding.pad(F.avg_pool2d(image, 2)) for image in (image1, image2))
-        how: Any = {"steps": steps, "tolerance": tolerance, "solver": solver}
-        first, second = self.encode_pair(half1, half2, bidirectional=bidirectional)
-        found: FlowState = self.solve_pair(first, second, coarse_levels=levels - 1, **how).state
-        return found.doubled(height // STRIDE, width // STRIDE)
+        operator = self.operator(pair)
+        stop = StoppingRule(steps=steps[-1], measure=Movement(self.config.stride), trace=True)
+        with self._part("solve"):
+            begin = operator.start if start is None else start
+            return solve(operator, begin, self.defaults.solver, stop, record=steps)
 
-    def solve_pair(
-        self,
-        first: FrameFeatures,
-        second: FrameFeatures,
-        state: FlowState | None = None,
-        *,
-        steps: int | None = None,
-        tolerance: float | None = None,
-        solver: Solver | None = None,
-        coarse_levels: int | None = None,
-    ) -> Solution:
-        """The fixed point of a pair of encoded frames; see ``forward``, and ``coarse_start`` for levels."""
-        if state is None:
-            how: Any = {"steps": steps, "tolerance": tolerance, "solver": solver}
-            state = self.coarse_start(first.image, second.image, levels=coarse_levels, **how)
-        step = self.operator(first, second)
-        start = step.start
-        if state is not None:
-            if state.flow.shape != start.flow.shape or state.hidden.shape != start.hidden.shape:
-                raise ConfigError(
-                    f"state is for a flow of {tuple(state.flow.shape)}, "
-                    f"these frames need {tuple(start.flow.shape)}"
-                )
-            start = FlowState(state.hidden.to(start.hidden), state.flow.to(start.flow))
-        tolerance = self.defaults.tolerance if tolerance is None else tolerance
-        steps = self.defaults.steps if steps is None else steps
-        if steps < 1 or not tolerance >= 0:
-            raise ConfigError(
-                f"expected steps >= 1 and tolerance >= 0, got steps={steps} and tolerance={tolerance}"
+    def decode(self, solution: PairSolution, padding: Padding) -> BatchEstimate:
+        """A solution as full-resolution flow, per sample."""
+        found = solution.finest
+        state: FlowState = found.state
+        with self._part("decode"):
+            flow = padding.crop(self.upsample(state.hidden, state.flow))
+            uncertainty = (
+                None
+                if self.uncertainty is None
+                else padding.crop(self.uncertainty(state.hidden).expected_error[:, 0])
             )
-        hidden_tolerance = self.defaults.hidden_tolerance if tolerance > 0 else 0.0
-        stop = StoppingRule(
-            steps=steps, tolerance=(tolerance, float("inf"), hidden_tolerance), measure=movement
+        residual, peak, _ = found.residual.unbind(dim=1)
+        return BatchEstimate(
+            flow=flow,
+            uncertainty=uncertainty,
+            state=state,
+            residual=residual,
+            residual_peak=peak,
+            steps=found.steps,
+            evaluations=solution.evaluations,
+            outcome=found.outcome,
+            trace=found.trace,
         )
-        with autocast(first.features.device, self.precision):
-            return solve(step, start, solver or self.defaults.solver, stop)
 
-    @torch.no_grad()
+    def flow_at(self, state: FlowState, positions: Tensor | None = None) -> Tensor:
+        """Full-resolution flow of a state at some subpixel positions, (B, 2, K, H/s, W/s), or all of it."""
+        with self._part("decode"):
+            if positions is None:
+                return self.upsample(state.hidden, state.flow)
+            return self.upsample.at_positions(state.hidden, state.flow, positions)
+
+    def uncertainty_at(self, hidden: Tensor, positions: Tensor) -> Mixture:
+        """What the uncertainty head makes of hidden at some subpixel positions; the model has one."""
+        assert self.uncertainty is not None
+        with self._part("decode"):
+            return self.uncertainty.at_positions(hidden, positions)
+
     def forward(
         self,
         image1: Tensor,
         image2: Tensor,
         state: FlowState | None = None,
         *,
-        steps: int | None = None,
-        tolerance: float | None = None,
-        solver: Solver | None = None,
-    ) -> FlowEstimate:
-        """Flow from frame 1 to frame 2, without a graph (``trajectory`` is for training).
+        gradient: Gradient | None = None,
+        **options: Unpack[SolveOptions],
+    ) -> BatchEstimate:
+        """Flow from frame 1 to frame 2.
+
+        It carries a graph, from the fixed point to the parameters, where grad mode is on and parameters ask
+        for gradients; the flow is then that of the gradient's own evaluations, which go on from that point.
 
         Args:
             image1: (B, 3, H, W) of 0..255, any size from 16x16.
             image2: (B, 3, H, W).
-            state: where to start, as returned for frames of this size; None means as ``coarse_start`` says.
-            steps: most evaluations; None means the preset's.
-            tolerance: stop once the flow moves less than this, RMS in pixels per step; 0 runs all steps.
-            solver: where to evaluate next; None means the preset's.
+            state: where to start, as returned for frames of this size; None means scale by scale.
+            gradient: how the fixed point is differentiated; None means by one step (Bai et al., 2022).
+            options: how to solve, see ``SolveOptions``.
 
         Raises:
             ImageError: frames of different or wrong shapes.
             ConfigError: an option outside its range, or a state of another size.
         """
-        if image1.shape != image2.shape:
-            raise ImageError(f"frames have different shapes: {tuple(image1.shape)} and {tuple(image2.shape)}")
-        padding = self.padding(image1)
-        first, second = (self.encode(padding.pad(image.float())) for image in (image1, image2))
-        solution = self.solve_pair(first, second, state, steps=steps, tolerance=tolerance, solver=solver)
-        return self.decode(solution, padding)
+        settings = self.settings(**options)
+        learns = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+        self._warn_of_misuse(image1, image2, learns=learns)
+        with torch.set_grad_enabled(learns):
+            pair = self.prepare(image1, image2)
+            solution, operator = self._solve(pair, state, settings)
+            if not learns:
+                del operator  # its correlation is the largest thing there is
+                return self.decode(solution, pair.padding)
+            with self._part("gradient"):
+                attached = (gradient or OneStep()).attach(operator, solution.finest.state)
+            found = replace(solution.finest, state=attached)
+            estimate = self.decode(replace(solution, finest=found), pair.padding)
+            return replace(estimate, state=solution.finest.state)
 
-    def padding(self, image: Tensor) -> Padding:
-        """What a frame (B, 3, H, W) needs around it; raises ImageError for other shapes or below 16x16."""
-        if image.dim() != 4 or image.shape[1] != 3 or min(image.shape[2:]) < 16:
-            raise ImageError(
-                f"expected frames (B, 3, H, W) of at least 16x16 pixels, got {tuple(image.shape)}"
+    def _warn_of_misuse(self, image1: Tensor, image2: Tensor, *, learns: bool) -> None:
+        """Say once what a training loop of one's own or frames of another range most likely did not mean."""
+        if torch.compiler.is_compiling() or torch._C._is_tracing():
+            return
+        if self.training and torch.is_grad_enabled() and not learns and "frozen" not in self._warned:
+            self._warned.add("frozen")
+            warnings.warn(
+                "the model is in training mode and none of its parameters asks for a gradient: "
+                "load(..., trainable=True) leaves them trainable",
+                stacklevel=4,
             )
-        return Padding.for_size(image.shape[2], image.shape[3], STRIDE)
-
-    def decode(self, solution: Solution, padding: Padding) -> FlowEstimate:
-        """A solution as full-resolution flow, per sample."""
-        state, uncertainty = solution.state, None
-        with autocast(state.flow.device, self.precision):
-            flow = padding.crop(self.upsample(state.hidden, state.flow))
-            if self.uncertainty is not None:
-                uncertainty = padding.crop(self.uncertainty(state.hidden).expected_error[:, 0])
-        residual, peak, _ = solution.residual.unbind(dim=1)
-        return FlowEstimate(
-            flow,
-            state,
-            residual,
-            peak,
-            solution.steps,
-            solution.converged,
-            solution.outcome,
-            trace=solution.trace,
-            uncertainty=uncertainty,
-        )
+        if "range" not in self._warned and all(
+            bool(image.numel() and image.amin() < image.amax() <= 1) for image in (image1, image2)
+        ):
+            self._warned.add("range")
+            warnings.warn("frames hold nothing above 1, expected values of 0..255", stacklevel=4)
 
     def to_tensor(self, frame: Frame, name: str = "frame") -> Tensor:
         """A path or array (see ``deqflow.io.images.to_rgb``) as (1, 3, H, W) of 0..255 on the device."""
@@ -334,46 +469,38 @@ class DEQFlow(nn.Module):
             torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device).permute(2, 0, 1).unsqueeze(0).float()
         )
 
+    @torch.inference_mode()
     def estimate(
         self,
         frame1: Frame,
         frame2: Frame,
         *,
-        steps: int | None = None,
-        tolerance: float | None = None,
-        solver: Solver | None = None,
         state: FlowState | None = None,
+        **options: Unpack[SolveOptions],
     ) -> FlowEstimate:
         """Flow between two images, as an array.
 
         Args:
             frame1: path, or array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4), uint8, uint16 or float.
             frame2: the same size.
-            steps: see ``forward``.
-            tolerance: see ``forward``.
-            solver: see ``forward``.
-            state: see ``forward``.
-
-        Returns:
-            The estimate, with ``flow`` a float32 array (H, W, 2) and plain numbers for the rest.
+            state: where to start, as returned for frames of this size; None means scale by scale.
+            options: how to solve, see ``SolveOptions``.
 
         Raises:
             ImageError: a frame that cannot be read, or two of different sizes.
             ConfigError: an option outside its range, or a state of another size.
         """
         image1, image2 = self.to_tensor(frame1, "frame1"), self.to_tensor(frame2, "frame2")
-        return single(self(image1, image2, state, steps=steps, tolerance=tolerance, solver=solver))
+        return self(image1, image2, state, **options)[0]
 
 
-def single(estimate: FlowEstimate) -> FlowEstimate:
-    """A batch of one as an array (H, W, 2) and plain numbers."""
-    return replace(
-        estimate,
-        flow=estimate.flow[0].permute(1, 2, 0).contiguous().cpu().numpy(),
-        residual=float(estimate.residual[0]),
-        residual_peak=float(estimate.residual_peak[0]),
-        steps=int(estimate.steps[0]),
-        converged=bool(estimate.converged[0]),
-        outcome=Outcome(int(estimate.outcome[0])),
-        uncertainty=None if estimate.uncertainty is None else estimate.uncertainty[0].cpu().numpy(),
-    )
+def _fitted(state: FlowState, start: FlowState) -> FlowState:
+    """A state as this solve wants it; raises ConfigError for one of another size."""
+    if state.flow.shape != start.flow.shape or state.hidden.shape != start.hidden.shape:
+        raise ConfigError(
+            f"state is for a flow of {tuple(state.flow.shape)}, these frames need {tuple(start.flow.shape)}"
+        )
+    hidden, flow = state.hidden.to(start.hidden), state.flow.to(start.flow)
+    if torch.is_grad_enabled() and (hidden.is_inference() or flow.is_inference()):
+        hidden, flow = hidden.clone(), flow.clone()  # autograd takes no tensors of inference mode
+    return FlowState(hidden, flow)

@@ -47,6 +47,11 @@ class Padding:
         top = down // 2 if centred else 0
         return cls(across // 2, across - across // 2, top, down - top)
 
+    def __add__(self, inner: "Padding") -> "Padding":
+        """Both: this one around ``inner``, which was added before or is taken off after it."""
+        sides = ("left", "right", "top", "bottom")
+        return Padding(**{side: getattr(self, side) + getattr(inner, side) for side in sides})
+
     def pad(self, x: Tensor) -> Tensor:
         """Repeats the border of ``x`` (B, C, H, W) outwards."""
         if not any((self.left, self.right, self.top, self.bottom)):

@@ -1,5 +1,6 @@
-"""What the solver iterates for a pair of frames: the state, the step, and how far a step moved the state."""
+"""What the solver iterates for a pair at one scale: the state, the step, and how far a step moved."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -9,21 +10,22 @@ from torch import Tensor, nn
 from deqflow.geometry import forward_splat
 from deqflow.network import CorrelationPyramid
 
-STRIDE = 8
-"""Pixels of a frame per pixel of the grid that the equilibrium lives on."""
-
 
 class FlowState(NamedTuple):
-    """What the solver iterates: hidden (B, C, H/8, W/8) and flow (B, 2, H/8, W/8) in pixels of that grid."""
+    """What the solver iterates: hidden (B, C, H/s, W/s) and flow (B, 2, H/s, W/s) in pixels of that grid.
+
+    The stride s is that of the scale that is solved.
+    """
 
     hidden: Tensor
     flow: Tensor
 
-    def doubled(self, height: int, width: int) -> "FlowState":
-        """The state of frames twice as large, whose grid is (height, width); what is beyond is cut off."""
+    def enlarged(self, factor: int, size: tuple[int, int]) -> "FlowState":
+        """The state on a grid ``factor`` times as fine, of ``size`` (height, width); the rest is cut off."""
+        height, width = size
         hidden, flow = (
-            F.interpolate(part, scale_factor=2, mode="bilinear")[..., :height, :width]
-            for part in (self.hidden, 2 * self.flow)
+            F.interpolate(part, scale_factor=factor, mode="bilinear")[..., :height, :width]
+            for part in (self.hidden, factor * self.flow)
         )
         return FlowState(hidden.contiguous(memory_format=torch.channels_last), flow.contiguous())
 
@@ -38,37 +40,34 @@ def carry(state: FlowState) -> FlowState:
     return FlowState(hidden.contiguous(memory_format=torch.channels_last), flow)
 
 
-class FrameFeatures(NamedTuple):
-    """An encoded frame: matching features (B, C, H/8, W/8), and the trunk that its context is made from.
-
-    The trunk has the features' resolution, or is the frame in -1..1 where a network of its own makes the
-    context, so that the second frame of a pair does not go through it. The frame itself (B, 3, H, W), of
-    0..255, is kept for solves that start from the flow at half the size.
-    """
-
-    features: Tensor
-    trunk: Tensor
-    image: Tensor
-
-
-def movement(new: FlowState, old: FlowState) -> Tensor:
-    """How far one step moved each sample, (B, 3).
+@dataclass(frozen=True)
+class Movement:
+    """The residual of a solve: how far one step moved each sample, ``movement(new, old)`` -> (B, 3).
 
     Columns: RMS and 99.9th percentile over the frame of the flow's change in full-resolution pixels, and the
     change of hidden relative to its norm.
+
+    Attributes:
+        stride: full-resolution pixels per pixel of the state's grid.
     """
-    change = STRIDE * torch.linalg.vector_norm((new.flow - old.flow).float(), dim=1).flatten(1)
-    rank = max(1, round(0.999 * change.shape[1]))
-    peak = change.kthvalue(rank, dim=1).values
-    moved = torch.linalg.vector_norm((new.hidden - old.hidden).float().flatten(1), dim=1)
-    size = torch.linalg.vector_norm(new.hidden.float().flatten(1), dim=1).clamp_min(1e-12)
-    return torch.stack((change.square().mean(dim=1).sqrt(), peak, moved / size), dim=1)
+
+    stride: int
+
+    def __call__(self, new: FlowState, old: FlowState) -> Tensor:
+        """Measure a step from ``old`` to ``new``."""
+        change = self.stride * torch.linalg.vector_norm((new.flow - old.flow).float(), dim=1).flatten(1)
+        rank = max(1, round(0.999 * change.shape[1]))
+        peak = change.kthvalue(rank, dim=1).values
+        moved = torch.linalg.vector_norm((new.hidden - old.hidden).float().flatten(1), dim=1)
+        size = torch.linalg.vector_norm(new.hidden.float().flatten(1), dim=1).clamp_min(1e-12)
+        return torch.stack((change.square().mean(dim=1).sqrt(), peak, moved / size), dim=1)
 
 
 class UpdateStep:
-    """The step function of one pair: ``step(state)``, with the correlation and context of the pair inside.
+    """The step function of one pair at one scale: ``step(state)``, the pair's correlation and context inside.
 
     Attributes:
+        correlation: of the two frames.
         start: where a solve starts without a better idea.
     """
 
@@ -79,7 +78,7 @@ class UpdateStep:
         prepared: Any,
         start: FlowState,
         *,
-        attach_flow: bool,
+        attach_flow: bool = False,
     ) -> None:
         self.update, self.correlation, self.prepared = update, correlation, prepared
         self.start, self.attach_flow = start, attach_flow

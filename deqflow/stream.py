@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from os import PathLike
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deqflow.equilibrium import Outcome, Solver
+from deqflow.config import SolveOptions
+from deqflow.equilibrium import Outcome
 from deqflow.errors import VideoError
-from deqflow.estimator import DEQFlow, FlowEstimate, Frame, single
+from deqflow.estimate import FlowEstimate
+from deqflow.estimator import DEQFlow, EncodedFrame, Frame, PreparedPair
 from deqflow.geometry import forward_splat
 from deqflow.io import VideoFrame, VideoSource, open_video, shrink
-from deqflow.step import FlowState, FrameFeatures, carry
+from deqflow.step import FlowState, carry
 
 _THUMBNAIL = 64  # pixels of the longer side
 _CUT_CORRELATION = 0.5
@@ -46,27 +48,24 @@ class FlowStream:
         reuse: bool = True,
         warp: bool = True,
         detect_cuts: bool = True,
-        steps: int | None = None,
-        tolerance: float | None = None,
-        solver: Solver | None = None,
+        **options: Unpack[SolveOptions],
     ) -> None:
-        """Prepares a stream; ``steps``, ``tolerance`` and ``solver`` are those of `DEQFlow.forward`."""
-        self.model = model
+        """Prepare a stream; ``options`` say how to solve, as in `DEQFlow.forward`."""
+        self.model, self.settings = model, model.settings(**options)
         self.reuse, self.warp, self.detect_cuts = reuse, warp, detect_cuts
-        self.steps, self.tolerance, self.solver = steps, tolerance, solver
         self.frames = 0
         self.reused = False
         self._size: torch.Size | None = None
-        self._features: FrameFeatures | None = None
+        self._frame: EncodedFrame | None = None
         self._state: FlowState | None = None
 
     def reset(self) -> None:
         """Forgets everything: the next frame is a first frame, of any size."""
-        self._size = self._features = self._state = None
+        self._size = self._frame = self._state = None
         self.frames = 0
         self.reused = False
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def push(self, frame: Frame) -> FlowEstimate | None:
         """Takes the next frame and returns the flow from the one before to it; None for the first.
 
@@ -85,34 +84,30 @@ class FlowStream:
             )
         self._size = image.shape
         padding = self.model.padding(image)
-        features = self.model.encode(padding.pad(image))
+        padded = padding.pad(image)
+        # Without reuse every pair is solved at every scale; else ``solve`` encodes others when needed.
+        scales = () if self.reuse else self.model.scales(padded, self.settings)
+        encoded = self.model.encode(padded, scales)
         estimate = None
-        if self._features is not None:
-            start = self._start(features)
+        if self._frame is not None:
+            start = self._start(encoded)
             self.reused = start is not None
-            solution = self.model.solve_pair(
-                self._features,
-                features,
-                start,
-                steps=self.steps,
-                tolerance=self.tolerance,
-                solver=self.solver,
-            )
-            estimate = single(self.model.decode(solution, padding))
+            solution = self.model.solve(PreparedPair(self._frame, encoded, padding), start, self.settings)
+            estimate = self.model.decode(solution, padding)[0]
             # What diverged is no place to start from.
             self._state = None if estimate.outcome is Outcome.DIVERGED else estimate.state
-        self._features = features
+        self._frame = encoded
         self.frames += 1
         return estimate
 
-    def _start(self, new: FrameFeatures) -> FlowState | None:
+    def _start(self, new: EncodedFrame) -> FlowState | None:
         """Where to start the solve from the last frame to the new one; None for a cold start."""
-        if not self.reuse or self._state is None or self._features is None:
+        if not self.reuse or self._state is None or self._frame is None:
             return None
         start = carry(self._state) if self.warp else self._state
         if not self.detect_cuts:
             return start
-        last, image = (_brightness(frame.image) for frame in (self._features, new))
+        last, image = (_brightness(frame.image) for frame in (self._frame, new))
         return None if is_cut(last, image, start.flow) else start
 
 
@@ -157,11 +152,9 @@ def estimate_video(
     reuse: bool = True,
     warp: bool = True,
     detect_cuts: bool = True,
-    steps: int | None = None,
-    tolerance: float | None = None,
-    solver: Solver | None = None,
     max_frames: int | None = None,
     max_side: int | None = None,
+    **options: Unpack[SolveOptions],
 ) -> Iterator[FlowEstimate]:
     """Estimates the flow of every consecutive pair of frames, lazily.
 
@@ -172,11 +165,9 @@ def estimate_video(
         reuse: start each solve from the one before; see `FlowStream`.
         warp: carry the reused state along the motion.
         detect_cuts: start anew at cuts.
-        steps: see `DEQFlow.forward`.
-        tolerance: see `DEQFlow.forward`.
-        solver: see `DEQFlow.forward`.
         max_frames: read no more frames than this.
         max_side: scale frames down to this many pixels on the longer side; the flow is of the scaled frames.
+        options: how to solve, as in `DEQFlow.forward`.
 
     Raises:
         VideoError: the source cannot be read, has fewer than two frames or frames of different sizes.
@@ -184,15 +175,7 @@ def estimate_video(
     """
     frames = open_video(source) if isinstance(source, str | PathLike | int) else source
     name = frames.name if isinstance(frames, VideoSource) else "the video"
-    stream = FlowStream(
-        model,
-        reuse=reuse,
-        warp=warp,
-        detect_cuts=detect_cuts,
-        steps=steps,
-        tolerance=tolerance,
-        solver=solver,
-    )
+    stream = FlowStream(model, reuse=reuse, warp=warp, detect_cuts=detect_cuts, **options)
     count = 0
     timed = frames.frames() if isinstance(frames, VideoSource) else frames
     for frame in islice(timed, max_frames):

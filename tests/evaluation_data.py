@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import torch
 
-from deqflow.config import InferenceDefaults, ModelConfig
+from deqflow.config import ModelConfig, SolveSettings
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.predictors import Prediction
 from deqflow.evaluation.results import SampleResult, read_samples
@@ -21,8 +21,8 @@ HEIGHT, WIDTH = 24, 32
 ALONE = Processes(torch.device("cpu"))
 
 
-def tiny_model() -> DEQFlow:
-    """A small model with random weights that are always the same."""
+def tiny_model(**options) -> DEQFlow:
+    """A small model with random weights that are always the same, solved as the options say."""
     config = ModelConfig(
         features=16,
         context=8,
@@ -32,7 +32,9 @@ def tiny_model() -> DEQFlow:
         upsampling=ConvexConfig(width=16),
     )
     torch.manual_seed(1)
-    return DEQFlow(config, InferenceDefaults(precision="float32", steps=6)).eval().requires_grad_(False)
+    model = DEQFlow(config, SolveSettings(steps=6)).eval().requires_grad_(False)
+    model.defaults = model.settings(**options)
+    return model
 
 
 def constant_flow(u: float, v: float, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:

@@ -16,6 +16,7 @@ from deqflow.equilibrium import (
     Anderson,
     Broyden,
     FixedPointIteration,
+    Keep,
     OneStep,
     Outcome,
     Phantom,
@@ -185,7 +186,7 @@ def test_the_best_state_is_the_one_with_the_smallest_residual(tolerance):
         states.append(joined(step(state, active)))
         return step(state, active)
 
-    stop = StoppingRule(steps=12, tolerance=tolerance, keep="best", measure=absolute_change, minimum=3)
+    stop = StoppingRule(steps=12, tolerance=tolerance, keep=Keep(slack=0.0, first=3), measure=absolute_change)
     found = solve(watched, step.start(), FixedPointIteration(), stop)
     trace = found.trace[2:]
     assert torch.equal(found.residual[:, 0], trace.amin(dim=0))
@@ -230,7 +231,7 @@ def test_acceleration_is_computed_in_full_precision_under_autocast():
         lambda: Broyden(history=0),
         lambda: Broyden(line_search=-1),
         lambda: FixedPointIteration(relaxation=2.0),
-        lambda: StoppingRule(steps=3, keep="first"),
+        lambda: Keep(slack=-1.0),
         lambda: Recorded(positions=(2, 2)).follow(
             None, (), FixedPointIteration(), OneStep(), StoppingRule(steps=4)
         ),

@@ -1,5 +1,6 @@
 """The estimator through its public interface, with small random weights."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from deqflow import Anderson, FixedPointIteration, FlowStream, Outcome
-from deqflow.config import InferenceDefaults, ModelConfig
+from deqflow.config import ModelConfig, SolveSettings
+from deqflow.equilibrium import OneStep, Phantom, Recorded
 from deqflow.errors import ConfigError, ImageError
 from deqflow.estimator import DEQFlow
 from deqflow.network import (
@@ -17,7 +19,7 @@ from deqflow.network import (
     SeparateEncodersConfig,
     SharedEncoderConfig,
 )
-from deqflow.step import FlowState, movement
+from deqflow.step import FlowState, Movement
 
 TINY = ModelConfig(
     features=16,
@@ -32,7 +34,7 @@ TINY = ModelConfig(
 @pytest.fixture
 def model(device):
     torch.manual_seed(1)
-    return DEQFlow(TINY, InferenceDefaults(precision="float32")).to(device).eval()
+    return DEQFlow(TINY).to(device).eval().requires_grad_(False)
 
 
 def frames(height, width, batch=1, seed=0):
@@ -87,8 +89,9 @@ def test_the_state_of_one_solve_starts_the_next(model):
 def test_movement_is_in_full_resolution_pixels():
     still = FlowState(torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 4, 4))
     moved = FlowState(torch.ones(1, 2, 4, 4), torch.full((1, 2, 4, 4), 0.5))
-    rms, peak, hidden = movement(moved, still)[0].tolist()
-    assert rms == pytest.approx(8 * 0.5 * 2**0.5) and peak == pytest.approx(rms) and hidden == 0
+    for stride in (4, 8):
+        rms, peak, hidden = Movement(stride)(moved, still)[0].tolist()
+        assert rms == pytest.approx(stride * 0.5 * 2**0.5) and peak == pytest.approx(rms) and hidden == 0
 
 
 def test_another_solver_can_be_asked_for(model):
@@ -156,42 +159,122 @@ def test_the_state_of_halved_frames_becomes_one_of_the_frames():
     """Both grids share the corner of the frame: a slope stays where it is, in pixels twice as many."""
     places = 2 * torch.arange(6.0).repeat(4, 1) + 0.5  # centres of the coarse cells on the fine grid
     coarse = FlowState(torch.full((1, 3, 4, 6), 0.7), torch.stack((places, -3 + 0 * places))[None])
-    fine = coarse.doubled(7, 11)
+    fine = coarse.enlarged(2, (7, 11))
     assert fine.hidden.shape == (1, 3, 7, 11) and fine.flow.shape == (1, 2, 7, 11)
     torch.testing.assert_close(fine.hidden, torch.full((1, 3, 7, 11), 0.7))
     torch.testing.assert_close(fine.flow[0, 1], torch.full((7, 11), -6.0))
     torch.testing.assert_close(fine.flow[0, 0, :, 1:], 2 * torch.arange(1.0, 11.0).repeat(7, 1))
 
 
-def test_a_coarse_start_is_the_doubled_fixed_point_of_the_halved_frames(model):
+def test_a_coarse_start_is_the_enlarged_fixed_point_of_the_shrunk_frames(model):
     image1, image2 = frames(160, 176).to(model.device)
     how = {"steps": 4, "tolerance": 0.0}
     halved = (torch.nn.functional.avg_pool2d(image, 2) for image in (image1, image2))
-    state = model(*halved, **how).state.doubled(20, 22)
-    start = model.coarse_start(image1, image2, levels=1, **how)
+    state = model(*halved, **how).state.enlarged(2, (20, 22))
+    pair = model.prepare(image1, image2)
+    start = model.coarse_start(pair, model.settings(**how, scales=(16, 8)))
     torch.testing.assert_close(start.flow, state.flow)
     torch.testing.assert_close(start.hidden, state.hidden)
-    expected = model(image1, image2, start, **how).flow
-    cold = model(image1, image2, **how).flow
-    model.defaults = InferenceDefaults(precision="float32", coarse_levels=1)
-    torch.testing.assert_close(model(image1, image2, **how).flow, expected)
-    assert not torch.allclose(cold, expected, atol=1e-3)
+    expected, cold = model(image1, image2, start, **how), model(image1, image2, **how)
+    scaled = model(image1, image2, **how, scales=(16, 8))
+    torch.testing.assert_close(scaled.flow, expected.flow)
+    assert not torch.allclose(cold.flow, expected.flow, atol=1e-3)
+    assert {stride: counts.tolist() for stride, counts in scaled.evaluations.items()} == {16: [4], 8: [4]}
+    assert scaled[0].cost == 5 and expected[0].evaluations == {8: 4}
     # A state that is given is used as it is.
-    given = model.initial_state(model.encode(image1))
-    torch.testing.assert_close(model(image1, image2, given, **how).flow, cold)
+    given = model.initial_state(pair.first)
+    torch.testing.assert_close(model(image1, image2, given, **how, scales=(16, 8)).flow, cold.flow)
+
+
+def test_the_tolerance_doubles_at_the_coarser_scale(model):
+    rule = model.settings(tolerance=0.3, scales=(16, 8)).stopping
+    assert rule(Movement(8), 1).tolerance[0] == 0.3 and rule(Movement(16), 2).tolerance[0] == 0.6
 
 
 @pytest.mark.parametrize("size", [(16, 16), (157, 300), (168, 162), (330, 340)])
-def test_small_frames_are_halved_less_often(model, size):
-    model.defaults = InferenceDefaults(precision="float32", coarse_levels=9)
+def test_small_frames_leave_out_coarse_scales(model, size):
+    scales = tuple(8 * 2**power for power in range(9, -1, -1))
     image1, image2 = frames(*size, batch=2).to(model.device)
-    estimate = model(image1, image2, steps=2, tolerance=0.0)
+    estimate = model(image1, image2, steps=2, tolerance=0.0, scales=scales)
     assert estimate.flow.shape == (2, 2, *size) and torch.isfinite(estimate.flow).all()
-    padded = [model.padding(image).pad(image) for image in (image1, image2)]
-    start = model.coarse_start(*padded, steps=2)
-    assert (start is None) == (min(padded[0].shape[2:]) < 160)
+    side = min(model.padding(image1).pad(image1).shape[2:])
+    assert set(estimate.evaluations) == {8, *(scale for scale in scales if 8 * side // scale >= 80)}
 
 
-def test_a_negative_number_of_coarse_levels_is_refused():
-    with pytest.raises(ConfigError, match="coarse_levels"):
-        InferenceDefaults(coarse_levels=-1)
+@pytest.mark.parametrize("scales", [(), (8, 16), (32, 8), (16,), (8, 4), (12, 6), "slow"])
+def test_scales_that_the_model_does_not_have_are_refused(model, scales):
+    with pytest.raises(ConfigError, match="scale"):
+        model.settings(scales=scales)
+
+
+def test_scales_have_names(model):
+    model.defaults = SolveSettings(scales=(16, 8))
+    assert model.settings(scales="all").scales == model.settings(scales="fast").scales == (16, 8)
+
+
+def test_a_pair_is_fitted_in_plain_pytorch(device):
+    """A forward pass in a training loop of one's own carries a graph to every parameter that it uses."""
+    torch.manual_seed(0)
+    model = DEQFlow(TINY).to(device).train()
+    image1, image2 = frames(32, 40).to(device)
+    truth = torch.tensor([1.0, -0.5], device=device)[None, :, None, None].expand(1, 2, 32, 40)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    errors = []
+    for _ in range(40):
+        loss = (model(image1, image2, steps=6, tolerance=0.0).flow - truth).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        errors.append(loss.item())
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert errors[-1] < 0.3 * errors[0]
+
+
+def test_the_gradient_of_a_forward_pass_is_the_one_asked_for(device):
+    torch.manual_seed(0)
+    model = DEQFlow(TINY).to(device).eval()
+    images = frames(32, 40).to(device)
+    how = {"steps": 5, "tolerance": 0.0}
+
+    def gradient(**options):
+        model.zero_grad()
+        model(*images, **how, **options).flow.square().mean().backward()
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    pair = model.prepare(*images)
+    path = model.trajectory(
+        pair, correction=Recorded(count=1), gradient=OneStep(), solver=FixedPointIteration(), steps=5
+    )
+    model.zero_grad()
+    model.flow_at(path.states[0]).square().mean().backward()
+    expected = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    torch.testing.assert_close(gradient(), expected)
+    assert not torch.allclose(gradient(gradient=Phantom(steps=3)), expected)
+    with torch.no_grad():
+        assert not model(*images, **how).flow.requires_grad
+    model.requires_grad_(False)
+    assert not model(*images, **how).flow.requires_grad
+
+
+def test_a_state_of_estimate_starts_a_pass_with_a_graph(device):
+    torch.manual_seed(0)
+    model = DEQFlow(TINY).to(device).eval()
+    image1, image2 = frames(32, 40).to(device)
+    arrays = [image[0].permute(1, 2, 0).cpu().numpy().astype(np.uint8) for image in (image1, image2)]
+    state = model.estimate(*arrays, steps=3).state
+    model(image1, image2, state, steps=3).flow.mean().backward()
+
+
+def test_what_a_loop_of_ones_own_forgot_is_said_once(model):
+    images = frames(32, 40).to(model.device)
+    model.train()
+    with pytest.warns(UserWarning, match="trainable=True"):
+        model(*images, steps=1)
+    with pytest.warns(UserWarning, match=r"0\.\.255"):
+        model(*images / 255, steps=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(*images, steps=1)
+        model(*images / 255, steps=1)
+        fresh = DEQFlow(TINY).eval()
+        fresh(torch.zeros_like(images[0]), torch.zeros_like(images[1]), steps=1)  # black is black

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,9 +34,15 @@ def benchmarks(tmp_path) -> Path:
 
 @pytest.fixture
 def model(monkeypatch):
-    """A small model that every name of a preset loads."""
+    """A small model that every name of a preset loads, solved as the command line says."""
     model = tiny_model()
-    monkeypatch.setattr(zoo, "load", lambda name, **options: model)
+    defaults = model.defaults
+
+    def load(name, *, checkpoint, device, precision, **options):
+        model.defaults = defaults.changed(**options)
+        return model
+
+    monkeypatch.setattr(zoo, "load", load)
     return model
 
 
@@ -117,9 +122,8 @@ class TestCommand:
         assert figures(output / "samples.csv") == resumed
         assert evaluate_command(*options, "--tolerance", 0.5) == 2
         assert "results of another run, whose tolerance was 0.05 and not 0.5" in capsys.readouterr().err
-        model.defaults = replace(model.defaults, coarse_levels=2)
-        assert evaluate_command(*options) == 2
-        assert "results of another run, whose coarse_levels was 0 and not 2" in capsys.readouterr().err
+        assert evaluate_command(*options, "--scales", 16, 8) == 2
+        assert "results of another run, whose scales was [8] and not [16, 8]" in capsys.readouterr().err
 
     def test_estimates_that_are_not_finite_are_said(self, benchmarks, model, capsys):
         with torch.no_grad():
@@ -141,7 +145,7 @@ class TestCommand:
             (("--dataset", "sintel", "--root", "data", "--split", "evening"), "no split 'evening'"),
             (("--benchmark", "data", "--batch", "0"), "--batch must be 1 or more"),
             (("--benchmark", "data", "--tolerance", "nan"), "--tolerance must be 0 or more"),
-            (("--benchmark", "data", "--coarse-levels", "-1"), "--coarse-levels must be 0 or more"),
+            (("--benchmark", "data", "--tolerance", "-1"), "--tolerance must be 0 or more"),
             (("--benchmark", "data", "--reuse", "--warm-start"), "expected one of them"),
             (("--benchmark", "data", "--reuse", "--batch", "2"), "every pair waits"),
             (("--benchmark", "data", "--overwrite"), "--overwrite goes with"),

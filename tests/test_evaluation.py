@@ -111,7 +111,7 @@ class TestLoop:
         root = write_sintel(tmp_path, {"alley_1": [1, 2, 3], "cave_2": [4, 5]})
         write_kitti(tmp_path, size=(30, 45))
         datasets = [*open_dataset("sintel", root), *open_dataset("kitti-2015", tmp_path)]
-        methods = {"tiny": PairPredictor(tiny_model(), tolerance=0.5), "dis": BaselinePredictor("dis")}
+        methods = {"tiny": PairPredictor(tiny_model(tolerance=0.5)), "dis": BaselinePredictor("dis")}
         alone, together = (
             {
                 result.key: replace(result, seconds=0.0)
@@ -152,27 +152,27 @@ class TestSequences:
     def test_reuse_is_the_stream_and_starts_anew_at_gaps(self, tmp_path):
         root = write_sintel(tmp_path, {"alley_1": [1, 2, 3], "cave_2": [4, 7]})
         (dataset,) = open_dataset("sintel", root)
-        model = tiny_model()
-        found = results({"tiny": SequencePredictor(model, steps=5)}, Plan.of([dataset], sequential=True))
+        model = tiny_model(steps=5)
+        found = results({"tiny": SequencePredictor(model)}, Plan.of([dataset], sequential=True))
         assert [result.reused for result in found] == [False, True, True, False, False]
-        stream = FlowStream(model, detect_cuts=False, steps=5)
+        stream = FlowStream(model, detect_cuts=False)
         stream.push(dataset[0].frame1)
         for sample, result in zip(dataset[:3], found[:3], strict=True):
             estimate = stream.push(sample.frame2)
             assert result.regions == measure_sample(estimate.flow, sample)
-        cold = model.estimate(dataset[4].frame1, dataset[4].frame2, steps=5)
+        cold = model.estimate(dataset[4].frame1, dataset[4].frame2)
         assert found[4].regions == measure_sample(cold.flow, dataset[4])
-        assert found[1].regions != results({"tiny": PairPredictor(model, 5)}, Plan.of([dataset]))[1].regions
+        assert found[1].regions != results({"tiny": PairPredictor(model)}, Plan.of([dataset]))[1].regions
 
     def test_warm_start_takes_the_flow_and_leaves_hidden(self, tmp_path):
         root = write_sintel(tmp_path, {"alley_1": [1, 2]})
         (dataset,) = open_dataset("sintel", root)
-        model = tiny_model()
-        predictor = SequencePredictor(model, flow_only=True, steps=3)
+        model = tiny_model(steps=3)
+        predictor = SequencePredictor(model, flow_only=True)
         found = results({"tiny": predictor}, Plan.of([dataset], sequential=True))
-        first = model.estimate(dataset[0].frame1, dataset[0].frame2, steps=3)
+        first = model.estimate(dataset[0].frame1, dataset[0].frame2)
         start = FlowState(torch.zeros_like(first.state.hidden), carry(first.state).flow)
-        second = model.estimate(dataset[1].frame1, dataset[1].frame2, steps=3, state=start)
+        second = model.estimate(dataset[1].frame1, dataset[1].frame2, state=start)
         assert found[1].reused
         assert found[1].epe == pytest.approx(measure_sample(second.flow, dataset[1])["all"].epe, rel=1e-6)
 
@@ -180,7 +180,7 @@ class TestSequences:
         for render in ("clean", "final"):
             root = write_sintel(tmp_path, {"alley_1": [1, 2]}, render)
         plan = Plan.of(open_dataset("sintel", root), sequential=True)
-        found = results({"tiny": SequencePredictor(tiny_model(), steps=2)}, plan)
+        found = results({"tiny": SequencePredictor(tiny_model(steps=2))}, plan)
         assert [result.reused for result in found] == [False, True, False, True]
 
 

@@ -130,7 +130,7 @@ class TestFolder:
         plan, folder = Plan.of(open_dataset("sintel", root), sequential=True), ResultsFolder(tmp_path / "out")
 
         def run() -> list[SampleResult]:
-            methods = {"tiny": SequencePredictor(tiny_model(), steps=3), "zero": BaselinePredictor("zero")}
+            methods = {"tiny": SequencePredictor(tiny_model(steps=3)), "zero": BaselinePredictor("zero")}
             run_benchmark(methods, plan, ALONE, folder=folder, settings={}, progress=False)
             return figures(folder.path / "samples.csv")
 

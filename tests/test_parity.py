@@ -10,10 +10,12 @@ import torch
 import deqflow
 from deqflow import FlowState, zoo
 from deqflow.equilibrium import (
+    BEST,
     Anderson,
     Broyden,
     FixedPointIteration,
     Implicit,
+    Keep,
     OneStep,
     Phantom,
     Recorded,
@@ -22,8 +24,8 @@ from deqflow.equilibrium import (
     absolute_change,
     solve,
 )
-from deqflow.estimator import DEQFlow
-from deqflow.step import movement
+from deqflow.estimator import DEQFlow, PairSolution
+from deqflow.step import Movement
 from deqflow.training.losses import correction_loss
 
 PUBLISHED_ANDERSON = Anderson(window=6, ridge=1e-4, ridge_scale="absolute")
@@ -99,16 +101,19 @@ def test_reuse_of_the_last_pairs_state(deq, model):
 
 def measure(new, old):
     """The published residual first; ``decode`` wants the other two columns of the pixel measure."""
-    return torch.cat((absolute_change(new, old), movement(new, old)[:, 1:]), dim=1)
+    return torch.cat((absolute_change(new, old), Movement(8)(new, old)[:, 1:]), dim=1)
 
 
 def published_solve(model, frames, solver, stop):
     """A solve that keeps the state of the smallest absolute residual, as the published solvers do."""
-    images = [model.to_tensor(frame) for frame in frames]
     with torch.no_grad():
-        step = model.operator(*map(model.encode, images))
-    solution = solve(step, step.start, solver, replace(stop, keep="best", measure=measure))
-    return solution, model.decode(solution, model.padding(images[0])).flow[0].numpy()
+        pair = model.prepare(*map(model.to_tensor, frames))
+        step = model.operator(pair)
+    solution = solve(
+        step, step.start, solver, replace(stop, keep=Keep(slack=0.0, first=stop.minimum), measure=measure)
+    )
+    decoded = model.decode(PairSolution(solution, {8: solution.steps}), pair.padding)
+    return solution, decoded.flow[0].numpy()
 
 
 def assert_trace(found, expected, count):
@@ -147,7 +152,7 @@ RECIPES = {
     "phantom3_tau1_all_grad": (Segments(count=2), Phantom(steps=3), True),
     "ift": (
         Segments(count=1),
-        Implicit(stop=StoppingRule(steps=200, tolerance=1e-9, keep="best")),
+        Implicit(stop=StoppingRule(steps=200, tolerance=1e-9, keep=BEST)),
         True,
     ),
     "recorded": (Recorded(count=3), OneStep(), False),
@@ -158,14 +163,14 @@ RECIPES = {
 def test_training(deq, recipe):
     correction, gradient, attach_flow = RECIPES[recipe]
     expected = deq.notes["training"][recipe]
-    model = trainable(deq, attach_flow=attach_flow)
-    images = [model.to_tensor(frame) for frame in deq.frames[:2]]
+    model = trainable(deq)
     path = model.trajectory(
-        *images,
+        model.prepare(*map(model.to_tensor, deq.frames[:2])),
         correction=correction,
         gradient=gradient,
         solver=FixedPointIteration(),
         steps=expected["steps"],
+        attach_flow=attach_flow,
     )
     predictions = [model.upsample(*state) for state in path.states]
     flow = torch.from_numpy(deq.arrays["train/flow_gt"])[None]
@@ -185,10 +190,10 @@ def test_training(deq, recipe):
         assert norms[name] == pytest.approx(value, rel=1e-3, abs=noise), name
 
 
-def trainable(deq, *, attach_flow):
+def trainable(deq):
     """The published recipe keeps batch norm frozen, which is what evaluation mode does."""
     source = zoo.restore("deqflow-tiny", deq.checkpoint)
-    model = DEQFlow(replace(source.config, attach_flow=attach_flow)).eval()
+    model = DEQFlow(source.config).eval()
     model.load_state_dict(source.state_dict())
     return model
 

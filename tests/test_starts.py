@@ -6,9 +6,9 @@ import pytest
 import torch
 from training_runs import assert_same_run, finish, newest_state, small, start_several, weights
 
-from deqflow.config import ModelConfig
+from deqflow.config import ModelConfig, SolveSettings
 from deqflow.data.synthetic import MOTIONS, SceneConfig
-from deqflow.equilibrium import FixedPointIteration, Trajectory
+from deqflow.equilibrium import FixedPointIteration, OneStep, Trajectory
 from deqflow.errors import ConfigError
 from deqflow.network import GatedStripConfig
 from deqflow.step import FlowState, carry
@@ -37,8 +37,8 @@ def frames(count, seed=0, size=(64, 72)):
 
 def solved(model, image1, image2, evaluations):
     """The state of pairs from zeros."""
-    first, second = model.encode(image1), model.encode(image2)
-    return model.solve_pair(first, second, steps=evaluations, tolerance=0.0, coarse_levels=0).state
+    settings = SolveSettings(steps=evaluations, tolerance=0.0)
+    return model.solve(model.prepare(image1, image2), settings=settings).finest.state
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -89,8 +89,8 @@ def test_as_many_steps_start_wrong_as_asked_of_every_kind_and_always_the_same(tm
         assert abs(sum(start.kind == kind for start in wrong) / len(wrong) - share) < 0.06
     assert {start.evaluations for start in wrong} == set(range(3, 15))
     assert max(abs(by) for start in wrong for by in start.shift) == 40
-    assert not any(draw.coarse_levels for draw in drawn if draw.wrong_start)
-    assert any(draw.coarse_levels for draw in drawn)
+    assert not any(draw.coarse_start for draw in drawn if draw.wrong_start)
+    assert any(draw.coarse_start for draw in drawn)
     never = small(tmp_path)
     assert StepRandomness.of_step(0, never, torch.device("cpu")).wrong_start is None
     # What is drawn for the rest of the step is the same with and without.
@@ -153,13 +153,12 @@ def test_a_solve_in_training_starts_where_it_is_told(model):
     options = small(None, solver_steps=(3, 3), corrections=1)
     objective = create_objective(model, options)
     path = model.trajectory(
-        image1,
-        image2,
+        model.prepare(image1, image2),
+        start,
         correction=objective.correction,
-        gradient=objective.gradient,
+        gradient=OneStep(),
         solver=PLAIN,
         steps=3,
-        start=start,
     )
     torch.testing.assert_close(path.points[-1].flow, solved(model, image1, image2, 8).flow)
 
@@ -249,8 +248,8 @@ def test_coarse_pixels_are_right_where_every_known_place_is():
     moved = still._replace(flow=torch.ones(1, 2, 1, 6) * torch.arange(6.0))
     path = Trajectory([still], [moved], torch.zeros(1, 3))
     counted = torch.tensor([[expected]])
-    assert residual_loss(path, counted).item() == pytest.approx(8 * 2**0.5 * (0 + 2 + 3) / 6)
-    assert residual_loss(path).item() == pytest.approx(8 * 2**0.5 * 15 / 6)
+    assert residual_loss(path, 8, counted).item() == pytest.approx(8 * 2**0.5 * (0 + 2 + 3) / 6)
+    assert residual_loss(path, 8).item() == pytest.approx(8 * 2**0.5 * 15 / 6)
 
 
 def test_a_flow_that_is_wrong_may_move_for_free(tmp_path):

@@ -28,13 +28,13 @@ def model() -> DEQFlow:
 def starts(model: DEQFlow, monkeypatch: pytest.MonkeyPatch) -> list[FlowState | None]:
     """The state that each solve started from."""
     seen: list[FlowState | None] = []
-    solve_pair = model.solve_pair
+    solve = model.solve
 
-    def recording(first: Any, second: Any, state: FlowState | None = None, **options: Any) -> Any:
+    def recording(pair: Any, state: FlowState | None = None, settings: Any = None) -> Any:
         seen.append(state)
-        return solve_pair(first, second, state, **options)
+        return solve(pair, state, settings)
 
-    monkeypatch.setattr(model, "solve_pair", recording)
+    monkeypatch.setattr(model, "solve", recording)
     return seen
 
 
@@ -60,14 +60,14 @@ def test_without_reuse_it_is_estimate_on_every_pair(model: DEQFlow) -> None:
 
 def test_each_frame_is_encoded_once(model: DEQFlow, monkeypatch: pytest.MonkeyPatch) -> None:
     count = 0
-    encode = model.encode
+    encode = model._features
 
     def counting(image: torch.Tensor) -> Any:
         nonlocal count
-        count += 1
+        count += len(image)
         return encode(image)
 
-    monkeypatch.setattr(model, "encode", counting)
+    monkeypatch.setattr(model, "_features", counting)
     assert len(list(estimate_video(scene(0, 4), model, steps=1))) == 3
     assert count == 4
 
@@ -100,7 +100,7 @@ def test_a_still_scene_needs_fewer_steps_with_reuse(model: DEQFlow, monkeypatch:
         def __call__(self, state: FlowState, active: Any = None) -> FlowState:
             return FlowState((state.hidden + 1) / 2, state.flow / 2)
 
-    monkeypatch.setattr(model, "operator", lambda first, second: Halfway(model.initial_state(first)))
+    monkeypatch.setattr(model, "operator", lambda pair, scale: Halfway(model.initial_state(pair.first)))
     frames = [scene(0, 1)[0]] * 4
     cold = list(estimate_video(frames, model, reuse=False, steps=60, tolerance=0.05))
     warm = list(estimate_video(frames, model, steps=60, tolerance=0.05))
@@ -177,27 +177,19 @@ def test_limits(model: DEQFlow) -> None:
     assert [estimate.flow.shape for estimate in estimates] == [(25, 35, 2)] * 2
 
 
-def test_where_nothing_is_reused_the_coarse_start_of_the_pair_serves(
-    model: DEQFlow, starts: list[FlowState | None], monkeypatch: pytest.MonkeyPatch
+def test_where_nothing_is_reused_the_pair_is_solved_at_every_scale(
+    model: DEQFlow, starts: list[FlowState | None]
 ) -> None:
-    found: list[FlowState | None] = []
-    coarse_start = model.coarse_start
-
-    def recording(*images: torch.Tensor, **options: Any) -> FlowState | None:
-        found.append(coarse_start(*images, **options))
-        return found[-1]
-
-    monkeypatch.setattr(model, "coarse_start", recording)
     frames = [*scene(1, 3, (164, 170)), *scene(2, 1, (164, 170))]
     streamed = list(estimate_video(frames, model, steps=STEPS, tolerance=0))
-    given, coarse = (
-        [None if state is None else tuple(state.flow.shape[2:]) for state in states]
-        for states in (starts, found)
-    )
-    nothing, half, full = None, None, (21, 22)
-    # A first pair and the one across the cut are solved at half the size before; the carried one is not.
-    assert given == [nothing, half, full, nothing, half]
-    assert coarse == [half, full, half, full]
+    # A first pair and the one across the cut; the carried one starts at the finest scale.
+    cold, reused = {16: STEPS, 8: STEPS}, {8: STEPS}
+    assert [estimate.evaluations for estimate in streamed] == [cold, reused, cold]
+    assert [None if state is None else tuple(state.flow.shape[2:]) for state in starts] == [
+        None,
+        (21, 22),
+        None,
+    ]
     for index in (0, 2):
         expected = model.estimate(frames[index], frames[index + 1], steps=STEPS, tolerance=0)
         np.testing.assert_allclose(streamed[index].flow, expected.flow, atol=1e-3)

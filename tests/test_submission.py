@@ -136,7 +136,7 @@ def test_kitti_archive(
     assert valid.all()
     frame1, frame2 = (root / "testing" / images / f"000001_{number}.png" for number in (10, 11))
     item = Item(Submission(name, root, output).datasets[0], sample_of(frame1, frame2))
-    estimate = SequencePredictor(deqflow.load(), steps=2)([item])[0]
+    estimate = SequencePredictor(deqflow.load(steps=2))([item])[0]
     assert np.abs(flow - estimate.flow).max() <= 0.5 / 64 + 1e-4
     # The same command has nothing left to do, and the archive is the same to the byte.
     before = contents(output, ".png", ".zip")

@@ -165,15 +165,15 @@ def test_several_processes_share_the_gradient_of_one(tmp_path, count):
     assert_same_gradient(tmp_path / "one", tmp_path / "several")
 
 
-@pytest.mark.parametrize("coarse_levels", [0, 1])
-def test_a_bidirectional_batch_has_the_gradient_of_its_pairs_one_by_one(tmp_path, coarse_levels):
+@pytest.mark.parametrize("coarse_start", [False, True])
+def test_a_bidirectional_batch_has_the_gradient_of_its_pairs_one_by_one(tmp_path, coarse_start):
     options = small(tmp_path, bidirectional=True, batch=4, height=160, width=160, solver_steps=(3, 3))
     scenes = open_sources(options).training
     both = collate([scenes[index] for index in range(2)])
     flow, valid = both.ground_truth()
     there, back = (both.image1, both.image2), (both.image2, both.image1)
     single = Batch(*(torch.cat(images) for images in zip(there, back, strict=True)), flow, valid)
-    randomness = StepRandomness(torch.arange(16), 3, coarse_levels)
+    randomness = StepRandomness(torch.arange(16), 3, coarse_start)
     found = []
     for batch in (both, single):
         torch.manual_seed(0)
@@ -208,7 +208,7 @@ def test_as_many_steps_start_at_the_coarse_fixed_point_as_asked(tmp_path):
     def share(**changes):
         options = small(tmp_path, **changes)
         randomness = [StepRandomness.of_step(step, options, torch.device("cpu")) for step in range(200)]
-        return sum(draw.coarse_levels for draw in randomness) / len(randomness)
+        return sum(draw.coarse_start for draw in randomness) / len(randomness)
 
     assert share() == 0 and share(coarse_start_probability=1.0) == 1
     assert 0.4 < share(coarse_start_probability=0.5) < 0.6
@@ -219,7 +219,7 @@ def test_as_many_steps_start_at_the_coarse_fixed_point_as_asked(tmp_path):
             torch.equal(one.subpixel_positions, again.subpixel_positions)
             and one.solver_steps == again.solver_steps
         )
-        assert one.coarse_levels == again.coarse_levels and one.probe == again.probe
+        assert one.coarse_start == again.coarse_start and one.probe == again.probe
         assert (one.probe is None) == (step % 2 == 1)
 
 

@@ -59,7 +59,7 @@ def test_stages_are_the_published_ones(
         options.schedule == "one-cycle" and options.scheme == "segments" and options.subpixel_positions == 64
     )
     assert options.freeze_batch_norm == (stage != "chairs")
-    assert options.attach_flow == (True if stage == "things" else None)
+    assert options.attach_flow == (stage == "things")
 
 
 def test_the_sintel_mixture_has_the_published_repetitions():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deqflow.cli import main
-from deqflow.config import InferenceDefaults, ModelConfig
+from deqflow.config import ModelConfig, SolveSettings
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.calibration import Calibration, calibration_table
@@ -67,7 +67,7 @@ def test_the_head_learns_how_large_errors_are():
 def tiny(**changes):
     torch.manual_seed(1)
     config = replace(PRESETS["deqflow-s"].config, hidden=16, context=8, features=16, **changes)
-    return DEQFlow(config, InferenceDefaults(precision="float32", steps=2)).eval()
+    return DEQFlow(config, SolveSettings(steps=2)).eval()
 
 
 def test_estimates_carry_it_where_the_model_tells_it():

@@ -106,6 +106,7 @@ def test_training_on_frames_alone_lowers_the_photometric_error():
     image1, image2 = (torch.from_numpy(part).permute(0, 3, 1, 2).float() for part in frames)
     everything = torch.ones(2, 1, 64, 96, dtype=torch.bool)
 
+    @torch.no_grad()
     def error() -> float:
         return float(photometric_loss(image1, image2, model(image1, image2).flow, everything))
 

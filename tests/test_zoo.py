@@ -60,7 +60,7 @@ class TestPresets:
     @pytest.mark.parametrize(("name", "steps"), [("deqflow-b", 60), ("deqflow-h-gma", 60), ("raft", 24)])
     def test_published_presets_run_as_published(self, name, steps):
         defaults = PRESETS[name].defaults
-        assert (defaults.steps, defaults.tolerance, defaults.precision) == (steps, 0.0, "float32")
+        assert (defaults.steps, defaults.tolerance, PRESETS[name].precision) == (steps, 0.0, "float32")
         assert defaults.solver == deqflow.FixedPointIteration()
 
     def test_configurations_survive_json(self):
@@ -256,7 +256,7 @@ class TestRefusals:
 
 class TestOurFiles:
     def test_weights_survive_a_round_trip(self, tmp_path):
-        model = create("deqflow-s").eval()
+        model = create("deqflow-s").eval().requires_grad_(False)
         path = tmp_path / "weights.safetensors"
         save_weights(model, path, metadata={"note": "a test"})
         loaded = load("deqflow-s", checkpoint=path, device="cpu", precision="float32")
@@ -321,8 +321,10 @@ def model(request, device):
     torch.manual_seed(3)
     if request.param == "weight norm":
         config = PRESETS["deqflow-tiny-gma"].config
-        return DEQFlow(replace(config, update=replace(config.update, weight_norm=True))).to(device).eval()
-    return create(request.param).to(device).eval()
+        model = DEQFlow(replace(config, update=replace(config.update, weight_norm=True)))
+    else:
+        model = create(request.param)
+    return model.to(device).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 63), (64, 24)])
@@ -342,8 +344,7 @@ def test_a_batch_is_its_samples(model):
 
 def test_samples_may_be_picked_and_repeated(model):
     with torch.no_grad():
-        first, second = (model.encode(image) for image in frames(32, 40, batch=3).to(model.device))
-        step = model.operator(first, second)
+        step = model.operator(model.prepare(*frames(32, 40, batch=3).to(model.device)))
         state = step(step(step.start))
         picked = torch.tensor([2, 0, 2], device=model.device)
         part = step(type(state)(*(value[picked] for value in state)), picked)
@@ -355,7 +356,7 @@ def test_samples_may_be_picked_and_repeated(model):
 def test_models_copy_pickle_and_restore(model):
     images = frames(24, 32).to(model.device)
     expected = model(*images, steps=3, tolerance=0.0).flow
-    fresh = DEQFlow(model.config).to(model.device).eval()
+    fresh = DEQFlow(model.config).to(model.device).eval().requires_grad_(False)
     fresh.load_state_dict(model.state_dict())
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), fresh):
         assert torch.equal(twin(*images, steps=3, tolerance=0.0).flow, expected)
@@ -381,7 +382,7 @@ def test_every_parameter_can_be_trained(model):
             if name.endswith("aggregation.scale"):  # which starts at zero, where what it scales gets none
                 parameter.fill_(0.5)
     path = model.trajectory(
-        *frames(32, 40).to(model.device),
+        model.prepare(*frames(32, 40).to(model.device)),
         correction=Unrolled(count=2),
         gradient=OneStep(),
         solver=FixedPointIteration(),

@@ -57,8 +57,7 @@ class BenchOptions:
         textures: Folder of photos and cut-outs for the scenes; without it, drawn patterns.
         pairs: Number of scenes.
         first: Number of the first scene.
-        coarse_levels: Of `errors`: how often to halve the frames for a solve to start from their flow; the
-            default is the model's own.
+        scales: Of `errors`: strides to solve at; without it, the models' own.
         corrections: Of `memory`: numbers of losses along the solver's path.
     """
 
@@ -77,7 +76,7 @@ class BenchOptions:
     textures: Path | None = None
     pairs: int = 32
     first: int = 0
-    coarse_levels: int | None = None
+    scales: tuple[int, ...] | Literal["all", "fast"] | None = None
     corrections: tuple[int, ...] = (6, 1)
 
     def __post_init__(self) -> None:
@@ -175,7 +174,7 @@ def _candidates(options: BenchOptions) -> dict[str, DEQFlow]:
             checkpoint=path,
             device=options.device,
             precision=precision,
-            coarse_levels=options.coarse_levels,
+            scales=options.scales,
         )
 
     paths = (options.checkpoint, *options.against)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from deqflow.errors import ConfigError
 from deqflow.io.flow_files import FLOW_FORMATS
@@ -15,6 +15,9 @@ from deqflow.io.outputs import check_output, identities
 
 if TYPE_CHECKING:
     from deqflow.estimator import DEQFlow
+
+SolverName = Literal["plain", "relaxed", "anderson", "broyden"]
+"""The names of ``deqflow.equilibrium.SOLVERS``, spelled out so that help need not import it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +32,10 @@ class ModelOptions:
             float32.
         steps: Most evaluations of the update operator per pair; without it, the model's own.
         tolerance: Stop when the flow moves less than this many pixels per step; 0 runs all steps.
-        coarse_levels: How often to halve the frames for a solve to start from their flow; 0 starts from no
-            motion; without it, the model's own.
+        solver: Where to evaluate next; without it, the model's own.
+        scales: Strides to solve at, coarse to fine, each started from the flow of the one before (`16 8`
+            solves half the size first, `8` starts from no motion), or all or fast; without it, the model's
+            own.
     """
 
     model: str = "deqflow-s"
@@ -39,29 +44,32 @@ class ModelOptions:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     steps: int | None = None
     tolerance: float | None = None
-    coarse_levels: int | None = None
+    solver: SolverName | None = None
+    scales: tuple[int, ...] | Literal["all", "fast"] | None = None
 
     def __post_init__(self) -> None:
-        """Rejects what cannot be run, naming the option."""
+        """Reject what cannot be run, naming the option."""
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"--steps must be at least 1, got {self.steps}")
         if self.tolerance is not None and not self.tolerance >= 0:
             raise ConfigError(f"--tolerance must be 0 or more, got {self.tolerance:g}")
-        if self.coarse_levels is not None and self.coarse_levels < 0:
-            raise ConfigError(f"--coarse-levels must be 0 or more, got {self.coarse_levels}")
 
-    def load(self) -> "DEQFlow":
-        """Return the model, ready to estimate."""
+    def load(self, device: str | None = None) -> "DEQFlow":
+        """Return the model, ready to estimate as the options say; on another device if one is given."""
         from deqflow import zoo
         from deqflow.devices import keep_freed_memory
+        from deqflow.equilibrium import SOLVERS
 
         keep_freed_memory()
         return zoo.load(
             self.model,
             checkpoint=self.checkpoint,
-            device=self.device,
+            device=device or self.device,
             precision=self.precision,
-            coarse_levels=self.coarse_levels,
+            steps=self.steps,
+            tolerance=self.tolerance,
+            solver=None if self.solver is None else SOLVERS[self.solver],
+            scales=self.scales,
         )
 
 
@@ -129,7 +137,6 @@ def require_memory(model: "DEQFlow", size: tuple[int, int]) -> None:
         ConfigError: more than all memory is needed.
     """
     from deqflow.devices import free_memory
-    from deqflow.step import STRIDE
 
     height, width = size
 
@@ -137,7 +144,7 @@ def require_memory(model: "DEQFlow", size: tuple[int, int]) -> None:
         pixels = height * width * scale**2
         # Every position with every position, and with those of the coarser levels, in half precision; and
         # what the rest of an estimate was seen to take.
-        return 2 * (pixels / STRIDE**2) ** 2 * 4 / 3 + 500 * pixels
+        return 2 * (pixels / model.config.stride**2) ** 2 * 4 / 3 + 500 * pixels
 
     free, longest = free_memory(model.device), max(size)
     if needed(1) > free:
@@ -146,6 +153,19 @@ def require_memory(model: "DEQFlow", size: tuple[int, int]) -> None:
             f"frames of {width}x{height} pixels need {needed(1) / 1e9:.1f} GB of memory, "
             f"of which {free / 1e9:.1f} are free: scale them down by --max-side {fitting} or less"
         )
+
+
+def solve_record(model: "DEQFlow") -> dict[str, Any]:
+    """Return how a model solves, for the record of a run."""
+    settings = model.defaults
+    return {
+        "steps": settings.steps,
+        "tolerance": settings.tolerance,
+        "scales": list(settings.scales),
+        "solver": str(settings.solver),
+        "precision": str(model.precision).removeprefix("torch."),
+        "device": model.device.type,
+    }
 
 
 def prepare_outputs(files: Iterable[Path], *, overwrite: bool, sources: Iterable[Path] = ()) -> None:

@@ -6,21 +6,20 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from deqflow.commands.common import prepare_outputs
+from deqflow.commands.common import ModelOptions, prepare_outputs, solve_record
 from deqflow.errors import ConfigError
 from deqflow.extras import requires
 
 if TYPE_CHECKING:
     from deqflow.data.datasets import PairDataset
-    from deqflow.equilibrium import Solver
     from deqflow.estimator import DEQFlow
     from deqflow.evaluation.predictors import Predictor
     from deqflow.evaluation.runner import Plan
     from deqflow.evaluation.summary import Summary
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(ModelOptions):
     """Errors of a model on data sets with ground truth, by each benchmark's own definitions.
 
     Data sets are read in their official layouts, complete or in part. Started by `torchrun`, several
@@ -33,18 +32,8 @@ class EvaluateOptions:
         root: Folder of the data set named, or one that holds several under their official names.
         split: Part of the data sets named; without it validation where there is such a split, else training.
         limit: Use the first so many pairs of each data set.
-        model: Name of a preset; `deqflow models` lists them.
-        checkpoint: File of weights; without it, the weights that ship with the model.
-        steps: Most evaluations of the update operator per pair; without it, the model's own.
-        tolerance: Stop when the flow moves less than this many pixels per step; 0 runs all steps.
-        coarse_levels: How often to halve the frames for a solve to start from their flow; 0 starts from no
-            motion; without it, the model's own.
-        solver: Where to evaluate next; preset is the model's own.
         reuse: Start each solve from the fixed point of the pair before, along each sequence.
         warm_start: Start each solve from the flow of the pair before alone, as RAFT does.
-        precision: Number format of the network; auto takes bfloat16 where the device is fast at it, else
-            float32.
-        device: auto, cpu, cuda, cuda:1, mps, ...
         batch: Pairs of one size that are computed together.
         workers: Threads that read ahead; 0 reads when needed.
         baselines: What to compare with: dis is OpenCV's DIS (medium preset), zero is no motion.
@@ -62,16 +51,8 @@ class EvaluateOptions:
     root: Path | None = None
     split: str | None = None
     limit: int | None = None
-    model: str = "deqflow-s"
-    checkpoint: Path | None = None
-    steps: int | None = None
-    tolerance: float | None = None
-    coarse_levels: int | None = None
-    solver: Literal["preset", "plain", "anderson", "broyden"] = "preset"
     reuse: bool = False
     warm_start: bool = False
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str = "auto"
     batch: int = 1
     workers: int = 1
     baselines: tuple[Literal["dis", "zero"], ...] = ("dis", "zero")
@@ -82,7 +63,8 @@ class EvaluateOptions:
     report_samples: int = 12
 
     def __post_init__(self) -> None:
-        """Rejects what does not go together, naming the options."""
+        """Reject what does not go together, naming the options."""
+        super().__post_init__()
         if (self.benchmark is None) == (self.root is None):
             raise ConfigError(
                 "expected --dataset NAME ... --root FOLDER, or --benchmark FOLDER for all that is there"
@@ -96,9 +78,6 @@ class EvaluateOptions:
             ("--workers", self.workers, 0),
             ("--limit", self.limit, 1),
             ("--report-samples", self.report_samples, 1),
-            ("--steps", self.steps, 1),
-            ("--tolerance", self.tolerance, 0),
-            ("--coarse-levels", self.coarse_levels, 0),
         ):
             if value is not None and not value >= least:
                 raise ConfigError(f"{name} must be {least} or more, got {value:g}")
@@ -148,25 +127,17 @@ class EvaluateOptions:
         """Return the model as a method."""
         from deqflow.evaluation.predictors import PairPredictor, SequencePredictor
 
-        solver = solver_named(self.solver)
         if not self.sequential:
-            return PairPredictor(model, self.steps, self.tolerance, solver)
-        return SequencePredictor(
-            model, flow_only=self.warm_start, steps=self.steps, tolerance=self.tolerance, solver=solver
-        )
+            return PairPredictor(model)
+        return SequencePredictor(model, flow_only=self.warm_start)
 
     def settings(self, model: "DEQFlow", plan: "Plan") -> dict[str, Any]:
         """Return everything that the results depend on."""
         return {
             "model": self.model,
             "weights": fingerprint(model),
-            "steps": model.defaults.steps if self.steps is None else self.steps,
-            "tolerance": model.defaults.tolerance if self.tolerance is None else self.tolerance,
-            "coarse_levels": model.defaults.coarse_levels,
-            "solver": str(solver_named(self.solver) or model.defaults.solver),
+            **solve_record(model),
             "start": "reuse" if self.reuse else "warm start" if self.warm_start else "anew",
-            "precision": str(model.precision).removeprefix("torch."),
-            "device": model.device.type,
             "baselines": list(self.baselines),
             "pairs": plan.pairs,
         }
@@ -178,7 +149,6 @@ def run(options: EvaluateOptions) -> int:
     Raises:
         DeqflowError, OSError: an option does not hold; said in one sentence.
     """
-    from deqflow import zoo
     from deqflow.evaluation.benchmark import run_benchmark
     from deqflow.evaluation.folder import REPORT, ResultsFolder
     from deqflow.evaluation.predictors import BaselinePredictor, Predictor
@@ -196,13 +166,7 @@ def run(options: EvaluateOptions) -> int:
     if options.report not in (None, options.results):
         prepare_outputs([options.report / REPORT], overwrite=options.overwrite)
     with start_processes(options.device) as processes:
-        model = zoo.load(
-            options.model,
-            checkpoint=options.checkpoint,
-            device=str(processes.device),
-            precision=options.precision,
-            coarse_levels=options.coarse_levels,
-        )
+        model = options.load(str(processes.device))
         methods: dict[str, Predictor] = {options.model: options.predictor(model)}
         methods |= {name: BaselinePredictor(name) for name in options.baselines}
         settings = options.settings(model, plan)
@@ -241,19 +205,9 @@ def _report(
         plan.datasets,
         ResultsFolder(options.results).finished(),
         settings,
-        steps=options.steps,
-        tolerance=options.tolerance,
-        solver=solver_named(options.solver),
         samples=options.report_samples,
     )
     print(f"Report: {page}")
-
-
-def solver_named(name: str) -> "Solver | None":
-    """Return the solver that ``--solver`` names, with its usual settings; None for the model's own."""
-    from deqflow.equilibrium import Anderson, Broyden, FixedPointIteration
-
-    return {"plain": FixedPointIteration(), "anderson": Anderson(), "broyden": Broyden()}.get(name)
 
 
 def fingerprint(model: "DEQFlow") -> str:

@@ -81,7 +81,7 @@ def run(options: FlowOptions) -> int:
     require_memory(model, first.shape[:2])
     if "uncertainty" in options.formats and model.uncertainty is None:
         raise ConfigError(f"--formats uncertainty: {options.model} does not tell how far its flow may be off")
-    stream = FlowStream(model, reuse=False, steps=options.steps, tolerance=options.tolerance)
+    stream = FlowStream(model, reuse=False)
     stream.push(first)
     scale = ColorScale(fixed=options.max_flow)
     last = first
@@ -105,7 +105,7 @@ def run(options: FlowOptions) -> int:
             last, image, estimate.flow, scale.update(estimate.flow), uncertainty=estimate.uncertainty
         )
         if "occlusion" in paths:
-            backward = model.estimate(image, last, steps=options.steps, tolerance=options.tolerance).flow
+            backward = model.estimate(image, last).flow
             pair = replace(pair, backward=backward, occlusion=occlusion(estimate.flow, backward))
         for kind, path in paths.items():
             if kind in PICTURES:

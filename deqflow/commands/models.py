@@ -15,7 +15,7 @@ def run(options: ModelsOptions) -> int:
     """Prints two tables; the exit code."""
     from deqflow import zoo
 
-    header = ["model", "parameters", "steps", "tolerance", "coarse levels", "licence of weights", "weights"]
+    header = ["model", "parameters", "steps", "tolerance", "scales", "licence of weights", "weights"]
     rows = []
     for name, preset in zoo.PRESETS.items():
         defaults = preset.defaults
@@ -25,7 +25,7 @@ def run(options: ModelsOptions) -> int:
                 f"{parameter_count(name):,}",
                 str(defaults.steps),
                 f"{defaults.tolerance:g}",
-                str(defaults.coarse_levels),
+                " ".join(map(str, defaults.scales)),
                 preset.licence,
                 _weights(name),
             ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from deqflow.commands.common import ModelOptions, prepare_outputs
+from deqflow.commands.common import ModelOptions, prepare_outputs, solve_record
 from deqflow.data.datasets.catalogue import SUBMISSIONS
 from deqflow.errors import DataError
 
@@ -53,8 +53,8 @@ class SubmitOptions(ModelOptions):
         from deqflow.evaluation.predictors import PairPredictor, SequencePredictor
 
         if self.reuse:
-            return SequencePredictor(model, steps=self.steps, tolerance=self.tolerance)
-        return PairPredictor(model, steps=self.steps, tolerance=self.tolerance)
+            return SequencePredictor(model)
+        return PairPredictor(model)
 
     def settings(self, model: "DEQFlow") -> dict[str, Any]:
         """Return everything that the flow depends on."""
@@ -64,12 +64,8 @@ class SubmitOptions(ModelOptions):
             "benchmark": self.benchmark,
             "model": self.model,
             "weights": fingerprint(model),
-            "steps": model.defaults.steps if self.steps is None else self.steps,
-            "tolerance": model.defaults.tolerance if self.tolerance is None else self.tolerance,
-            "coarse_levels": model.defaults.coarse_levels,
+            **solve_record(model),
             "reuse": self.reuse,
-            "precision": str(model.precision).removeprefix("torch."),
-            "device": model.device.type,
         }
 
 

@@ -27,7 +27,8 @@ from deqflow.io.video.writer import FRAME_SUFFIX
 from deqflow.visualize import ColorScale, draw_arrows, flow_to_color, side_by_side
 
 if TYPE_CHECKING:
-    from deqflow.estimator import DEQFlow, FlowEstimate
+    from deqflow.estimate import FlowEstimate
+    from deqflow.estimator import DEQFlow
     from deqflow.stream import FlowStream
 
     FlowFormatName = str
@@ -275,8 +276,8 @@ def _estimates(options: VideoOptions, source: VideoSource, model: "DEQFlow") -> 
     """The pairs of neighboring frames, solved."""
     from deqflow.stream import FlowStream, check_enough_frames
 
-    stream = FlowStream(model, reuse=options.reuse, steps=options.steps, tolerance=options.tolerance)
-    cold = FlowStream(model, reuse=False, steps=options.steps, tolerance=options.tolerance)
+    stream = FlowStream(model, reuse=options.reuse)
+    cold = FlowStream(model, reuse=False)
     last: VideoFrame | None = None
     count = pairs = 0
     with closing(ahead(islice(source.frames(), options.max_frames))) as frames:

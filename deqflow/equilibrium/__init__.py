@@ -25,7 +25,7 @@ well behaved the fixed point is.
 from deqflow.equilibrium.correction import Correction, Recorded, Segments, Trajectory, Unrolled
 from deqflow.equilibrium.driver import Solution, solve
 from deqflow.equilibrium.gradients import Gradient, Implicit, NeumannPhantom, OneStep, Phantom
-from deqflow.equilibrium.solvers import Anderson, Broyden, FixedPointIteration, Solver
+from deqflow.equilibrium.solvers import SOLVERS, Anderson, Broyden, FixedPointIteration, Solver
 from deqflow.equilibrium.stability import (
     PathIndependence,
     exchanged,
@@ -34,15 +34,19 @@ from deqflow.equilibrium.stability import (
     spectral_radius,
 )
 from deqflow.equilibrium.state import State, Step, absolute_change, joint_inner_product, relative_change
-from deqflow.equilibrium.stopping import Outcome, StoppingRule
+from deqflow.equilibrium.stopping import BEST, LAST, Keep, Outcome, StoppingRule
 
 __all__ = [
+    "BEST",
+    "LAST",
+    "SOLVERS",
     "Anderson",
     "Broyden",
     "Correction",
     "FixedPointIteration",
     "Gradient",
     "Implicit",
+    "Keep",
     "NeumannPhantom",
     "OneStep",
     "Outcome",

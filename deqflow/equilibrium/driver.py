@@ -17,14 +17,14 @@ class Solution:
     """What ``solve`` found, per sample.
 
     Attributes:
-        state: the last or best state of each sample, as the stopping rule says.
+        state: of each sample the last state, or the one that the stopping rule keeps.
         residual: (B, K) how far an evaluation moved it; NaN where nothing was measured, infinite where the
             evaluation was not finite.
         steps: (B,) int64, evaluations of the operator.
         outcome: (B,) int64, an ``Outcome`` each.
         trace: (N, B) first column of the residual after each evaluation that was measured; NaN after a sample
             stopped.
-        recorded: states after the evaluations asked for, oldest first.
+        recorded: states after the evaluations asked for, oldest first, by the same rule.
     """
 
     state: Any
@@ -48,22 +48,31 @@ class _Findings:
         self.steps = torch.zeros(batch, dtype=torch.int64, device=device)
         self.outcome = torch.full_like(self.steps, Outcome.OUT_OF_STEPS)
         self.kept = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.judged: Tensor | None = None
         self.state: list[Tensor] | None = None
         self.residual: Tensor | None = None
         self.trace: list[Tensor] = []
 
-    def note(self, evaluation: int, samples: Tensor, moved: Tensor, sound: Tensor, answer: State) -> Tensor:
+    def note(
+        self,
+        evaluation: int,
+        samples: Tensor,
+        moved: Tensor,
+        judged: Tensor,
+        sound: Tensor,
+        answer: State,
+    ) -> Tensor:
         """Take in one evaluation; returns which of its samples (b,) leave.
 
         Args:
             evaluation: its number, from 1.
             samples: (b,) indices of its samples in the full batch.
-            moved: (b, K) residuals.
+            moved: (b, K) residuals, infinite where the mapped state is not finite.
+            judged: (b,) what ``Keep`` goes by.
             sound: (b,) whether the mapped states are finite.
             answer: what the solver would answer now, (b, ...) each.
         """
         stop = self.stop
-        moved = torch.where(sound[:, None], moved, torch.inf)
         row = moved.new_full((self.batch,), torch.nan)
         row[samples] = moved[:, 0]
         self.trace.append(row)
@@ -71,18 +80,21 @@ class _Findings:
         leaving = torch.full_like(sound, evaluation == stop.steps)
         if not self.hold:
             leaving = leaving | ~sound
-        if evaluation >= stop.minimum:
-            if stop.watches:
-                done = stop.satisfied(moved)
-                self.outcome[samples[done]] = Outcome.CONVERGED
-                leaving = leaving | done
-            if stop.keep == "best":
-                better = ~self.kept[samples]
-                if self.residual is not None:
-                    better = better | (moved[:, 0] < self.residual[samples, 0])
-                self._keep(better, samples, answer, moved)
+        if evaluation >= stop.minimum and stop.watches:
+            done = stop.satisfied(moved)
+            self.outcome[samples[done]] = Outcome.CONVERGED
+            leaving = leaving | done
         self.steps[samples[leaving]] = evaluation
-        self._keep(leaving if stop.keep == "last" else leaving & ~self.kept[samples], samples, answer, moved)
+        if stop.keep.everything:
+            self._keep(leaving, samples, answer, moved)
+            return leaving
+        if evaluation >= stop.keep.first:
+            if self.judged is None:
+                self.judged = judged.new_full((self.batch,), torch.inf)
+            accepted = ~self.kept[samples] | (judged < self.judged[samples] + stop.keep.slack)
+            self.judged[samples[accepted]] = judged[accepted]
+            self._keep(accepted, samples, answer, moved)
+        self._keep(leaving & ~self.kept[samples], samples, answer, moved)
         return leaving
 
     def _keep(self, chosen: Tensor, samples: Tensor, state: State, moved: Tensor) -> None:
@@ -122,7 +134,7 @@ def solve(
         state: where to start, tensors (B, ...).
         solver: where to evaluate next.
         stop: when a sample is done, and which of its states is the answer.
-        record: evaluation counts (1-based) whose mapped states are wanted too; needs ``tolerance=0``. No
+        record: evaluation counts (1-based) whose states are wanted too; needs ``tolerance=0``. No
             sample leaves then: one that diverges stays at its last finite state.
 
     Raises:
@@ -144,11 +156,15 @@ def solve(
             # What is not finite may already have been the solver's own point.
             state = choose(finite(state), state, last)
             mapped = choose(sound, mapped, state)
-        if evaluation in record:
+        if evaluation in record and stop.keep.everything:
             recorded.append(mapped)
         if stop.measures or diverged or evaluation == stop.steps:
             answer = state if solver.returns_point else mapped
-            leaving = findings.note(evaluation, samples, stop.measure(mapped, state), sound, answer)
+            moved = torch.where(sound[:, None], stop.measure(mapped, state), torch.inf)
+            judged = stop.keep.judged(mapped, state, moved)
+            leaving = findings.note(evaluation, samples, moved, judged, sound, answer)
+            if evaluation in record and not stop.keep.everything:
+                recorded.append(mapped if findings.state is None else rebuild(state, findings.state))
             if bool(leaving.all()):
                 break
             if bool(leaving.any()):

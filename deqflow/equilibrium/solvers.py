@@ -1,7 +1,7 @@
 """Fixed-point solvers: each says where to evaluate next, and ``solve`` does the rest."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -191,3 +191,12 @@ def finite_or(vector: Tensor, fallback: Tensor) -> Tensor:
     """Vectors (B, D), replaced per sample by the fallback where they are not finite."""
     good = torch.isfinite(vector).all(dim=1, keepdim=True)
     return torch.where(good, vector, fallback)
+
+
+SOLVERS: Mapping[str, Solver] = {
+    "plain": FixedPointIteration(),
+    "relaxed": FixedPointIteration(relaxation=0.6),
+    "anderson": Anderson(),
+    "broyden": Broyden(),
+}
+"""Solvers by name, with their usual settings."""

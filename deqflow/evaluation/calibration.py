@@ -55,6 +55,7 @@ def measure_calibration(model: DEQFlow, samples: Iterable[Sample]) -> Calibratio
     calibration = Calibration()
     for sample in samples:
         estimate = model.estimate(sample.frame1, sample.frame2)
+        assert estimate.uncertainty is not None  # the model tells
         real = np.abs(estimate.flow - sample.flow).mean(axis=2)
         calibration.add(estimate.uncertainty[sample.valid], real[sample.valid])
     return calibration

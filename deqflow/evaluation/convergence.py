@@ -9,6 +9,7 @@ import torch
 from deqflow.data.sample import Sample
 from deqflow.equilibrium import Anderson, Broyden, FixedPointIteration, Solver
 from deqflow.estimator import DEQFlow
+from deqflow.evaluation.metrics import end_point_error
 from deqflow.tables import markdown
 
 SOLVERS: Mapping[str, Solver] = {
@@ -46,7 +47,7 @@ def measure_convergence(
     steps: int,
     solvers: Mapping[str, Solver] = SOLVERS,
 ) -> dict[str, Convergence]:
-    """Solve every pair with every solver, from the model's usual start.
+    """Solve every pair with every solver, all from the same start: the model's usual one.
 
     Args:
         model: in evaluation mode.
@@ -58,17 +59,17 @@ def measure_convergence(
     results = {name: Convergence() for name in solvers}
     for sample in samples:
         image1, image2 = model.to_tensor(sample.frame1), model.to_tensor(sample.frame2)
-        padding = model.padding(image1)
-        first, second = model.encode(padding.pad(image1)), model.encode(padding.pad(image2))
-        truth = torch.from_numpy(sample.flow).permute(2, 0, 1).to(image1.device)
-        valid = torch.from_numpy(sample.valid).to(image1.device)
+        pair = model.prepare(image1, image2)
+        start = model.coarse_start(pair)
         for name, solver in solvers.items():
-            solution = model.solve_pair(first, second, steps=steps, tolerance=tolerance, solver=solver)
-            error = (model.decode(solution, padding).flow[0] - truth).norm(dim=0)
+            settings = model.settings(steps=steps, tolerance=tolerance, solver=solver)
+            solution = model.solve(pair, start, settings)
+            estimate = model.decode(solution, pair.padding)[0]
+            error = end_point_error(estimate.flow, sample.flow)[sample.valid]
             result = results[name]
-            result.steps.append(int(solution.steps[0]))
-            result.converged.append(bool(solution.converged[0]))
-            result.epe.append(float(error[valid].mean()))
+            result.steps.append(estimate.steps)
+            result.converged.append(estimate.converged)
+            result.epe.append(float(error.mean()))
     return results
 
 

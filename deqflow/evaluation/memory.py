@@ -9,11 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from deqflow import zoo
-from deqflow.devices import autocast
-from deqflow.equilibrium import Correction, OneStep, Recorded, StoppingRule, Unrolled
+from deqflow.equilibrium import Correction, OneStep, Recorded, Unrolled
 from deqflow.estimator import DEQFlow
 from deqflow.memory import SavedBytes
-from deqflow.step import movement
 from deqflow.tables import markdown
 
 MIB = 2**20
@@ -59,22 +57,21 @@ def training_memory(
     images = torch.randint(0, 256, (2, batch, 3, *size), generator=generator).to(model.device).float()
     encoders, everything = SavedBytes(model), SavedBytes(model)
     with torch.enable_grad(), everything.counting():
-        first, second = model.encode_pair(*images)
+        pair = model.prepare(*images)
         features = everything.total
-        with encoders.counting(), autocast(model.device, model.precision):
+        with encoders.counting():
             # Once more and on its own: inside the operator it cannot be told from the correlation.
-            context = model.encoder.context(first.trunk.detach())
+            context = model.encoder.context(pair.first.features[model.config.stride].trunk.detach())
         context_bytes = encoders.total
         del context
-        step = model.operator(first, second)
-        stop = StoppingRule(steps=steps, measure=movement)
-        with autocast(model.device, model.precision):
-            path = correction.follow(step, step.start, model.defaults.solver, OneStep(), stop)
-            losses = [model.upsample(state.hidden, state.flow).abs().mean() for state in path.states]
-        loss = torch.stack(losses).sum()
-    kept, volume = everything.total, step.correlation.nbytes
-    del step  # as in training, where the graph alone lives on
+        path = model.trajectory(
+            pair, correction=correction, gradient=OneStep(), solver=model.defaults.solver, steps=steps
+        )
+        loss = torch.stack([model.flow_at(state).abs().mean() for state in path.states]).sum()
+    kept = everything.total
     loss.backward()
+    with torch.no_grad():
+        volume = model.operator(pair).correlation.nbytes
     encoders_bytes = features + context_bytes
     return TrainingMemory(encoders_bytes, kept - encoders_bytes, volume, _peak())
 

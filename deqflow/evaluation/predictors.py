@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from deqflow.data.datasets import PairDataset
 from deqflow.data.sample import Sample
-from deqflow.equilibrium import Solver
-from deqflow.estimator import DEQFlow
+from deqflow.estimator import DEQFlow, EncodedFrame
 from deqflow.evaluation.baselines import BASELINES
 from deqflow.geometry import Padding
-from deqflow.step import STRIDE, FlowState, FrameFeatures
+from deqflow.step import FlowState
 from deqflow.stream import FlowStream
+
+PUBLISHED_MULTIPLE = 8
+"""Published evaluations pad frames to multiples of it; models of coarser strides pad further themselves."""
 
 BOTTOM_PADDED = ("KITTI",)
 """Groups of data sets whose published results were computed with all vertical padding at the bottom."""
@@ -37,7 +39,9 @@ class Item:
     def padding(self) -> Padding:
         """What the frames need around them."""
         height, width = self.sample.frame1.shape[:2]
-        return Padding.for_size(height, width, STRIDE, centred=self.dataset.group not in BOTTOM_PADDED)
+        return Padding.for_size(
+            height, width, PUBLISHED_MULTIPLE, centred=self.dataset.group not in BOTTOM_PADDED
+        )
 
 
 class Prediction(NamedTuple):
@@ -87,18 +91,13 @@ class PairPredictor:
     """A model on pairs that have nothing to do with each other, as a batch.
 
     Attributes:
-        model: the estimator.
-        steps: see ``DEQFlow.forward``; None leaves the model's own.
-        tolerance: see ``DEQFlow.forward``.
-        solver: see ``DEQFlow.forward``.
+        model: the estimator, which solves as it does by default.
     """
 
     sequential: ClassVar[bool] = False
     model: DEQFlow
-    steps: int | None = None
-    tolerance: float | None = None
-    solver: Solver | None = None
 
+    @torch.inference_mode()
     def __call__(self, items: Sequence[Item]) -> list[Prediction]:
         """See ``Predictor``."""
         start = time.perf_counter()
@@ -109,7 +108,7 @@ class PairPredictor:
             .float()
             for name in ("frame1", "frame2")
         )
-        estimate = self.model(first, second, steps=self.steps, tolerance=self.tolerance, solver=self.solver)
+        estimate = self.model(first, second)
         flows = items[0].padding.crop(estimate.flow.float()).permute(0, 2, 3, 1).cpu().numpy()
         seconds = (time.perf_counter() - start) / len(items)
         return [
@@ -132,11 +131,11 @@ class FlowOnlyStream(FlowStream):
     Teed and Deng, ECCV 2020, section 3.3.
     """
 
-    def _start(self, new: FrameFeatures) -> FlowState | None:
+    def _start(self, new: EncodedFrame) -> FlowState | None:
         start = super()._start(new)
-        if start is None or self._features is None:
+        if start is None or self._frame is None:
             return None
-        return FlowState(self.model.initial_state(self._features).hidden, start.flow)
+        return FlowState(self.model.initial_state(self._frame).hidden, start.flow)
 
 
 class SequencePredictor:
@@ -148,18 +147,9 @@ class SequencePredictor:
 
     sequential: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        model: DEQFlow,
-        *,
-        flow_only: bool = False,
-        steps: int | None = None,
-        tolerance: float | None = None,
-        solver: Solver | None = None,
-    ) -> None:
+    def __init__(self, model: DEQFlow, *, flow_only: bool = False) -> None:
         """``flow_only`` is RAFT's warm start; else the whole fixed point is reused. See ``FlowStream``."""
-        kind = FlowOnlyStream if flow_only else FlowStream
-        self.stream = kind(model, detect_cuts=False, steps=steps, tolerance=tolerance, solver=solver)
+        self.stream = (FlowOnlyStream if flow_only else FlowStream)(model, detect_cuts=False)
         self._expected: tuple[str, str, int, tuple[int, ...]] | None = None
 
     def __call__(self, items: Sequence[Item]) -> list[Prediction]:

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from deqflow import zoo
 from deqflow.data.datasets import PairDataset
-from deqflow.equilibrium import Solver
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.charts import Chart, charts
 from deqflow.evaluation.folder import REPORT
@@ -104,9 +103,6 @@ def write_report(
     results: Iterable[SampleResult],
     settings: Mapping[str, Any],
     *,
-    steps: int | None = None,
-    tolerance: float | None = None,
-    solver: Solver | None = None,
     samples: int = 12,
 ) -> Path:
     """Looks closely at some samples and writes the page and its pictures.
@@ -118,9 +114,6 @@ def write_report(
         datasets: what the pairs are in.
         results: one per pair and method.
         settings: what was run, shown at the top.
-        steps: as in the run.
-        tolerance: as in the run.
-        solver: as in the run.
         samples: how many are looked at and shown, at most ``MOST_SAMPLES``.
 
     Returns:
@@ -132,12 +125,11 @@ def write_report(
     method = summary.methods[0]
     own = [result for result in results if result.method == method]
     studies = [
-        (choice, study(model, choice.item, steps=steps, tolerance=tolerance, solver=solver))
+        (choice, study(model, choice.item))
         for choice in tqdm(choose(own, datasets, min(samples, MOST_SAMPLES)), unit="sample", desc="report")
     ]
     findings = Findings(summary, own, studies, settings)
-    stop = model.defaults.tolerance if tolerance is None else tolerance
-    drawn = charts(summary, own, [look for _, look in studies], tolerance=stop)
+    drawn = charts(summary, own, [look for _, look in studies], tolerance=model.defaults.tolerance)
     for name in ("plots", "samples"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for chart in drawn:

@@ -8,13 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deqflow.devices import autocast
-from deqflow.equilibrium import Solver, StoppingRule, solve
-from deqflow.estimator import DEQFlow, FlowEstimate, single
+from deqflow.estimate import FlowEstimate
+from deqflow.estimator import DEQFlow
 from deqflow.evaluation.metrics import end_point_error, measure_sample
 from deqflow.evaluation.predictors import Item
-from deqflow.geometry import Padding
-from deqflow.step import FlowState, movement
+from deqflow.step import FlowState
 
 Map = NDArray[np.float64]
 
@@ -83,20 +81,14 @@ def study(
     model: DEQFlow,
     item: Item,
     *,
-    steps: int | None = None,
-    tolerance: float | None = None,
-    solver: Solver | None = None,
     starts: int = 3,
     seed: int = 0,
 ) -> Study:
     """Solve a pair in several ways.
 
     Args:
-        model: the estimator.
+        model: the estimator, which solves as it does by default.
         item: a pair with ground truth.
-        steps: see ``DEQFlow.forward``.
-        tolerance: see ``DEQFlow.forward``.
-        solver: see ``DEQFlow.forward``.
         starts: how many starts are compared: the usual one, and states of noise.
         seed: of the noise.
     """
@@ -105,26 +97,22 @@ def study(
         padding.pad(model.to_tensor(frame, name))
         for name, frame in (("frame1", sample.frame1), ("frame2", sample.frame2))
     )
-    first, second = model.encode(image1), model.encode(image2)
-    steps = model.defaults.steps if steps is None else steps
-    start = model.coarse_start(image1, image2, steps=steps, tolerance=tolerance, solver=solver)
+    pair = model.prepare(image1, image2)
+    padding = pair.padding + padding
+    start = model.coarse_start(pair)
 
     def settle(state: FlowState | None) -> FlowEstimate:
-        solution = model.solve_pair(first, second, state, steps=steps, tolerance=tolerance, solver=solver)
-        return single(model.decode(solution, padding))
+        return model.decode(model.solve(pair, state), padding)[0]
 
     found = settle(start)
     generator = torch.Generator(found.state.flow.device).manual_seed(seed)
     flows = [found.flow] + [settle(noise_like(found.state, generator)).flow for _ in range(starts - 1)]
 
     # Every step up to twice the usual number; all are measured, and none ends the solve.
-    counts = step_counts(steps)
-    step = model.operator(first, second)
-    with autocast(model.device, model.precision):
-        stop = StoppingRule(steps=counts[-1], measure=movement, keep="best")
-        path = solve(step, start or step.start, solver or model.defaults.solver, stop, record=counts)
+    counts = step_counts(model.defaults.steps)
+    path = model.record(pair, start, counts)
     curve = {
-        count: measure_sample(upsampled(model, state, padding), sample)["all"].epe
+        count: measure_sample(_array(padding.crop(model.flow_at(state))), sample)["all"].epe
         for count, state in zip(counts, path.recorded, strict=True)
     }
     return Study(
@@ -142,11 +130,9 @@ def study(
     )
 
 
-def upsampled(model: DEQFlow, state: FlowState, padding: Padding) -> NDArray[np.float32]:
-    """A state as flow of the frame's size, (H, W, 2)."""
-    with autocast(model.device, model.precision):
-        flow = model.upsample(state.hidden, state.flow)
-    return padding.crop(flow)[0].float().permute(1, 2, 0).cpu().numpy()
+def _array(flow: torch.Tensor) -> NDArray[np.float32]:
+    """Flow (1, 2, H, W) as an array (H, W, 2)."""
+    return flow[0].float().permute(1, 2, 0).cpu().numpy()
 
 
 def noise_like(state: FlowState, generator: torch.Generator) -> FlowState:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -107,10 +108,10 @@ class SharedEncoder(nn.Module):
             ResidualBlock(widths[1], widths[1]), nn.Conv2d(widths[1], context, 1)
         )
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Image (B, 3, H, W) in -1..1 -> features (B, F, H/8, W/8) and trunk (B, C, H/8, W/8)."""
+    def forward(self, image: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Image (B, 3, H, W) in -1..1 -> features (B, F, H/8, W/8), trunk (B, C, H/8, W/8); one stride."""
         trunk = centre_and_scale(self.stages(F.relu_(self.stem(image, RELU_GAIN))))
-        return centre_and_scale(self.feature_head(trunk)), trunk
+        return ((centre_and_scale(self.feature_head(trunk)), trunk),)
 
     def context(self, trunk: Tensor) -> tuple[Tensor, None]:
         """Context (B, C, H/8, W/8) of a frame from its trunk; only the first frame of a pair needs it.
@@ -132,6 +133,7 @@ class SharedEncoderConfig:
     widths: tuple[int, int] = (48, 96)
     depths: tuple[int, int] = (2, 3)
     kind: str = field(default="shared", init=False)
+    strides: ClassVar[tuple[int, ...]] = (8,)
 
     def __post_init__(self) -> None:
         require_sizes("encoder", widths=self.widths, depths=self.depths)

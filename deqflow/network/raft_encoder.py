@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -149,9 +150,9 @@ class SeparateEncoders(nn.Module):
         self.feature_net = net(out_channels=features, norm=_instance_norm)
         self.context_net = net(out_channels=hidden + context, norm=context_norm)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Image (B, 3, H, W) in -1..1 -> features (B, F, H/8, W/8) and the image, for ``context``."""
-        return self.feature_net(image), image
+    def forward(self, image: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Image (B, 3, H, W) in -1..1 -> features (B, F, H/8, W/8), image for ``context``; one stride."""
+        return ((self.feature_net(image), image),)
 
     def context(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Context (B, C, H/8, W/8) of a frame, and where hidden starts (B, hidden, H/8, W/8) or None."""
@@ -176,6 +177,7 @@ class SeparateEncodersConfig:
     context_norm: str = "batch"
     starts_hidden: bool = False
     kind: str = field(default="separate", init=False)
+    strides: ClassVar[tuple[int, ...]] = (8,)
 
     def __post_init__(self) -> None:
         require_sizes("encoder", widths=self.widths)

@@ -91,14 +91,14 @@ class StepRandomness:
         subpixel_positions: (K,) positions inside a coarse pixel that losses look at, see
             ``ConvexUpsampling.at_positions``.
         solver_steps: evaluations of the solve.
-        coarse_levels: how often the frames are halved for the solve to start from.
+        coarse_start: whether the solve starts from the fixed point at twice the stride.
         probe: seed of the Jacobian penalty's probe; None leaves the penalty out.
         wrong_start: what to start from instead of zeros or the coarse fixed point; None does not.
     """
 
     subpixel_positions: Tensor
     solver_steps: int
-    coarse_levels: int = 0
+    coarse_start: bool = False
     probe: int | None = None
     wrong_start: WrongStart | None = None
 
@@ -116,7 +116,7 @@ class StepRandomness:
         return cls(
             subpixel_positions,
             solver_steps,
-            int(coarse and not wrong),
+            coarse and not wrong,
             probe if penalised else None,
             WrongStart.draw(generator) if wrong else None,
         )

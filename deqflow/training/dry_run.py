@@ -35,7 +35,7 @@ def describe(
     randomness = StepRandomness(
         torch.arange(options.subpixel_positions, device=processes.device),
         options.solver_steps[1],
-        coarse_levels=int(options.coarse_start_probability > 0),
+        coarse_start=options.coarse_start_probability > 0,
         probe=0 if options.jacobian_weight > 0 else None,
     )
     kept = SavedBytes(model)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from deqflow.equilibrium import Trajectory
-from deqflow.step import STRIDE, FlowState
+from deqflow.step import FlowState
 
 MAX_FLOW = 400.0
 """Pixels that move further than this do not count, as published."""
@@ -68,7 +68,7 @@ def correction_loss(
     return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
 
 
-def residual_loss(path: Trajectory[FlowState], counted: Tensor | None = None) -> Tensor:
+def residual_loss(path: Trajectory[FlowState], stride: int, counted: Tensor | None = None) -> Tensor:
     """Mean movement of the flow in the gradient steps of the last point, full-resolution pixels.
 
     Where an error cannot be told from the frames, the losses of the path pull to all sides and the flow
@@ -76,10 +76,11 @@ def residual_loss(path: Trajectory[FlowState], counted: Tensor | None = None) ->
 
     Args:
         path: points and states of a solve.
+        stride: of their grid.
         counted: (B, H, W) bool, coarse pixels whose movement counts; the mean is over all of them all the
             same, so that none weighs more for it. None counts every one.
     """
-    moved = STRIDE * (path.states[-1].flow - path.points[-1].flow).norm(dim=1)
+    moved = stride * (path.states[-1].flow - path.points[-1].flow).norm(dim=1)
     return moved.mean() if counted is None else (moved * counted).mean()
 
 

@@ -54,7 +54,7 @@ class Stage:
         gradient: how a point of the path is differentiated.
         gradient_steps: evaluations of a ``phantom`` or terms of a ``neumann`` gradient.
         damping: of a ``phantom`` or ``neumann`` gradient.
-        attach_flow: let gradients pass through the incoming flow of a step; None is as the model says.
+        attach_flow: let gradients pass through the incoming flow of a step, not only through hidden.
         minimum_gate: least share of the hidden state that a step replaces, in models with gated strips: the
             nearer to 1, the less can a state stay that the frames do not ask for. None is as the model says.
         augment: change scale, colours and more of the pairs that are read, by the stage's ranges; else only
@@ -105,7 +105,7 @@ class Stage:
     gradient: Literal["one-step", "phantom", "neumann", "implicit", "unrolled"] = "one-step"
     gradient_steps: int = 3
     damping: float = 1.0
-    attach_flow: bool | None = None
+    attach_flow: bool = False
     minimum_gate: float | None = None
     augment: bool = True
     gamma: float = 0.8

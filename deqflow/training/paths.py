@@ -1,7 +1,7 @@
 """How a stage finds the points that losses are taken on, and how each is differentiated."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,7 +27,10 @@ from deqflow.equilibrium import (
 )
 from deqflow.equilibrium.state import S
 from deqflow.estimator import DEQFlow
+from deqflow.step import FlowState
+from deqflow.training.batch import StepRandomness
 from deqflow.training.options import Stage
+from deqflow.training.starts import wrong_state
 
 
 def choose_gradient(stage: Stage) -> Gradient:
@@ -56,6 +59,52 @@ def choose_solver(stage: Stage, model: DEQFlow) -> Solver:
         "broyden": Broyden,
     }
     return model.defaults.solver if stage.solver == "model" else solvers[stage.solver]()
+
+
+def follow(
+    model: DEQFlow,
+    stage: Stage,
+    image1: Tensor,
+    image2: Tensor,
+    randomness: StepRandomness,
+    correction: Correction,
+    *,
+    bidirectional: bool,
+) -> Trajectory[FlowState]:
+    """The points of a batch's solve that losses are taken on, from where the step's randomness says.
+
+    Args:
+        model: whose parameters are trained.
+        stage: how a point is differentiated.
+        image1: (B, 3, H, W) of 0..255.
+        image2: (B, 3, H, W).
+        randomness: of this step.
+        correction: where the points are.
+        bidirectional: the states are those of 2B pairs, the way back after the way there.
+    """
+    solver = choose_solver(stage, model)
+    coarse = replace(
+        model.defaults,
+        steps=randomness.solver_steps,
+        tolerance=0.0,
+        solver=solver,
+        scales=(2 * model.config.stride, model.config.stride),
+    )
+    scales = model.scales(image1, coarse) if randomness.coarse_start else ()
+    start = None
+    if randomness.wrong_start is not None:
+        wrong = randomness.wrong_start
+        start = wrong_state(model, image1, image2, wrong, solver, bidirectional=bidirectional)
+    pair = model.prepare(image1, image2, scales=scales, bidirectional=bidirectional)
+    return model.trajectory(
+        pair,
+        model.coarse_start(pair, coarse) if scales else start,
+        correction=correction,
+        gradient=choose_gradient(stage),
+        solver=solver,
+        steps=randomness.solver_steps,
+        attach_flow=stage.attach_flow,
+    )
 
 
 @dataclass(frozen=True)

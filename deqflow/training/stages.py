@@ -70,7 +70,7 @@ _SINTEL = replace(
     solver="broyden",
     solver_steps=(36, 36),
     corrections=6,
-    attach_flow=None,
+    attach_flow=False,
     gamma=0.9,
 )
 _KITTI = replace(
@@ -142,7 +142,7 @@ def stage_for(name: StageName, model: str = OWN, variant: Variant = "published")
             solver_steps=(12, 12),
             corrections=12,
             gradient="unrolled",
-            attach_flow=None,
+            attach_flow=False,
             coarse_start_probability=0.0,
             wrong_start_probability=0.0,
             residual_weight=0.0,

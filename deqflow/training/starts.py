@@ -6,14 +6,14 @@ Source: Anil et al., Path Independent Equilibrium Models Can Better Exploit Test
 2022.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from deqflow.equilibrium import Solver
-from deqflow.estimator import DEQFlow
+from deqflow.estimator import DEQFlow, PreparedPair
 from deqflow.step import FlowState, carry
 
 WrongKind = Literal["still", "other-motion", "other-sample", "carried"]
@@ -77,7 +77,7 @@ def wrong_state(
         image2: (B, 3, H, W).
         start: what to solve. In a batch of one sample ``other-sample`` has none and is ``other-motion``.
         solver: where to evaluate next.
-        bidirectional: see ``DEQFlow.encode_pair``; the states are those of 2B pairs then.
+        bidirectional: see ``DEQFlow.prepare``; the states are those of 2B pairs then.
     """
     kind = start.kind
     if kind == "other-sample" and len(image1) * (1 + bidirectional) == 1:
@@ -86,16 +86,22 @@ def wrong_state(
     if bidirectional:
         firsts, seconds = torch.cat((image1, image2)), torch.cat((image2, image1))
     if kind == "still":
-        first = second = model.encode(firsts)
+        encoded = model.encode(firsts)
+        pair = PreparedPair(encoded, encoded, model.padding(firsts))
     elif kind == "other-motion":
-        first, second = model.encode(firsts), model.encode(seconds.roll(start.shift, dims=(2, 3)))
+        pair = model.prepare(firsts, seconds.roll(start.shift, dims=(2, 3)))
     else:
-        first, second = model.encode_pair(image1, image2, bidirectional=bidirectional)
+        pair = model.prepare(image1, image2, bidirectional=bidirectional)
         if kind == "carried":
-            first, second = second, first
-    steps = start.evaluations
-    solution = model.solve_pair(first, second, steps=steps, tolerance=0.0, solver=solver, coarse_levels=0)
-    state: FlowState = solution.state
+            pair = PreparedPair(pair.second, pair.first, pair.padding)
+    settings = replace(
+        model.defaults,
+        steps=start.evaluations,
+        tolerance=0.0,
+        solver=solver,
+        scales=(model.config.stride,),
+    )
+    state: FlowState = model.solve(pair, settings=settings).finest.state
     if kind == "carried":
         return carry(state)
     if kind == "other-sample":

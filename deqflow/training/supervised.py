@@ -1,16 +1,15 @@
 """The objective of a stage whose flow is known."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from deqflow.devices import autocast
 from deqflow.equilibrium import Correction, Trajectory
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
 from deqflow.network.upsampling import extract_positions
-from deqflow.step import STRIDE, FlowState
+from deqflow.step import FlowState
 from deqflow.training.batch import Batch, StepRandomness
 from deqflow.training.losses import DISTANCES, correction_loss, residual_loss, right_cells
 from deqflow.training.options import Stage
@@ -18,10 +17,8 @@ from deqflow.training.paths import (
     Penalized,
     PenalizedTrajectory,
     choose_correction,
-    choose_gradient,
-    choose_solver,
+    follow,
 )
-from deqflow.training.starts import wrong_state
 
 HEAD_WEIGHT = 0.1
 """Of the uncertainty head's own loss: it meets no other gradient, only the limit on the norm of all."""
@@ -48,10 +45,7 @@ class CorrectionObjective(nn.Module):
         if stage.loss == "mixture" and model.uncertainty is None:
             raise ConfigError(f"loss mixture needs a model with an uncertainty head, {model.name} has none")
         self.model, self.stage = model, stage
-        self.correction, self.gradient = choose_correction(stage), choose_gradient(stage)
-        self.solver = choose_solver(stage, model)
-        if stage.attach_flow is not None:
-            model.config = replace(model.config, attach_flow=stage.attach_flow)
+        self.correction = choose_correction(stage)
 
     def forward(self, batch: Batch, randomness: StepRandomness) -> tuple[Tensor, StepMetrics]:
         """Loss over the pixels drawn."""
@@ -59,41 +53,24 @@ class CorrectionObjective(nn.Module):
         correction: Correction = self.correction
         if randomness.probe is not None:
             correction = Penalized(correction, randomness.probe)
-        start = None
-        if randomness.wrong_start is not None:
-            start = wrong_state(
-                self.model,
-                batch.image1,
-                batch.image2,
-                randomness.wrong_start,
-                self.solver,
-                bidirectional=batch.bidirectional,
-            )
-        path = self.model.trajectory(
+        path = follow(
+            self.model,
+            stage,
             batch.image1,
             batch.image2,
-            correction=correction,
-            gradient=self.gradient,
-            solver=self.solver,
-            steps=randomness.solver_steps,
-            coarse_levels=randomness.coarse_levels,
-            start=start,
+            randomness,
+            correction,
             bidirectional=batch.bidirectional,
         )
-        with autocast(batch.image1.device, self.model.precision):
-            predictions = [
-                self.model.upsample.at_positions(state.hidden, state.flow, randomness.subpixel_positions)
-                for state in path.states
-            ]
-        target, known = (
-            extract_positions(part, STRIDE, randomness.subpixel_positions) for part in batch.ground_truth()
-        )
-        loss = self._loss(path, predictions, target, known, randomness.subpixel_positions)
+        positions, stride = randomness.subpixel_positions, self.model.config.stride
+        predictions = [self.model.flow_at(state, positions) for state in path.states]
+        target, known = (extract_positions(part, stride, positions) for part in batch.ground_truth())
+        loss = self._loss(path, predictions, target, known, positions)
         if stage.residual_weight:
             right = None
             if stage.residual_where_right:
                 right = right_cells(predictions[-1].detach(), target, known)
-            loss = loss + stage.residual_weight * residual_loss(path, right)
+            loss = loss + stage.residual_weight * residual_loss(path, stride, right)
         if isinstance(path, PenalizedTrajectory):
             loss = loss + stage.jacobian_weight * path.penalty
         difference = predictions[-1].detach() - target
@@ -112,17 +89,15 @@ class CorrectionObjective(nn.Module):
         """Of the flow along the path, and of what the model says of its own errors."""
         stage, head = self.stage, self.model.uncertainty
         if head is not None and stage.loss == "mixture":
-            with autocast(target.device, self.model.precision):
-                judged = [
-                    head.at_positions(state.hidden, positions).negative_log_likelihood
-                    for state in path.states
-                ]
+            judged = [
+                self.model.uncertainty_at(state.hidden, positions).negative_log_likelihood
+                for state in path.states
+            ]
             return correction_loss(predictions, target, known, stage.gamma, judged)
         loss = correction_loss(predictions, target, known, stage.gamma, DISTANCES[stage.loss])
         if head is None:
             return loss
-        with autocast(target.device, self.model.precision):
-            verdict = head.at_positions(path.states[-1].hidden.detach(), positions)
+        verdict = self.model.uncertainty_at(path.states[-1].hidden.detach(), positions)
         calibration = correction_loss(
             [predictions[-1].detach()], target, known, 1.0, verdict.negative_log_likelihood
         )

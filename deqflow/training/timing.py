@@ -1,7 +1,7 @@
 """Seconds of a training step on synthetic scenes, and which part of it they go to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import count
 from statistics import median
 
@@ -73,11 +73,10 @@ class TimedTraining:
         batch = collate([self.scenes[number] for number in chosen]).to(self.device)
         rendering = next(clock)
         with torch.no_grad():
-            first, second = model.encode_pair(batch.image1, batch.image2, bidirectional=batch.bidirectional)
+            pair = model.prepare(batch.image1, batch.image2, bidirectional=batch.bidirectional)
             encoders = next(clock)
-            model.solve_pair(
-                first, second, steps=self.steps, tolerance=0.0, solver=self.solver, coarse_levels=0
-            )
+            how = replace(model.defaults, steps=self.steps, tolerance=0.0, solver=self.solver)
+            model.solve(pair, settings=replace(how, scales=(model.config.stride,)))
         solve = next(clock)
         randomness = StepRandomness(torch.arange(options.subpixel_positions, device=self.device), self.steps)
         self.optimizer.zero_grad(set_to_none=True)

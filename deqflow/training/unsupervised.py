@@ -6,18 +6,16 @@ Matters in Unsupervised Optical Flow (UFlow), ECCV 2020; Stone et al., SMURF, CV
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deqflow.devices import autocast
 from deqflow.estimator import DEQFlow
 from deqflow.geometry import backward_warp, forward_backward_consistency
 from deqflow.training.batch import Batch, StepRandomness
 from deqflow.training.options import Stage
-from deqflow.training.paths import choose_correction, choose_gradient, choose_solver
+from deqflow.training.paths import choose_correction, follow
 
 CENSUS_RADIUS = 3
 LUMA = (0.2989, 0.5870, 0.1140)
@@ -141,8 +139,7 @@ class UnsupervisedObjective(nn.Module):
     def __init__(self, model: DEQFlow, stage: Stage) -> None:
         super().__init__()
         self.model, self.stage = model, stage
-        self.correction, self.gradient = choose_correction(stage), choose_gradient(stage)
-        self.solver = choose_solver(stage, model)
+        self.correction = choose_correction(stage)
         if model.uncertainty is not None:
             # Without ground truth there is no error to learn from, and DistributedDataParallel wants a
             # gradient of every parameter that asks for one.
@@ -171,18 +168,8 @@ class UnsupervisedObjective(nn.Module):
         self, image1: Tensor, image2: Tensor, randomness: StepRandomness
     ) -> tuple[list[Tensor], Tensor]:
         """Full-resolution flows along the path, those back after those there, and the mean residual."""
-        path = self.model.trajectory(
-            image1,
-            image2,
-            correction=self.correction,
-            gradient=self.gradient,
-            solver=self.solver,
-            steps=randomness.solver_steps,
-            coarse_levels=randomness.coarse_levels,
-            bidirectional=True,
-        )
-        with autocast(image1.device, self.model.precision):
-            flows: list[Any] = [self.model.upsample(state.hidden, state.flow) for state in path.states]
+        path = follow(self.model, self.stage, image1, image2, randomness, self.correction, bidirectional=True)
+        flows = [self.model.flow_at(state) for state in path.states]
         return flows, path.residual[:, 0].mean()
 
     def _distillation(

@@ -6,14 +6,14 @@ from dataclasses import replace
 from importlib import resources
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from deqflow.config import ModelConfig
+from deqflow.config import ModelConfig, SolveOptions
 from deqflow.devices import resolve_device, resolve_precision
 from deqflow.errors import CheckpointError, ConfigError
 from deqflow.estimator import DEQFlow
@@ -64,7 +64,8 @@ def load(
     checkpoint: str | PathLike[str] | None = None,
     device: str = "auto",
     precision: str = "auto",
-    coarse_levels: int | None = None,
+    trainable: bool = False,
+    **options: Unpack[SolveOptions],
 ) -> DEQFlow:
     """A model ready to estimate: in evaluation mode, on its device.
 
@@ -75,21 +76,20 @@ def load(
         device: ``auto`` (cuda, mps, cpu) or a device's name.
         precision: ``auto`` (the preset's: for most bfloat16 where fast, for published ones float32),
             ``float32``, ``bfloat16``, ``float16``.
-        coarse_levels: how often frames are halved for a solve to start from, see
-            ``InferenceDefaults``; None means the preset's.
+        trainable: leave the parameters trainable; else they are frozen.
+        options: how the model is solved unless told otherwise, in place of the preset's defaults.
 
     Raises:
-        ConfigError: unknown model, device or precision, or a negative ``coarse_levels``.
+        ConfigError: unknown model, device or precision, or an option outside its range.
         CheckpointError: no weights, or weights of another architecture; if a preset fits, it is named.
     """
     where = resolve_device(device)
-    wanted = preset(name).defaults.precision if precision == "auto" else precision
+    wanted = preset(name).precision if precision == "auto" else precision
     dtype = resolve_precision(wanted, where)
     model = restore(name, Path(checkpoint) if checkpoint is not None else shipped_weights(name))
     model.precision = dtype
-    if coarse_levels is not None:
-        model.defaults = replace(model.defaults, coarse_levels=coarse_levels)
-    return model.to(where).eval().requires_grad_(False)
+    model.defaults = model.settings(**options)
+    return model.to(where).eval().requires_grad_(trainable)
 
 
 def restore(name: str, path: Path) -> DEQFlow:
@@ -165,7 +165,7 @@ def variant(config: ModelConfig, tensors: Mapping[str, Tensor]) -> ModelConfig:
 
 def family(config: ModelConfig) -> ModelConfig:
     """The configuration without what varies between checkpoints of one preset."""
-    config = replace(config, attach_flow=False, uncertainty=None)
+    config = replace(config, uncertainty=None)
     if isinstance(config.update, GRUConfig):
         return replace(config, update=replace(config.update, head=1, weight_norm=False))
     return replace(config, update=replace(config.update, minimum_gate=0.0))

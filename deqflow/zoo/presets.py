@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from deqflow.config import InferenceDefaults, ModelConfig
+from deqflow.config import ModelConfig, SolveSettings
+from deqflow.equilibrium import Keep, absolute_change
 from deqflow.network import (
     BilinearConfig,
     ConvexConfig,
@@ -41,19 +42,27 @@ class Preset:
         licence: of the weights that exist for it.
         config: its sizes.
         defaults: how it is solved.
+        precision: ``auto`` or a dtype's name.
         published: results of its published checkpoints.
     """
 
     summary: str
     licence: str
     config: ModelConfig = field(default_factory=ModelConfig)
-    defaults: InferenceDefaults = field(default_factory=InferenceDefaults)
+    defaults: SolveSettings = field(default_factory=SolveSettings)
+    precision: str = "auto"
     published: tuple[PublishedResult, ...] = ()
 
 
 RAFT_WIDTHS = GRUConfig()
-_PUBLISHED_DEQ = InferenceDefaults(steps=60, tolerance=0.0, precision="float32")
-_RAFT = replace(_PUBLISHED_DEQ, steps=24)
+_RAFT = SolveSettings(steps=24, tolerance=0.0)
+_PUBLISHED_DEQ = replace(
+    _RAFT,
+    steps=60,
+    # The published plain solver: a new state is the answer only while its joint change stays below that of
+    # the last accepted one plus 1; the iteration goes on either way.
+    keep=Keep(slack=1.0, measure=absolute_change),
+)
 
 _SIZES = {
     # letter: hidden = context, features, widths of the motion encoder c1 c2, f1 f2, out; head
@@ -92,6 +101,7 @@ def _published_deq(size: str, *, attention: bool) -> Preset:
             upsampling=ConvexConfig(width=256),
         ),
         defaults=_PUBLISHED_DEQ,
+        precision="float32",
         published=() if attention else _RESULTS.get(size, ()),
     )
 
@@ -101,7 +111,7 @@ PRESETS: Mapping[str, Preset] = {
         summary="small, for machines without a GPU; its weights ship with the package",
         licence="Apache-2.0",
         config=ModelConfig(uncertainty=MixtureConfig()),
-        defaults=InferenceDefaults(coarse_levels=1),
+        defaults=SolveSettings(scales=(16, 8)),
     ),
     **{f"deqflow-{size}": _published_deq(size, attention=False) for size in _SIZES},
     **{f"deqflow-{size}-gma": _published_deq(size, attention=True) for size in _SIZES},
@@ -118,6 +128,7 @@ PRESETS: Mapping[str, Preset] = {
             upsampling=ConvexConfig(width=256),
         ),
         defaults=_RAFT,
+        precision="float32",
         published=(PublishedResult("things", 1.43, 2.71, 5.04, 17.4),),
     ),
     "raft-small": Preset(
@@ -135,6 +146,7 @@ PRESETS: Mapping[str, Preset] = {
             upsampling=BilinearConfig(),
         ),
         defaults=_RAFT,
+        precision="float32",
         published=(PublishedResult("small", 2.21, 3.35, 7.51, 26.9),),
     ),
 }
