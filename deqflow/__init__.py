@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deqflow.estimator import DEQFlow
     from deqflow.step import FlowState
     from deqflow.stream import FlowStream, estimate_video
-    from deqflow.zoo import load
+    from deqflow.zoo import from_pretrained, load, save_pretrained
 
 _HOMES = {
     "Anderson": "deqflow.equilibrium",
@@ -29,7 +29,9 @@ _HOMES = {
     "FlowStream": "deqflow.stream",
     "Outcome": "deqflow.equilibrium",
     "estimate_video": "deqflow.stream",
+    "from_pretrained": "deqflow.zoo",
     "load": "deqflow.zoo",
+    "save_pretrained": "deqflow.zoo",
 }
 
 __all__ = [
@@ -42,7 +44,9 @@ __all__ = [
     "FlowStream",
     "Outcome",
     "estimate_video",
+    "from_pretrained",
     "load",
+    "save_pretrained",
 ]
 
 

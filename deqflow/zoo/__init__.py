@@ -2,6 +2,7 @@
 
 from deqflow.zoo.checkpoints import Checkpoint, file_sha256, read_checkpoint
 from deqflow.zoo.conversion import convert, recognise
+from deqflow.zoo.hub import from_pretrained, save_pretrained
 from deqflow.zoo.loading import (
     build,
     create,
@@ -27,6 +28,7 @@ __all__ = [
     "create",
     "file_sha256",
     "fitting_config",
+    "from_pretrained",
     "load",
     "load_weights",
     "matching_presets",
@@ -34,6 +36,7 @@ __all__ = [
     "read_checkpoint",
     "recognise",
     "restore",
+    "save_pretrained",
     "save_weights",
     "shipped_weights",
     "skeleton",
