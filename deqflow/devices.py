@@ -62,7 +62,8 @@ def _fast_bfloat16_cpu() -> bool:
     Zen 5 is told by ``avx512_vp2intersect``, which no other CPU has beside them and without AMX. Measuring
     would be surer, but a run that is resumed must come to the same answer.
     """
-    has = torch.cpu.get_capabilities()
+    # Older releases of PyTorch cannot tell: float32 then, which is right everywhere.
+    has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(has.get("amx_bf16") or (has.get("avx512_bf16") and has.get("avx512_vp2intersect")))
 
 

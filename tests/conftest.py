@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from deqflow.zoo import checkpoints
+
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
 
@@ -22,6 +24,9 @@ hypothesis.settings.register_profile(
     "deqflow", derandomize=True, deadline=None, print_blob=True, max_examples=50
 )
 hypothesis.settings.load_profile("deqflow")
+
+# The pickles that tests write are harmless: how they are read is tested on older releases of PyTorch too.
+checkpoints.SAFE_UNPICKLER = "2.6"
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"

@@ -6,9 +6,21 @@ import pytest
 import torch
 from torch import nn
 
+from deqflow.errors import ConfigError
 from deqflow.training.optimizer import LEAST_SIDE, MuonAdamW, create_optimizer
 from deqflow.training.options import Stage
 from deqflow.zoo import create
+
+needs_muon = pytest.mark.skipif(
+    not hasattr(torch.optim, "Muon"), reason="this release of PyTorch has no Muon"
+)
+
+
+def test_a_release_without_muon_is_told(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    with pytest.raises(ConfigError, match=r"muon needs PyTorch 2\.9 or newer"):
+        create_optimizer(filters(), Stage(optimizer="muon"))
+    assert isinstance(create_optimizer(filters(), Stage()), torch.optim.AdamW)
 
 
 def filters(memory_format=torch.contiguous_format):
@@ -25,6 +37,7 @@ def given_gradients(model, seed=0):
         )
 
 
+@needs_muon
 def test_every_parameter_is_in_one_group_and_filters_share_their_memory():
     model = create("deqflow-s")
     optimizer = create_optimizer(model, Stage(optimizer="muon"))
@@ -38,6 +51,7 @@ def test_every_parameter_is_in_one_group_and_filters_share_their_memory():
     assert isinstance(create_optimizer(model, Stage()), torch.optim.AdamW)
 
 
+@needs_muon
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_the_step_of_a_filter_is_nearly_orthogonal_and_as_large_as_adams(memory_format):
     model = filters(memory_format)
@@ -54,6 +68,7 @@ def test_the_step_of_a_filter_is_nearly_orthogonal_and_as_large_as_adams(memory_
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@needs_muon
 def test_memory_layout_does_not_matter():
     changed = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
@@ -64,6 +79,7 @@ def test_memory_layout_does_not_matter():
     torch.testing.assert_close(*changed, rtol=0, atol=0.1 * 0.2 * 90**0.5 * 0.02)
 
 
+@needs_muon
 def test_it_goes_on_from_its_state_to_the_same_bits():
     whole = filters()
     optimizer = MuonAdamW(whole.parameters(), rate=0.01, weight_decay=0.01)
@@ -82,6 +98,7 @@ def test_it_goes_on_from_its_state_to_the_same_bits():
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
 
 
+@needs_muon
 def test_a_parameter_without_gradient_stays():
     model = filters()
     before = model.weight.detach().clone()

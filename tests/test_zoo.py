@@ -227,6 +227,13 @@ class TestRefusals:
         with pytest.raises(CheckpointError, match=r"args.pth"):
             load("deqflow-tiny", checkpoint=path)
 
+    def test_a_pickle_is_not_shown_to_an_unpickler_with_holes(self, tmp_path, monkeypatch):
+        path = written(tmp_path / "tiny.pth", state_dict("tiny"))
+        load("deqflow-tiny", checkpoint=path)
+        monkeypatch.setattr("deqflow.zoo.checkpoints.SAFE_UNPICKLER", "1000.0")
+        with pytest.raises(CheckpointError, match=r"tiny.pth could make PyTorch .* run code.*safetensors"):
+            load("deqflow-tiny", checkpoint=path)
+
     def test_files_that_are_no_checkpoints(self, tmp_path):
         whole = written(tmp_path / "whole.pth", state_dict("tiny")).read_bytes()
         broken = tmp_path / "broken.pth"

@@ -229,9 +229,9 @@ def shrink(rgb: NDArray[np.uint8], longest_side: int | None) -> NDArray[np.uint8
 @contextlib.contextmanager
 def quiet_opencv() -> Iterator[None]:
     """Keeps OpenCV's own account of a bad file off the terminal: the error raised says it in one sentence."""
-    logging = cv2.utils.logging
+    logging = getattr(cv2.utils, "logging", cv2)  # its place in OpenCV 5, and in 4
     level = logging.getLogLevel()
-    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    logging.setLogLevel(0)  # silent
     try:
         yield
     finally:

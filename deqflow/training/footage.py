@@ -45,7 +45,8 @@ class Shot:
     def __getitem__(self, index: int) -> Frame:
         """Frame ``index``, uint8 RGB (H, W, 3)."""
         packed = np.frombuffer(self.frames[index], np.uint8)
-        return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR_RGB), np.uint8)
+        decoded = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))
+        return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def open_footage(options: TrainOptions) -> Sources:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from deqflow.errors import ConfigError
 from deqflow.training.options import Stage
 
 LEAST_SIDE = 8
@@ -36,6 +37,10 @@ class Optimizer(Protocol):
 def create_optimizer(model: nn.Module, stage: Stage) -> Optimizer:
     """AdamW, or Muon with AdamW for what is not a matrix; the same rate serves both."""
     if stage.optimizer == "muon":
+        if not hasattr(torch.optim, "Muon"):
+            raise ConfigError(
+                f"optimizer muon needs PyTorch 2.9 or newer, this is {torch.__version__}; adamw does without"
+            )
         return MuonAdamW(model.parameters(), stage.learning_rate, stage.weight_decay)
     return torch.optim.AdamW(model.parameters(), lr=stage.learning_rate, weight_decay=stage.weight_decay)
 

@@ -22,6 +22,9 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and Lightning put before every name."""
 
+SAFE_UNPICKLER = "2.10"
+"""The first release of PyTorch whose restricted unpickler has no known hole."""
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
 
 
@@ -85,6 +88,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_pickle(path: Path) -> Any:
+    if torch.__version__ < SAFE_UNPICKLER:
+        raise CheckpointError(
+            f"checkpoint {path} could make PyTorch {torch.__version__} run code of its own (CVE-2026-24747); "
+            f"expected PyTorch {SAFE_UNPICKLER} or newer, or a .safetensors file"
+        )
     if zipfile.is_zipfile(path):
         # PyTorch stores without compression; a small file that unpacks to a huge one is not its work.
         try:

@@ -108,4 +108,5 @@ def erase(rng: np.random.Generator, image: Floats) -> tuple[Floats, NDArray[np.b
 def jpeg_of_bytes(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     """Compress and restore uint8 (h, w, 3)."""
     encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB), np.uint8)
+    decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
