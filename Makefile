@@ -1,14 +1,16 @@
 # Everything here sets itself up: the first call of any target makes .venv and installs what constraints.txt pins.
 #   make demo        flow video of the shipped clip, by the shipped weights
 #   make test        the tests, without the slow ones
+#   make coverage    the same, and which lines of deqflow/ they miss
 #   make test-slow   the slow ones: killed processes, the wheel in an empty environment
 #   make lint        ruff and mypy
+#   make docs        the documentation as web pages in site/, an error for every warning
 # PYTHON=/path/to/python3.11 chooses the interpreter, DEMO_OUTPUT the folder that the demo writes to.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test coverage test-slow lint docs clean
 
 DEMO_OUTPUT ?= output/demo
 PIP := .venv/bin/python -m pip --disable-pip-version-check
@@ -20,6 +22,9 @@ demo: .venv/installed
 test: .venv/installed-dev
 	.venv/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
+coverage: .venv/installed-dev
+	.venv/bin/python -m pytest -m "not slow" --cov --cov-report=term $(PYTEST_ARGS)
+
 test-slow: .venv/installed-dev
 	.venv/bin/python -m pytest -m slow $(PYTEST_ARGS)
 
@@ -28,8 +33,11 @@ lint: .venv/installed-dev
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+docs: .venv/installed-docs
+	.venv/bin/mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis site
 
 # An interpreter counts only if it runs (a pyenv shim may not), is new enough and can make virtual environments.
 .venv/created:
@@ -49,3 +57,7 @@ clean:
 .venv/installed-dev: .venv/created pyproject.toml constraints.txt
 	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
 	@touch .venv/installed $@
+
+.venv/installed-docs: .venv/created pyproject.toml constraints.txt
+	$(PIP) install --quiet -c constraints.txt -e '.[docs]'
+	@touch $@
