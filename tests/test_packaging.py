@@ -193,17 +193,20 @@ class TestExtras:
         assert any(line.startswith(package) for line in project["optional-dependencies"][extra])
         assert not Path("report").exists() and not Path("runs").exists()
 
-    @pytest.mark.parametrize(("package", "extra"), [("h5py", "flo5"), ("OpenEXR", "exr")])
-    def test_a_flow_file_names_its_extra(self, package, extra, project, monkeypatch, tmp_path):
+    @pytest.mark.parametrize(
+        ("package", "extra", "signature"),
+        [("h5py", "flo5", b"\x89HDF\r\n\x1a\n"), ("OpenEXR", "exr", b"\x76\x2f\x31\x01")],
+    )
+    def test_a_flow_file_names_its_extra(self, package, extra, signature, project, monkeypatch, tmp_path):
         monkeypatch.setitem(sys.modules, package, None)
         path = tmp_path / f"flow.{extra}"
-        path.write_bytes(b"")
+        path.write_bytes(signature)
         flow = np.zeros((4, 5, 2), np.float32)
         for call in (lambda: write_flow(path, flow), lambda: read_flow(path)):
             with pytest.raises(DeqflowError, match=rf"{package}, which `pip install 'deqflow\[{extra}\]'`"):
                 call()
         assert any(line.startswith(package.lower()) for line in project["optional-dependencies"][extra])
-        assert path.read_bytes() == b""
+        assert path.read_bytes() == signature
 
 
 @pytest.fixture(scope="module")
