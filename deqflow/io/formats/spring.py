@@ -41,6 +41,9 @@ def _opened(file: BinaryIO) -> Iterator["h5py.File"]:
     """An HDF5 file that holds the flow itself; whatever is wrong with it is a ValueError."""
     import h5py
 
+    if file.read(len(_SIGNATURE)) != _SIGNATURE:
+        raise ValueError("it is not an HDF5 file")
+    file.seek(0)
     try:
         with h5py.File(file, "r") as content:
             # The link first: a soft or external one would be followed by opening the dataset.
@@ -54,8 +57,6 @@ def _opened(file: BinaryIO) -> Iterator["h5py.File"]:
 
 
 def _decode(data: bytes) -> tuple[Flow, Mask]:
-    if not data.startswith(_SIGNATURE):
-        raise ValueError("it is not an HDF5 file")
     with _opened(io.BytesIO(data)) as file:
         values = _read(file, len(data))
     # Unlike in other formats infinity is no mistake here: whatever is not finite is not ground truth.

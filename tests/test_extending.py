@@ -1,0 +1,54 @@
+"""What docs/extending.md shows works as it is."""
+
+import json
+from types import ModuleType
+
+import numpy as np
+import pytest
+from dataset_files import HEIGHT, WIDTH, corner, write_frame, write_motion
+
+from deqflow.cli import main
+from deqflow.data.datasets import DATASETS, open_dataset
+from deqflow.data.datasets.headers import pixel_size
+from deqflow.errors import FlowFileError
+from deqflow.io.flow_files import FLOW_FORMATS, read_flow, write_flow
+
+
+@pytest.fixture
+def shown(repository):
+    """The modules of the page, in its order."""
+    blocks = (repository / "docs" / "extending.md").read_text().split("```python\n")[1:]
+    modules = []
+    for number, block in enumerate(blocks):
+        module = ModuleType(f"shown_{number}")
+        exec(compile(block.partition("```")[0], "extending.md", "exec"), vars(module))
+        modules.append(module)
+    return modules
+
+
+def test_a_flow_format(shown, tmp_path, monkeypatch):
+    form = shown[0].TEXT
+    monkeypatch.setitem(FLOW_FORMATS, form.suffix, form)
+    flow = np.random.default_rng(0).normal(0, 9, (HEIGHT, WIDTH, 2)).astype(np.float32)
+    write_flow(tmp_path / "a.flotxt", flow, corner(7, 9))
+    read, valid = read_flow(tmp_path / "a.flotxt")
+    assert np.array_equal(valid, corner(7, 9)) and np.array_equal(read[valid], flow[valid])
+    assert pixel_size(tmp_path / "a.flotxt") == (WIDTH, HEIGHT)
+    (tmp_path / "b.flotxt").write_text("9 9\n1 2\n")
+    with pytest.raises(FlowFileError, match=r"b.flotxt is not a usable flow in text: it says 9x9 pixels"):
+        read_flow(tmp_path / "b.flotxt")
+
+
+def test_a_data_set(shown, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(DATASETS, "renders", shown[1].RENDERS)
+    for number in (1, 2, 3):
+        write_frame(tmp_path / "training" / "shot1" / f"{number:04d}.png", number)
+        write_motion(tmp_path / "training" / "shot1" / f"{number:04d}.exr", number)
+    (dataset,) = open_dataset("renders", tmp_path)
+    assert [sample.flow[0, 0, 0] for sample in dataset] == [1, 2]
+    assert main(["datasets", "check", str(tmp_path), "--dataset", "renders"]) == 0
+    assert "Renders, training: 2 pairs" in capsys.readouterr().out
+    options = ["--dataset", "renders", "--root", str(tmp_path), "--baselines", "zero", "--steps", "1"]
+    assert main(["evaluate", *options, "--json", str(tmp_path / "a.json")]) == 0
+    errors = json.loads((tmp_path / "a.json").read_text())["datasets"]["Renders"]["zero"]
+    assert errors["epe"] == pytest.approx((np.hypot(1, 2) + np.hypot(2, 2)) / 2)
