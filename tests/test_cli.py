@@ -220,6 +220,24 @@ class TestFlow:
         assert message.endswith("expected .flo, .png, .flo5, .pfm, .npy, .npz, .exr or a folder")
         assert not Path(output).exists()
 
+    @pytest.mark.parametrize(
+        ("command", "said"),
+        [
+            ("demo --output demo.mp4", "--output demo.mp4: .mp4 cannot"),
+            ("video clip.mp4 --flow-dir flow.flo", "--flow-dir flow.flo: .flo cannot"),
+            ("evaluate --benchmark . --report page.html", "--report page.html: .html cannot"),
+            ("evaluate submit sintel --root . --output sintel.zip", "--output sintel.zip: .zip cannot"),
+        ],
+    )
+    def test_folders_are_not_called_like_files(
+        self, folder: Path, capfd: pytest.CaptureFixture[str], command: str, said: str
+    ) -> None:
+        before = sorted(folder.iterdir())
+        assert run(*command.split()) == 2
+        err = " ".join(capfd.readouterr().err.replace("│", " ").split())
+        assert f"{said} be written here, expected a folder" in err
+        assert sorted(folder.iterdir()) == before
+
     def test_what_is_a_folder(self, folder: Path, weights: Path) -> None:
         pair = ("flow", "frames/f1.png", "frames/f2.png", "--checkpoint", weights, "--steps", 1)
         Path("old.avi").mkdir()

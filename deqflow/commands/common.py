@@ -103,14 +103,15 @@ _MEDIA = re.compile(
 """Suffixes that tell a file from a folder: nobody calls a folder ``out.avi``."""
 
 
-def is_file_name(output: str, supported: Collection[str]) -> bool:
+def is_file_name(output: str, supported: Collection[str], option: str = "--output") -> bool:
     """Return whether an output is meant as a file, rather than as a folder for several.
 
     A folder is what exists as one, ends in a slash or has no suffix of a medium (``runs/v1.2``).
 
     Args:
         output: as it was given.
-        supported: the suffixes of files that can be written.
+        supported: the suffixes of files that can be written; none where only a folder will do.
+        option: that it was given to.
 
     Raises:
         ConfigError: the suffix of an image, a video or another kind of file that is not ``supported``.
@@ -120,10 +121,15 @@ def is_file_name(output: str, supported: Collection[str]) -> bool:
         return False
     medium = suffix in FLOW_FORMATS or suffix in IMAGE_SUFFIXES or _MEDIA.fullmatch(suffix)
     if medium and suffix not in supported:
-        raise ConfigError(
-            f"--output {output}: {suffix} cannot be written here, expected {', '.join(supported)} or a folder"
-        )
+        expected = f"{', '.join(supported)} or a folder" if supported else "a folder"
+        raise ConfigError(f"{option} {output}: {suffix} cannot be written here, expected {expected}")
     return suffix in supported
+
+
+def check_folder_names(**folders: Path | None) -> None:
+    """Refuse folders that are called like files, by the options that name them; see `is_file_name`."""
+    for name, folder in folders.items():
+        is_file_name("" if folder is None else str(folder), (), "--" + name.replace("_", "-"))
 
 
 def require_memory(model: "DEQFlow", size: tuple[int, int]) -> None:

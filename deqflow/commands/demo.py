@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from deqflow.commands.common import EstimatorOptions, prepare_outputs
+from deqflow.commands.common import EstimatorOptions, check_folder_names, prepare_outputs
 from deqflow.commands.video import Image, PairRecord, VideoOptions, flow_video, print_costs
 from deqflow.errors import DataError
 from deqflow.io import open_video, write_image
@@ -31,6 +31,7 @@ def run(options: DemoOptions) -> int:
     Raises:
         DeqflowError, OSError: the clips, the weights or the output folder; said in one sentence.
     """
+    check_folder_names(output=options.output)
     clips = _clips()
     outputs = {clip: options.output / f"{clip.stem}_flow.mp4" for clip in clips}
     stills = {clip: options.output / f"{clip.stem}_flow.png" for clip in clips}

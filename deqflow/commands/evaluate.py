@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from deqflow.commands.common import ModelOptions, prepare_outputs, solve_record
+from deqflow.commands.common import ModelOptions, check_folder_names, prepare_outputs, solve_record
 from deqflow.errors import ConfigError
 from deqflow.extras import requires
 
@@ -88,6 +88,7 @@ class EvaluateOptions(ModelOptions):
                 f"--batch {self.batch} does not go with --reuse or --warm-start: "
                 "every pair waits for the one before"
             )
+        check_folder_names(output=self.output, report=self.report)
         if self.overwrite and self.results is None and self.json is None:
             raise ConfigError("--overwrite goes with --output, --report or --json")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from deqflow.commands.common import ModelOptions, prepare_outputs, solve_record
+from deqflow.commands.common import ModelOptions, check_folder_names, prepare_outputs, solve_record
 from deqflow.data.datasets.catalogue import SUBMISSIONS
 from deqflow.errors import DataError
 
@@ -77,6 +77,7 @@ def run(options: SubmitOptions) -> int:
     """
     from deqflow.evaluation.submission import Submission
 
+    check_folder_names(output=options.output)
     submission = Submission(options.benchmark, options.root, options.output, partial=options.partial)
     if not options.check:
         _write(options, submission)

@@ -17,7 +17,13 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from deqflow.commands.common import EstimatorOptions, is_file_name, prepare_outputs, require_memory
+from deqflow.commands.common import (
+    EstimatorOptions,
+    check_folder_names,
+    is_file_name,
+    prepare_outputs,
+    require_memory,
+)
 from deqflow.errors import ConfigError, VideoError
 from deqflow.io import Deinterlace, VideoFrame, VideoSource, VideoWriter, open_video, shrink, write_flow
 from deqflow.io.flow_files import SUFFIXES
@@ -78,6 +84,7 @@ class VideoOptions(EstimatorOptions):
         super().__post_init__()
         if self.max_frames is not None and self.max_frames < 2:
             raise ConfigError(f"--max-frames must be at least 2, got {self.max_frames}")
+        check_folder_names(flow_dir=self.flow_dir)
         if self.compare and not self.reuse:
             raise ConfigError("--compare needs reuse: it compares with and without")
 
