@@ -1,14 +1,17 @@
 """What inference returns: the flow of a pair or of a batch of pairs, and how it was reached."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from os import PathLike
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from deqflow.equilibrium import Outcome
+from deqflow.io.flow_files import write_flow
 from deqflow.step import FlowState
+from deqflow.visualize import flow_to_image
 
 REFERENCE_STRIDE = 8
 """The unit of cost is an evaluation on the grid of this stride."""
@@ -52,6 +55,18 @@ class FlowEstimate:
         """Whether the tolerance was met."""
         return self.outcome is Outcome.CONVERGED
 
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the flow to a file of the format that the suffix names, see ``deqflow.write_flow``."""
+        write_flow(path, self.flow)
+
+    def to_image(self, max_flow: float | None = None) -> NDArray[np.uint8]:
+        """Return the flow in the usual color wheel, uint8 RGB (H, W, 3).
+
+        Args:
+            max_flow: length in pixels at full saturation; None means the largest of this flow.
+        """
+        return flow_to_image(self.flow, max_flow, clip=max_flow is not None)
+
     @property
     def cost(self) -> float:
         """All evaluations, in evaluations of the 1/8 grid."""
@@ -92,6 +107,10 @@ class BatchEstimate:
     def __len__(self) -> int:
         """The number of pairs."""
         return len(self.flow)
+
+    def __iter__(self) -> Iterator[FlowEstimate]:
+        """Each pair, as arrays and plain numbers."""
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> FlowEstimate:
         """One pair, as arrays and plain numbers."""

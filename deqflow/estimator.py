@@ -4,8 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
-from typing import Any, Unpack
+from typing import Any, Unpack, overload
 
 import numpy as np
 import torch
@@ -29,14 +28,13 @@ from deqflow.equilibrium import (
 from deqflow.errors import ConfigError, ImageError
 from deqflow.estimate import BatchEstimate, FlowEstimate
 from deqflow.geometry import Padding
-from deqflow.io.images import SMALLEST_SIDE, read_image, to_rgb
+from deqflow.io.frames import Batch, Frame, is_batch, to_rgb_frames
+from deqflow.io.images import SMALLEST_SIDE, ValueRange
 from deqflow.network import CorrelationPyramid, Mixture
 from deqflow.step import FlowState, Movement, UpdateStep
 
 COARSEST_SIDE = 80
 """Frames are not shrunk to fewer pixels than this on the shorter side: little is left to match."""
-
-Frame = str | PathLike[str] | NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -462,36 +460,98 @@ class DEQFlow(nn.Module):
             self._warned.add("range")
             warnings.warn("frames hold nothing above 1, expected values of 0..255", stacklevel=4)
 
-    def to_tensor(self, frame: Frame, name: str = "frame") -> Tensor:
-        """A path or array (see ``deqflow.io.images.to_rgb``) as (1, 3, H, W) of 0..255 on the device."""
-        rgb = to_rgb(frame, name) if isinstance(frame, np.ndarray) else read_image(frame)
-        return (
-            torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device).permute(2, 0, 1).unsqueeze(0).float()
-        )
+    def to_tensor(self, frame: Frame, name: str = "frame", value_range: ValueRange | None = None) -> Tensor:
+        """A frame of any kind (see ``deqflow.io.frames.Frame``) as (1, 3, H, W) of 0..255 on the device."""
+        return self._stacked(to_rgb_frames([frame], [name], value_range))
 
-    @torch.inference_mode()
+    def _stacked(self, frames: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Frames of one size as (B, 3, H, W) on the device."""
+        return torch.from_numpy(np.stack(frames)).to(self.device).permute(0, 3, 1, 2).float()
+
+    @overload
     def estimate(
         self,
         frame1: Frame,
         frame2: Frame,
         *,
         state: FlowState | None = None,
+        flow: NDArray[np.floating] | None = None,
+        value_range: ValueRange | None = None,
         **options: Unpack[SolveOptions],
-    ) -> FlowEstimate:
-        """Flow between two images, as an array.
+    ) -> FlowEstimate: ...
+
+    @overload
+    def estimate(
+        self,
+        frame1: Batch,
+        frame2: Batch,
+        *,
+        state: FlowState | None = None,
+        flow: NDArray[np.floating] | None = None,
+        value_range: ValueRange | None = None,
+        **options: Unpack[SolveOptions],
+    ) -> list[FlowEstimate]: ...
+
+    @torch.inference_mode()
+    def estimate(
+        self,
+        frame1: Frame | Batch,
+        frame2: Frame | Batch,
+        *,
+        state: FlowState | None = None,
+        flow: NDArray[np.floating] | None = None,
+        value_range: ValueRange | None = None,
+        **options: Unpack[SolveOptions],
+    ) -> FlowEstimate | list[FlowEstimate]:
+        """Flow between two images, as an array; of two lists, the flow of each pair.
 
         Args:
-            frame1: path, or array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4), uint8, uint16 or float.
+            frame1: path, array (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) of uint8, uint16 or floating
+                point, tensor (3, H, W), or PIL image; or a list of them, or a tensor (B, 3, H, W), which are
+                solved as a batch and need one size.
             frame2: the same size.
             state: where to start, as returned for frames of this size; None means scale by scale.
+            flow: where to start instead, (H, W, 2) in pixels (of batches, (B, H, W, 2)), such as another
+                method's; hidden starts as the model says.
+            value_range: of floating-point values; None decides for each pair: 0..1 or 0..255.
             options: how to solve, see ``SolveOptions``.
 
         Raises:
             ImageError: a frame that cannot be read, or two of different sizes.
-            ConfigError: an option outside its range, or a state of another size.
+            ConfigError: an option outside its range, or a state or flow of another size.
         """
-        image1, image2 = self.to_tensor(frame1, "frame1"), self.to_tensor(frame2, "frame2")
-        return self(image1, image2, state, **options)[0]
+        batched = is_batch(frame1)
+        both: tuple[Any, Any] = (frame1, frame2)
+        firsts, seconds = (list(frames) if is_batch(frames) else [frames] for frames in both)
+        if batched != is_batch(frame2) or not 0 < len(firsts) == len(seconds):
+            raise ImageError("expected two frames, or as many first frames as second ones and at least one")
+        given = flow if batched or flow is None else flow[None]
+        pairs = [
+            to_rgb_frames(pair, (f"frame1{of}", f"frame2{of}"), value_range)
+            for index, pair in enumerate(zip(firsts, seconds, strict=True))
+            for of in (f" of pair {index + 1}" if batched else "",)
+        ]
+        shapes = {frame.shape for pair in pairs for frame in pair}
+        if len(shapes) > 1:
+            raise ImageError(f"frames have different shapes: {' and '.join(map(str, sorted(shapes)))}")
+        image1, image2 = (self._stacked(frames) for frames in zip(*pairs, strict=True))
+        if given is not None:
+            if state is not None:
+                raise ConfigError("state and flow are two places to start from: expected one of them")
+            state = self._state_of(image1, given)
+        estimates = self(image1, image2, state, **options)
+        return list(estimates) if batched else estimates[0]
+
+    def _state_of(self, image: Tensor, flow: NDArray[np.floating]) -> FlowState:
+        """The initial state of frames (B, 3, H, W), with a flow (B, H, W, 2) of full resolution in it."""
+        wanted = (len(image), *image.shape[2:], 2)
+        if flow.shape != wanted or not np.isfinite(flow).all():
+            raise ConfigError(f"flow has shape {flow.shape}, expected {wanted} of finite values")
+        padding = self.padding(image)
+        full = padding.pad(torch.from_numpy(flow).to(image).permute(0, 3, 1, 2))
+        stride = self.config.stride
+        start = self.initial_state(self.encode(padding.pad(image)))
+        return FlowState(start.hidden, F.avg_pool2d(full, stride) / stride)
 
 
 def _fitted(state: FlowState, start: FlowState) -> FlowState:

@@ -139,6 +139,26 @@ def forward_backward_consistency(
     return (gap <= relative * length + absolute) & inside
 
 
+def warp(
+    image: NDArray[np.generic], flow: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Carry an image back along a flow: frame 2 and the flow to it give what frame 1 shows, where it is seen.
+
+    Args:
+        image: (H, W, C), usually frame 2.
+        flow: (H, W, 2) from frame 1 to frame 2, pixels.
+
+    Returns:
+        The image (H, W, C), bilinear, zero outside, and bool (H, W), true where the flow stays inside.
+    """
+    pixels, moves = (
+        torch.from_numpy(np.ascontiguousarray(array, np.float32)).permute(2, 0, 1)[None]
+        for array in (image, flow)
+    )
+    carried, inside = (part[0].permute(1, 2, 0).numpy() for part in backward_warp(pixels, moves))
+    return carried, inside[..., 0]
+
+
 def occlusion(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Bool (H, W), true where a point of frame 1 is hidden in frame 2 or leaves it, as the two flows say.
 

@@ -15,9 +15,10 @@ from deqflow.config import SolveOptions
 from deqflow.equilibrium import Outcome
 from deqflow.errors import VideoError
 from deqflow.estimate import FlowEstimate
-from deqflow.estimator import DEQFlow, EncodedFrame, Frame, PreparedPair
+from deqflow.estimator import DEQFlow, EncodedFrame, PreparedPair
 from deqflow.geometry import forward_splat
 from deqflow.io import VideoFrame, VideoSource, open_video, shrink
+from deqflow.io.frames import Frame
 from deqflow.step import FlowState, carry
 
 _THUMBNAIL = 64  # pixels of the longer side

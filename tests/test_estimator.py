@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import deqflow
 from deqflow import Anderson, FixedPointIteration, FlowStream, Outcome
 from deqflow.config import ModelConfig, SolveSettings
 from deqflow.equilibrium import OneStep, Phantom, Recorded
@@ -278,3 +279,65 @@ def test_what_a_loop_of_ones_own_forgot_is_said_once(model):
         model(*images / 255, steps=1)
         fresh = DEQFlow(TINY).eval()
         fresh(torch.zeros_like(images[0]), torch.zeros_like(images[1]), steps=1)  # black is black
+
+
+def test_lists_and_tensors_of_pairs_are_batches(model):
+    images = frames(32, 40, batch=3).round()
+    one, two = (image.permute(0, 2, 3, 1).numpy().astype(np.uint8) for image in images)
+    expected = [model.estimate(a, b, steps=3) for a, b in zip(one, two, strict=True)]
+    batches = (
+        (list(one), list(two)),
+        (tuple(images[0]), list(two)),
+        (images[0] / 255, images[1] / 255),
+        ([one[0] / 255.0, images[0][1], one[2]], list(two)),
+    )
+    for firsts, seconds in batches:
+        found = model.estimate(firsts, seconds, steps=3)
+        assert [estimate.steps for estimate in found] == [3, 3, 3]
+        for estimate, alone in zip(found, expected, strict=True):
+            np.testing.assert_allclose(estimate.flow, alone.flow, atol=1e-4)
+    for wrong in ((list(one), list(two)[:2]), (list(one), two[0]), ([], [])):
+        with pytest.raises(ImageError, match="as many first frames as second ones"):
+            model.estimate(*wrong)
+    with pytest.raises(ImageError, match="different shapes"):
+        model.estimate([one[0], one[1][:20]], [two[0], two[1][:20]])
+    with pytest.raises(ImageError, match="frame2 of pair 2 contains NaN"):
+        model.estimate([one[0], one[1]], [two[0], np.full((32, 40), np.nan)])
+
+
+def test_a_solve_starts_from_someones_flow(model):
+    """A constant flow is that of the state's grid, whatever the padding."""
+    one, two = (image[0].permute(1, 2, 0).numpy().astype(np.uint8) for image in frames(35, 43))
+    flow = np.tile(np.array([4.0, -8.0], np.float32), (35, 43, 1))
+    seen = []
+    forward = model.forward
+
+    def watched(image1, image2, state, **options):
+        seen.append(state)
+        return forward(image1, image2, state, **options)
+
+    model.forward = watched
+    found = model.estimate(one, two, steps=2, flow=flow)
+    assert (seen[0].flow[:, 0] == 0.5).all() and (seen[0].flow[:, 1] == -1).all()
+    assert not np.allclose(found.flow, model.estimate(one, two, steps=2).flow, atol=1e-3)
+    batch = model.estimate([one, one], [two, two], steps=2, flow=np.stack((flow, flow)))
+    np.testing.assert_allclose(batch[1].flow, found.flow, atol=1e-4)
+    with pytest.raises(ConfigError, match=r"flow has shape \(1, 35, 40, 2\), expected \(1, 35, 43, 2\)"):
+        model.estimate(one, two, flow=flow[:, :40])
+    with pytest.raises(ConfigError, match="state and flow"):
+        model.estimate(one, two, flow=flow, state=found.state)
+
+
+def test_an_estimate_writes_its_flow_and_draws_it(model, tmp_path):
+    one, two = (image[0].permute(1, 2, 0).numpy().astype(np.uint8) for image in frames(35, 43))
+    estimate = model.estimate(one, two, steps=2)
+    estimate.save(tmp_path / "x.flo")
+    assert np.array_equal(deqflow.read_flow(tmp_path / "x.flo")[0], estimate.flow)
+    assert np.array_equal(estimate.to_image(), deqflow.flow_to_image(estimate.flow))
+    assert estimate.to_image(max_flow=1e-3).shape == (35, 43, 3)
+
+
+def test_the_public_names_are_there():
+    for name in deqflow.__all__:
+        assert getattr(deqflow, name).__name__ == name
+    assert set(deqflow.list_models()) >= {"deqflow-s", "raft-small"}

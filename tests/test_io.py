@@ -11,12 +11,14 @@ import av
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from deqflow.data.datasets.headers import pixel_size
 from deqflow.errors import ImageError, VideoError
 from deqflow.io import VideoWriter, open_video, read_image, shrink, to_rgb, write_image
 from deqflow.io.files import natural_key
+from deqflow.io.frames import to_rgb_frames
 from deqflow.io.images import ORIENTATION, read_mask
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
@@ -307,3 +309,58 @@ class TestVideo:
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
         subprocess.run([sys.executable, "-c", code, str(path)], env=environment, check=False)
         assert len(list(open_video(path))) >= 20  # all but the last, unfinished half second
+
+
+class TestFrames:
+    """Inputs that people have, through the estimator's one adapter."""
+
+    def test_every_kind_of_frame_is_the_same_frame(self, tmp_path: Path) -> None:
+        write_image(tmp_path / "frame.png", RGB)
+        tensor = torch.from_numpy(RGB).permute(2, 0, 1)
+        kinds = [
+            tmp_path / "frame.png",
+            str(tmp_path / "frame.png"),
+            RGB,
+            RGB.astype(np.float32) / 255,
+            tensor,
+            tensor.float() / 255,
+            tensor.double(),
+            Image.fromarray(RGB),
+            Image.fromarray(np.dstack((RGB, np.full(RGB.shape[:2], 255, np.uint8)))),
+        ]
+        for frame in to_rgb_frames(kinds[:3] + kinds[4:5] + kinds[7:], ["frame"] * 6):
+            assert np.array_equal(frame, RGB)
+        for kind in kinds:
+            assert np.array_equal(to_rgb_frames([kind, kind], ["one", "two"])[1], RGB)
+        gray = Image.fromarray(RGB[..., 0])
+        assert np.array_equal(to_rgb_frames([gray], ["gray"])[0], np.repeat(RGB[..., :1], 3, 2))
+
+    def test_a_pil_image_is_turned_upright(self) -> None:
+        image = Image.fromarray(RGB)
+        image.getexif()[ORIENTATION] = 6
+        assert np.array_equal(to_rgb_frames([image], ["turned"])[0], np.rot90(RGB, -1))
+
+    def test_the_range_of_a_pair_is_decided_together(self) -> None:
+        dark = np.full((20, 24, 3), 0.9, np.float32)  # nearly black of 0..255, or bright of 0..1
+        bright = np.full((20, 24, 3), 200.0, np.float32)
+        assert to_rgb_frames([dark, bright], ["dark", "bright"])[0].max() == 1
+        assert to_rgb_frames([dark, 0.5 * dark], ["dark", "darker"])[0].max() == 230
+
+    def test_what_resizing_leaves_beyond_the_range_is_clipped(self) -> None:
+        frame = np.linspace(-0.02, 1.02, 20 * 24 * 3, dtype=np.float32).reshape(20, 24, 3)
+        (found,) = to_rgb_frames([frame], ["frame"])
+        assert found.min() == 0 and found.max() == 255
+        assert np.array_equal(found, np.rint(255 * frame.clip(0, 1)).astype(np.uint8))
+
+    def test_signed_values_are_refused_unless_their_range_is_given(self) -> None:
+        signed = RGB.astype(np.float32) / 127.5 - 1
+        with pytest.raises(ImageError, match=r"one and two has values from -1 to .* value_range=\(-1, 1\)"):
+            to_rgb_frames([signed, signed], ["one", "two"])
+        assert np.array_equal(to_rgb_frames([signed], ["one"], (-1, 1))[0], RGB)
+        with pytest.raises(ImageError, match="one has values from 0 to 255, expected 0 to 1"):
+            to_rgb_frames([RGB.astype(np.float32)], ["one"], (0, 1))
+
+    def test_tensors_of_other_shapes_are_named(self) -> None:
+        for shape in ((20, 24, 3), (20, 24), (2, 20, 24)):
+            with pytest.raises(ImageError, match=r"left is a tensor of shape .*, expected \(3, H, W\)"):
+                to_rgb_frames([torch.zeros(shape)], ["left"])

@@ -15,7 +15,7 @@ from deqflow.visualize import (
     color_bar,
     draw_arrows,
     error_map,
-    flow_to_color,
+    flow_to_image,
     scalar_map,
     side_by_side,
     wheel,
@@ -23,7 +23,7 @@ from deqflow.visualize import (
 
 
 def color_of(u: float, v: float, **options: float) -> tuple[int, ...]:
-    return tuple(int(value) for value in flow_to_color(np.array([[[u, v]]], np.float32), **options)[0, 0])
+    return tuple(int(value) for value in flow_to_image(np.array([[[u, v]]], np.float32), **options)[0, 0])
 
 
 def test_no_motion_is_white() -> None:
@@ -67,7 +67,7 @@ def test_unknown_is_black_and_does_not_disturb_the_rest(value: float) -> None:
     flow = np.zeros((2, 2, 2), np.float32)
     flow[0, 0, 0] = value
     flow[1, 1, 0] = 3
-    colors = flow_to_color(flow)
+    colors = flow_to_image(flow)
     assert colors[0, 0].tolist() == [0, 0, 0]
     assert colors[1, 1].tolist() == [255, 0, 0]
     assert colors.dtype == np.uint8

@@ -30,7 +30,7 @@ from deqflow.io.flow_files import SUFFIXES
 from deqflow.io.outputs import Replacements
 from deqflow.io.video import OUTPUT_SUFFIXES, Behind, FrameWriter, ImageWriter, ahead
 from deqflow.io.video.writer import FRAME_SUFFIX
-from deqflow.visualize import ColorScale, draw_arrows, flow_to_color, side_by_side
+from deqflow.visualize import ColorScale, draw_arrows, flow_to_image, side_by_side
 
 if TYPE_CHECKING:
     from deqflow.estimate import FlowEstimate
@@ -327,7 +327,7 @@ def _record(shown: Timed, cold: Timed | None) -> PairRecord:
 def _picture(layout: str, frame: Image, flow: NDArray[np.float32], scale: ColorScale) -> Image:
     if layout == "arrows":
         return draw_arrows(frame, flow)
-    colored = flow_to_color(flow, scale.update(flow), clip=True)
+    colored = flow_to_image(flow, scale.update(flow), clip=True)
     return colored if layout == "flow" else side_by_side([frame, colored])
 
 

@@ -27,7 +27,7 @@ from deqflow.evaluation.totals import Total
 from deqflow.io.files import replace_bytes
 from deqflow.io.images import write_image
 from deqflow.plots import figure_image
-from deqflow.visualize import color_bar, flow_to_color, scalar_map, side_by_side
+from deqflow.visualize import color_bar, flow_to_image, scalar_map, side_by_side
 
 MOST_SAMPLES = 20
 """Samples that a page takes: it must stay light enough to be mailed."""
@@ -196,8 +196,8 @@ def sample_pictures(look: Study) -> list[Picture]:
     full = f"{longest:g} px"
     return [
         Picture("Frame 1", frame1),
-        Picture("Ground truth", flow_to_color(truth, longest, clip=True), full),
-        Picture("Estimate", flow_to_color(estimate, longest, clip=True), full),
+        Picture("Ground truth", flow_to_image(truth, longest, clip=True), full),
+        Picture("Estimate", flow_to_image(estimate, longest, clip=True), full),
         Picture("Frame 2", frame2),
         Picture("Error", scalar_map(error[..., 0], largest), f"{largest:g} px"),
         Picture("Disagreement between starts", scalar_map(spread[..., 0], apart), f"{apart:g} px"),
@@ -272,7 +272,7 @@ def wheel(size: int = 96) -> NDArray[np.uint8]:
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     flow = np.stack(np.meshgrid(axis, axis), axis=-1)
     inside = np.hypot(flow[..., 0], flow[..., 1]) <= 1
-    return np.where(inside[..., None], flow_to_color(flow, 1.0, clip=True), 255).astype(np.uint8)
+    return np.where(inside[..., None], flow_to_image(flow, 1.0, clip=True), 255).astype(np.uint8)
 
 
 def error_table(summary: Summary) -> dict[str, Any]:

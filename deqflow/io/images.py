@@ -3,7 +3,7 @@
 import contextlib
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,11 @@ from deqflow.io.files import replace_bytes
 
 SMALLEST_SIDE = 16
 """Frames with a side below this many pixels are refused: the network works at an eighth of the resolution."""
+
+ValueRange = tuple[float, float]
+"""Lowest and highest value of an image."""
+
+UNIT_RANGE, BYTE_RANGE = (0.0, 1.0), (0.0, 255.0)
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".jp2", ".avif"}
@@ -147,13 +152,14 @@ def _orientation(data: bytes) -> int:
     return 1
 
 
-def to_rgb(array: ArrayLike, name: str = "image") -> NDArray[np.uint8]:
-    """Converts a frame to uint8 RGB (H, W, 3).
+def to_rgb(array: ArrayLike, name: str = "image", value_range: ValueRange | None = None) -> NDArray[np.uint8]:
+    """Convert a frame to uint8 RGB (H, W, 3).
 
     Args:
         array: (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA, either side at least 16, in values as
             `to_bytes` takes them. Gray is repeated in three channels, RGBA is blended over black.
         name: what to call the frame in a message.
+        value_range: of floating-point values, see `to_bytes`.
 
     Raises:
         ImageError: another shape, type or range, NaN or infinity, or too small.
@@ -166,7 +172,7 @@ def to_rgb(array: ArrayLike, name: str = "image") -> NDArray[np.uint8]:
     if min(image.shape[:2]) < SMALLEST_SIDE:
         size = f"{image.shape[1]}x{image.shape[0]}"
         raise ImageError(f"{name} is {size} pixels, expected at least {SMALLEST_SIDE}x{SMALLEST_SIDE}")
-    image = to_bytes(image, name)
+    image = to_bytes(image, name, value_range)
     if image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
     if image.shape[2] == 4:
@@ -174,14 +180,21 @@ def to_rgb(array: ArrayLike, name: str = "image") -> NDArray[np.uint8]:
     return np.ascontiguousarray(image, dtype=np.uint8)
 
 
-def to_bytes(image: NDArray[Any], name: str = "image") -> NDArray[np.uint8]:
+def to_bytes(
+    image: NDArray[Any], name: str = "image", value_range: ValueRange | None = None
+) -> NDArray[np.uint8]:
     """Convert values of an image to uint8.
 
-    uint8 is taken as it is, uint16 is scaled from 0..65535; floating point is 0..1 if its largest value is at
-    most 1, else 0..255.
+    uint8 is taken as it is, uint16 is scaled from 0..65535, floating point from its range; what lies a little
+    outside, as resizing leaves it, is clipped.
+
+    Args:
+        image: of any shape.
+        name: what to call it in a message.
+        value_range: lowest and highest floating-point value; None decides, see `value_range_of`.
 
     Raises:
-        ImageError: another type or range, NaN or infinity.
+        ImageError: another type, values outside the range, NaN or infinity.
     """
     if image.dtype == np.uint8:
         return image
@@ -191,11 +204,39 @@ def to_bytes(image: NDArray[Any], name: str = "image") -> NDArray[np.uint8]:
         raise ImageError(f"{name} holds {image.dtype} values, expected uint8, uint16 or floating point")
     if not np.isfinite(image).all():
         raise ImageError(f"{name} contains NaN or infinite values")
-    low, high = float(image.min()), float(image.max())
-    if low < -1 or high > 256:
-        raise ImageError(f"{name} has values from {low:g} to {high:g}, expected 0 to 1 or 0 to 255")
-    scaled = image.astype(np.float32) * (255 if high <= 1 else 1)
+    low, high = value_range_of([image], name) if value_range is None else value_range
+    margin = 1.0 if (low, high) == BYTE_RANGE else 0.1 * (high - low)
+    if image.size and not low - margin <= image.min() <= image.max() <= high + margin:
+        raise ImageError(
+            f"{name} has values from {image.min():g} to {image.max():g}, expected {low:g} to {high:g}"
+        )
+    scaled = (image.astype(np.float32) - low) * (255 / (high - low))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def value_range_of(images: Sequence[NDArray[Any]], name: str = "image") -> ValueRange:
+    """Return the range of floating-point values that belong together, 0..1 or 0..255.
+
+    It is 0..1 if all lie within -0.1..1.1 (resizing gives 1.02 and -0.02), else 0..255.
+
+    Args:
+        images: those that are not floating point are passed over.
+        name: what to call them in a message.
+
+    Raises:
+        ImageError: values that are neither; -1..1 is refused, since it could be either.
+    """
+    finite = [image[np.isfinite(image)] for image in images if np.issubdtype(image.dtype, np.floating)]
+    low = min((float(values.min()) for values in finite if values.size), default=0.0)
+    high = max((float(values.max()) for values in finite if values.size), default=255.0)
+    if low >= -0.1 and high <= 1.1:
+        return UNIT_RANGE
+    told = f"{name} has values from {low:g} to {high:g}, expected 0 to 1 or 0 to 255"
+    if low < -0.1 and high <= 1.1 and low >= -1.1:
+        raise ImageError(f"{told}; what lies in -1 to 1 needs value_range=(-1, 1)")
+    if low < -1 or high > 256:
+        raise ImageError(told)
+    return BYTE_RANGE
 
 
 def write_image(path: str | PathLike[str], rgb: NDArray[np.uint8]) -> None:

@@ -4,7 +4,7 @@ from deqflow.visualize.arrows import draw_arrows
 from deqflow.visualize.maps import color_bar, error_map, scalar_map
 from deqflow.visualize.panels import side_by_side
 from deqflow.visualize.renderings import RENDERINGS, Rendering, ShownPair
-from deqflow.visualize.wheel import ColorScale, flow_to_color, wheel
+from deqflow.visualize.wheel import ColorScale, flow_to_image, wheel
 
 __all__ = [
     "RENDERINGS",
@@ -14,7 +14,7 @@ __all__ = [
     "color_bar",
     "draw_arrows",
     "error_map",
-    "flow_to_color",
+    "flow_to_image",
     "scalar_map",
     "side_by_side",
     "wheel",

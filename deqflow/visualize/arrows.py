@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from deqflow.visualize.wheel import Flow, Image, dimmed, flow_to_color
+from deqflow.visualize.wheel import Flow, Image, dimmed, flow_to_image
 
 
 def draw_arrows(
@@ -13,7 +13,7 @@ def draw_arrows(
 
     An arrow fills its cell of the grid where the flow is ``max_magnitude`` or longer, and shrinks with the
     square root of the length, so that slow motion beside fast stays visible. Its hue is that of
-    `flow_to_color`. Where the flow is unknown or rests there is none.
+    `flow_to_image`. Where the flow is unknown or rests there is none.
 
     Args:
         image: uint8 RGB (H, W, 3).
@@ -38,7 +38,7 @@ def draw_arrows(
     step = motion[drawn] / length[drawn, None] * (0.9 * spacing * share)[:, None]
     center = np.stack((x[drawn], y[drawn]), axis=1)
     # Hue tells the direction of short ones as well: all are drawn in full color.
-    colors = flow_to_color((motion[drawn] / length[drawn, None])[None].astype(np.float32), 1.0, clip=True)[0]
+    colors = flow_to_image((motion[drawn] / length[drawn, None])[None].astype(np.float32), 1.0, clip=True)[0]
     thickness = max(1, spacing // 16)
     # OpenCV takes fractions of a pixel as integers of 1/8: arrows turn smoothly from frame to frame.
     for tail, tip, color in zip(

@@ -13,7 +13,7 @@ from deqflow.errors import ConfigError
 from deqflow.visualize.arrows import draw_arrows
 from deqflow.visualize.maps import error_map, scalar_map
 from deqflow.visualize.panels import side_by_side, write_text
-from deqflow.visualize.wheel import Flow, Image, dimmed, flow_to_color
+from deqflow.visualize.wheel import Flow, Image, dimmed, flow_to_image
 
 MOST_ERROR = 5.0
 """Pixels of error, expected or real, at the bright end of its picture."""
@@ -77,7 +77,7 @@ class Rendering:
 
 
 def _colors(pair: ShownPair) -> Image:
-    return flow_to_color(pair.flow, pair.scale, clip=True)
+    return flow_to_image(pair.flow, pair.scale, clip=True)
 
 
 def _arrows(pair: ShownPair) -> Image:
@@ -99,20 +99,12 @@ def _side_by_side(pair: ShownPair) -> Image:
 
 def _warped(pair: ShownPair) -> Image:
     """Frame 2 carried back along the flow, which should be frame 1, and how far it is from that."""
-    import torch  # slow to import, and needed here alone
+    from deqflow.geometry import warp  # which imports torch
 
-    from deqflow.geometry import backward_warp
-
-    image, flow = (
-        torch.from_numpy(np.ascontiguousarray(array, np.float32)).permute(2, 0, 1)[None]
-        for array in (pair.frame2, pair.flow)
-    )
-    carried, inside = (
-        part[0].permute(1, 2, 0).numpy() for part in backward_warp(image, torch.nan_to_num(flow))
-    )
+    carried, inside = warp(pair.frame2, np.nan_to_num(pair.flow))
     difference = np.abs(carried - pair.frame1).mean(axis=2)
     return side_by_side(
-        [np.rint(carried).astype(np.uint8), scalar_map(difference, 64.0, inside[..., 0])],
+        [np.rint(carried).astype(np.uint8), scalar_map(difference, 64.0, inside)],
         ["frame 2 carried back", "difference to frame 1"],
     )
 

@@ -25,7 +25,7 @@ _WHEEL = _color_wheel()
 _UNKNOWN = 1e9  # as in .flo files
 
 
-def flow_to_color(flow: Flow, max_magnitude: float | None = None, *, clip: bool = False) -> Image:
+def flow_to_image(flow: Flow, max_magnitude: float | None = None, *, clip: bool = False) -> Image:
     """Color flow by the wheel of Baker et al. (IJCV 2011): hue is direction, saturation is length.
 
     No motion is white. Right is red, down is yellow, left is cyan, up is violet-blue.
@@ -102,4 +102,4 @@ def wheel(size: int = 96) -> Image:
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     flow = np.stack(np.meshgrid(axis, axis), axis=-1)
     inside = np.hypot(flow[..., 0], flow[..., 1]) <= 1
-    return np.where(inside[..., None], flow_to_color(flow, 1.0, clip=True), 255).astype(np.uint8)
+    return np.where(inside[..., None], flow_to_image(flow, 1.0, clip=True), 255).astype(np.uint8)

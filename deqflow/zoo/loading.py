@@ -30,6 +30,11 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
+def list_models() -> list[str]:
+    """Return the names of all presets."""
+    return list(PRESETS)
+
+
 def create(name: str) -> DEQFlow:
     """A preset with fresh random weights; raises ConfigError for an unknown name."""
     found = preset(name)

@@ -15,7 +15,7 @@ from deqflow.data.sample import Sample
 from deqflow.errors import ConfigError
 from deqflow.geometry import backward_warp
 from deqflow.io.images import write_image
-from deqflow.visualize import flow_to_color
+from deqflow.visualize import flow_to_image
 
 from .scenes import Recipe, SyntheticScenes
 from .textures import Textures
@@ -138,7 +138,7 @@ def sheet_row(sample: Sample) -> NDArray[np.uint8]:
     """Return frames, flow, occlusion and the second frame warped back, side by side."""
     assert sample.occlusion is not None
     longest = float(np.quantile(np.hypot(sample.flow[..., 0], sample.flow[..., 1]), 0.98))
-    flow = flow_to_color(sample.flow, max(longest, 1.0), clip=True)
+    flow = flow_to_image(sample.flow, max(longest, 1.0), clip=True)
     occlusion = np.repeat(255 * sample.occlusion[..., None].astype(np.uint8), 3, 2)
     row = np.hstack([sample.frame1, sample.frame2, flow, occlusion, warp_back(sample)])
     return np.asarray(cv2.resize(row, None, fx=_TILE, fy=_TILE, interpolation=cv2.INTER_AREA), np.uint8)
