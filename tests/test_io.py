@@ -122,6 +122,9 @@ class TestImageFiles:
             else:
                 continue
             assert np.abs(read_image(path) - expected).max() <= 1, suffix
+        if bytes_ == 1:
+            Image.fromarray(rgba[..., 2:]).save(tmp_path / "gray.tiff")
+            assert np.abs(read_image(tmp_path / "gray.tiff") - expected[..., 2:]).max() <= 1
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("suffix", [".png", ".webp", ".avif", ".jpg", ".tiff"])

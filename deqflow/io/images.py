@@ -95,8 +95,10 @@ _PILLOW_FORMATS = ("AVIF", "JPEG2000", "TIFF", "PNG", "WEBP")  # no others: some
 _PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError)
 
 
-def _with_pillow(data: bytes) -> NDArray[Any] | None:
+def _with_pillow(data: bytes, *, alpha_only: bool = False) -> NDArray[Any] | None:
     with contextlib.suppress(*_PILLOW_ERRORS), Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
+        if alpha_only and "A" not in image.getbands():
+            return None
         upright = ImageOps.exif_transpose(image)
         if upright.mode == "I;16":
             return np.asarray(upright)
@@ -110,8 +112,9 @@ def _with_opencv(data: bytes) -> NDArray[Any] | None:
     image = decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH if jpeg else cv2.IMREAD_UNCHANGED)
     if image is None:
         return None
-    if data.startswith((b"II", b"MM")) and image.ndim == 3 and image.shape[2] == 4:
-        straight = _with_pillow(data)  # OpenCV multiplies TIFF's alpha in; Pillow has no floating point here
+    if data.startswith((b"II", b"MM")):
+        # OpenCV multiplies TIFF's alpha in or drops it. Pillow, for its part, lacks floating point.
+        straight = _with_pillow(data, alpha_only=True)
         if straight is not None:
             return straight
     if image.ndim == 3 and image.shape[2] >= 3:
