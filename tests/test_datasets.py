@@ -29,6 +29,7 @@ from dataset_files import (
 )
 
 from deqflow.data.datasets import DATASETS, find_benchmarks, open_dataset
+from deqflow.data.datasets.catalogue import official_pairs
 from deqflow.errors import DataError, FlowFileError
 
 
@@ -292,6 +293,11 @@ class TestAll:
             assert (sample.frame1.dtype, sample.flow.dtype) == (np.uint8, np.float32)
             for mask in (sample.valid, sample.occlusion, sample.noc, sample.invalid):
                 assert mask is None or (mask.shape == (HEIGHT, WIDTH) and mask.dtype == bool)
+
+    def test_official_numbers_by_title(self):
+        titles = ("MPI-Sintel clean", "MPI-Sintel final", "KITTI-2015", "Spring left FW", "mine")
+        assert [official_pairs(title) for title in titles] == [1041, 1041, 200, 4963, 0]
+        assert official_pairs("KITTI-2012", "testing") == 195
 
     @pytest.mark.parametrize("name", MAKERS)
     def test_companions_and_other_dot_files_are_no_part_of_it(self, tmp_path, capsys, name):

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from deqflow import zoo
 from deqflow.data.datasets import PairDataset
+from deqflow.data.datasets.catalogue import official_pairs
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.charts import Chart, charts
 from deqflow.evaluation.folder import REPORT
@@ -324,7 +325,7 @@ def coverage(summary: Summary) -> list[str]:
     """Which published data sets were evaluated only in part, in words."""
     return [
         f"{summary.totals[title][summary.methods[0]].pairs} of {count} pairs of {title}"
-        for title, count in (("MPI-Sintel clean", 1041), ("MPI-Sintel final", 1041), ("KITTI-2015", 200))
+        for title, count in ((title, official_pairs(title)) for title in _PUBLISHED)
         if title in summary.totals and summary.totals[title][summary.methods[0]].pairs < count
     ]
 

@@ -89,6 +89,17 @@ def find_benchmarks(root: str | Path) -> list[PairDataset]:
     return found
 
 
+def official_pairs(title: str, split: str = "training") -> int:
+    """Return how many pairs a split of a data set has officially, 0 if that is not known.
+
+    Args:
+        title: of a `PairDataset`, such as "MPI-Sintel final".
+        split: one of the data set's splits.
+    """
+    first = title.partition(" ")[0]
+    return next((family.pairs.get(split, 0) for family in _ALL if family.title == first), 0)
+
+
 def augmentation_in(stage: str, name: str) -> Augmentation:
     """Return the ranges that a data set's pairs are changed in, in a stage of training.
 
