@@ -170,6 +170,22 @@ def occlusion(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> ND
     return ~forward_backward_consistency(*flows)[0, 0].numpy()
 
 
+def resize_flow(flow: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the flow of the same frames at another size: resampled, and its vectors scaled.
+
+    Args:
+        flow: (H, W, 2), pixels.
+        size: height and width.
+    """
+    height, width = flow.shape[:2]
+    if size == (height, width):
+        return flow
+    field = torch.from_numpy(flow).permute(2, 0, 1).unsqueeze(0)
+    resized = F.interpolate(field, size=size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    scale = torch.tensor([size[1] / width, size[0] / height])
+    return np.ascontiguousarray((resized * scale).numpy())
+
+
 def _check_flow(image: Tensor, flow: Tensor) -> None:
     if image.ndim != 4 or flow.ndim != 4 or flow.shape[1] != 2 or flow.shape[0] != image.shape[0]:
         raise ValueError(

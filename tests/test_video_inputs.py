@@ -127,9 +127,9 @@ class TestTime:
         frame = av.VideoFrame(16, 16)
         frame.time_base = Fraction(1, 90000)
         found = []
-        for stamp in stamps:
+        for number, stamp in enumerate(stamps, 1):
             frame.pts = stamp
-            found.append(clock.time(frame))
+            found.append(clock.time(frame, number))
         assert found[0] == 0
         assert found == sorted(set(found))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from deqflow.commands.common import EstimatorOptions, check_folder_names, prepare_outputs
 from deqflow.commands.video import Image, PairRecord, VideoOptions, flow_video, print_costs
 from deqflow.errors import DataError
-from deqflow.io import open_video, write_image
+from deqflow.io import write_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,6 @@ def run(options: DemoOptions) -> int:
     model = options.load()
     records: dict[Path, list[PairRecord]] = {}
     for clip in clips:
-        source = open_video(clip)
-        frames = min(source.frame_count or 2, options.max_frames or 10**9)
-        middle = max(1, frames // 2)
         video = VideoOptions(
             source=str(clip),
             compare=True,
@@ -52,6 +49,9 @@ def run(options: DemoOptions) -> int:
             tolerance=options.tolerance,
             max_flow=options.max_flow,
         )
+
+        source = video.open()
+        middle = max(1, (source.frame_count or 2) // 2)
 
         def keep(number: int, picture: Image, middle: int = middle, still: Path = stills[clip]) -> None:
             if number == middle:

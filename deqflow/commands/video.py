@@ -25,8 +25,9 @@ from deqflow.commands.common import (
     require_memory,
 )
 from deqflow.errors import ConfigError, VideoError
-from deqflow.io import Deinterlace, VideoFrame, VideoSource, VideoWriter, open_video, shrink, write_flow
+from deqflow.io import Deinterlace, VideoFrame, VideoSource, VideoWriter, open_video, write_flow
 from deqflow.io.flow_files import SUFFIXES
+from deqflow.io.images import SMALLEST_SIDE
 from deqflow.io.outputs import Replacements
 from deqflow.io.video import OUTPUT_SUFFIXES, Behind, FrameWriter, ImageWriter, ahead
 from deqflow.io.video.writer import FRAME_SUFFIX
@@ -61,7 +62,14 @@ class VideoOptions(EstimatorOptions):
         compare: Also solve every pair from zero, and print steps and milliseconds of both.
         flow_dir: Folder for a flow file per pair of frames.
         flow_format: Of the files in it.
+        flow_size: Of the flow in them: that of the frames that were solved, or that of the source, where
+            frames are scaled by --max-side or --resize.
+        start: Where to begin: seconds (12.5), a time (1:02:03.5) or the number of a frame (300f).
+        end: Where to stop, before the frame that is there.
+        stride: Take every so many frames.
         max_frames: Read no more frames than this.
+        roi: Left, top, width and height of the part of every frame to read, pixels.
+        resize: Width and height to scale frames to; they are shown in the shape that they have.
         fps: Frames per second, instead of the times that the source gives (image sequences: 25).
         stream: Index of the video stream; without it, the largest that is not an attached picture.
         deinterlace: Make whole pictures of the frames that say that they are interlaced, of all, or of none.
@@ -74,7 +82,13 @@ class VideoOptions(EstimatorOptions):
     compare: bool = False
     flow_dir: Path | None = None
     flow_format: FlowFormatName = "flo"
+    flow_size: Literal["frames", "source"] = "frames"
+    start: str | None = None
+    end: str | None = None
+    stride: int = 1
     max_frames: int | None = None
+    roi: tuple[int, int, int, int] | None = None
+    resize: tuple[int, int] | None = None
     fps: float | None = None
     stream: int | None = None
     deinterlace: Deinterlace = "auto"
@@ -85,8 +99,31 @@ class VideoOptions(EstimatorOptions):
         if self.max_frames is not None and self.max_frames < 2:
             raise ConfigError(f"--max-frames must be at least 2, got {self.max_frames}")
         check_folder_names(flow_dir=self.flow_dir)
+        if self.stride < 1:
+            raise ConfigError(f"--stride must be at least 1, got {self.stride}")
+        if self.resize is not None and self.max_side is not None:
+            raise ConfigError("--resize and --max-side both say the size of the frames: give one")
+        if self.resize is not None and min(self.resize) < SMALLEST_SIDE:
+            width, height = self.resize
+            raise ConfigError(f"--resize must be at least {SMALLEST_SIDE} each way, got {width}x{height}")
         if self.compare and not self.reuse:
             raise ConfigError("--compare needs reuse: it compares with and without")
+
+    def open(self) -> VideoSource:
+        """Open the source."""
+        return open_video(
+            self.source,
+            fps=self.fps,
+            stream=self.stream,
+            deinterlace=self.deinterlace,
+            start=self.start,
+            end=self.end,
+            stride=self.stride,
+            max_frames=self.max_frames,
+            roi=self.roi,
+            resize=self.resize,
+            max_side=self.max_side,
+        )
 
 
 @dataclass(frozen=True)
@@ -134,9 +171,7 @@ def run(options: VideoOptions) -> int:
     Raises:
         DeqflowError, OSError: an input or an option does not hold; said in one sentence.
     """
-    source = open_video(
-        options.source, fps=options.fps, stream=options.stream, deinterlace=options.deinterlace
-    )
+    source = options.open()
     for note in source.notes:
         print(note, file=sys.stderr)
     output = options.output
@@ -147,13 +182,13 @@ def run(options: VideoOptions) -> int:
     print_costs(records)
     print(f"Flow video: {output}")
     if options.flow_dir is not None:
-        print(f"Flow files: {options.flow_dir}")
+        print(f"Flow files: {options.flow_dir}{_flow_size(options, source)}")
     return 0
 
 
 def _outputs(options: VideoOptions, source: VideoSource, output: Path) -> Iterator[Path]:
     """All files that are going to be written, as far as the source announces its frames."""
-    numbers = (source.numbers or range(1, 2))[: options.max_frames][:-1] or (1,)
+    numbers = (source.numbers or range(1, 2))[:-1] or (1,)
     if output.suffix.lower() == FRAME_SUFFIX:
         yield from (ImageWriter.file(output, number) for number in numbers)
     else:
@@ -185,7 +220,7 @@ def flow_video(
     from deqflow.equilibrium import Outcome
 
     records: list[PairRecord] = []
-    total = _pairs(source, options.max_frames)
+    total = None if source.frame_count is None else max(0, source.frame_count - 1)
     with ExitStack() as stack:
         files = stack.enter_context(Replacements(overwrite=options.overwrite, sources=source.files))
         stack.enter_context(_tell_where(files))
@@ -243,6 +278,10 @@ class Results:
         self.writer.write(replace(pair.frame, image=picture))
         if self.options.flow_dir is not None:
             name = flow_file_name(pair.frame.number, self.options.flow_format)
+            if self.options.flow_size == "source" and self.source.unscaled_size is not None:
+                from deqflow.geometry import resize_flow
+
+                flow = resize_flow(flow, self.source.unscaled_size)
             write_flow(self.files.place(self.options.flow_dir / name), flow)
         if self.watch is not None:
             self.watch(self.writer.frames_written, picture)
@@ -287,13 +326,12 @@ def _estimates(options: VideoOptions, source: VideoSource, model: "DEQFlow") -> 
     cold = FlowStream(model, reuse=False)
     last: VideoFrame | None = None
     count = pairs = 0
-    with closing(ahead(islice(source.frames(), options.max_frames))) as frames:
+    with closing(ahead(source.frames())) as frames:
         for frame in frames:
             count += 1
             if not frame.follows:
                 stream.reset()
                 cold.reset()
-            frame = replace(frame, image=shrink(frame.image, options.max_side))
             if count == 1:
                 require_memory(model, frame.image.shape[:2])
             shown = _timed(stream, frame.image)
@@ -331,9 +369,14 @@ def _picture(layout: str, frame: Image, flow: NDArray[np.float32], scale: ColorS
     return colored if layout == "flow" else side_by_side([frame, colored])
 
 
-def _pairs(source: VideoSource, max_frames: int | None) -> int | None:
-    counts = [count for count in (source.frame_count, max_frames) if count is not None]
-    return max(0, min(counts) - 1) if counts else None
+def _flow_size(options: VideoOptions, source: VideoSource) -> str:
+    if source.unscaled_size in (None, source.size):
+        return ""
+    (height, width), whole = source.size, source.unscaled_size
+    assert whole is not None
+    if options.flow_size == "source":
+        return f" ({whole[1]}x{whole[0]}, brought back from frames of {width}x{height})"
+    return f" ({width}x{height} of {whole[1]}x{whole[0]}; --flow-size source brings them back)"
 
 
 def _stem(source: str) -> str:

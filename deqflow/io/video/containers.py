@@ -1,6 +1,8 @@
 """Frames of what FFmpeg reads: files, addresses and pipes; every frame that decodes, each with its time."""
 
+import contextlib
 import warnings
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +17,8 @@ from av.stream import Discard, Disposition
 from deqflow.errors import VideoError, VideoWarning
 from deqflow.io.video.frames import Sound, VideoFrame, VideoSource, check_size, plausible_rate
 from deqflow.io.video.pictures import deinterlace, display_matrix, is_turned, upright_rgb
+from deqflow.io.video.seeking import frame_stamps
+from deqflow.io.video.selection import WHOLE, Moment, Place, Span
 
 Deinterlace = Literal["auto", "on", "off"]
 
@@ -25,6 +29,9 @@ _MOST_PIXELS = 2**28
 
 _PATIENCE = 64
 """Failures to read on, one after the other, after which the rest of a file is given up."""
+
+_RUN_UP = 16
+"""Frames before the one sought from which to decode: none is predicted from frames further behind it."""
 
 _TAIL = 0.5
 """Seconds by which a file may be longer than its video."""
@@ -47,7 +54,7 @@ class Decoding:
     deinterlace: Deinterlace = "auto"
 
 
-def open_container(place: str | BinaryIO, name: str, how: Decoding) -> VideoSource:
+def open_container(place: str | BinaryIO, name: str, how: Decoding, span: Span = WHOLE) -> VideoSource:
     """Open a video file or address, or a pipe, which can be read only once.
 
     Raises:
@@ -59,24 +66,23 @@ def open_container(place: str | BinaryIO, name: str, how: Decoding) -> VideoSour
     if first is None:
         reading.close()
         raise VideoError(_unreadable(place, name))
-    begun = [] if isinstance(place, str) else [reading.frames(chain([first], decoded))]
+    begun = [] if isinstance(place, str) else [reading.frames(span, chain([first], decoded))]
 
     def read() -> Iterator[VideoFrame]:
         if begun:
             return begun.pop()
         if not isinstance(place, str):
             raise VideoError(f"{name} can be read only once")
-        again = Reading(place, name, how)
-        return again.frames(again.decode())
+        return Reading(place, name, how).frames(span)
 
     turned = is_turned(display_matrix(first))
     aspect = reading.stream.sample_aspect_ratio or Fraction(1)
     count = reading.announced or reading.expected
     source = VideoSource(
         name,
-        float(how.rate or reading.rate),
+        float((how.rate or reading.rate) / span.stride),
         (first.width, first.height) if turned else (first.height, first.width),
-        None if count is None else range(1, count + 1),
+        None if count is None else span.numbers(range(1, count + 1), how.rate or reading.rate),
         read,
         pixel_aspect=1 / aspect if turned else aspect,
         time_base=1 / how.rate if how.rate else reading.time_base,
@@ -99,14 +105,23 @@ class Reading:
 
     def __init__(self, place: str | BinaryIO, name: str, how: Decoding) -> None:
         """Open it; raises VideoError if it is no video or has no such stream."""
-        self.name, self.how = name, how
+        self.place, self.name, self.how = place, name, how
+        self._open()
+        self.announced: int = self.stream.frames
+        self.time_base = self.stream.time_base or Fraction(1, av.time_base)
+        self.rate = plausible_rate(self.stream.average_rate, self.stream.guessed_rate)
+        self.clock = Clock(self.stream.start_time, self.rate, how.rate)
+        self.seconds = self._duration()
+
+    def _open(self) -> None:
         self.errors = self.frame_count = self.discarded = 0
+        self.complete = False
         try:
-            self.container = av.open(place, "r", metadata_errors="replace")
+            self.container = av.open(self.place, "r", metadata_errors="replace")
         except _UNREADABLE as error:
-            raise VideoError(_unreadable(place, name)) from error
+            raise VideoError(_unreadable(self.place, self.name)) from error
         try:
-            self.stream = choose_stream(self.container, name, how.stream)
+            self.stream = choose_stream(self.container, self.name, self.how.stream)
         except VideoError:
             self.close()
             raise
@@ -115,11 +130,6 @@ class Reading:
                 other.discard = Discard.all
         self.decoder = _decoder(self.stream)
         self.decoder.options = {"max_pixels": str(_MOST_PIXELS)}
-        self.announced: int = self.stream.frames
-        self.time_base = self.stream.time_base or Fraction(1, av.time_base)
-        self.rate = plausible_rate(self.stream.average_rate, self.stream.guessed_rate)
-        self.clock = Clock(self.stream.start_time, self.rate, how.rate)
-        self.seconds = self._duration()
 
     @property
     def expected(self) -> int | None:
@@ -156,17 +166,45 @@ class Reading:
         """Close the container."""
         self.container.close()
 
-    def frames(self, decoded: Iterator[av.VideoFrame]) -> Iterator[VideoFrame]:
-        """Convert decoded frames, and say at the end what was damaged."""
-        complete = False
+    def frames(self, span: Span, decoded: Iterator[av.VideoFrame] | None = None) -> Iterator[VideoFrame]:
+        """Convert the frames of a span, and say at the end what was damaged; ``decoded`` has been begun."""
+        first = 1
         try:
-            for number, frame in enumerate(deinterlace(decoded, self.how.deinterlace), 1):
-                time = self.clock.time(frame)
+            if decoded is None:
+                decoded, first = self._begin(span.start)
+            pictures = enumerate(deinterlace(decoded, self.how.deinterlace), first)
+            places = (Place(self.clock.time(frame, number), number, frame) for number, frame in pictures)
+            for time, number, frame, _ in span.pick(places, self.name):
                 yield VideoFrame(upright_rgb(frame), time, number, f"frame {number} of {self.name}")
-            complete = True
         finally:
             self.close()
-            self._warn(complete=complete)
+            self._warn(complete=self.complete and first == 1)
+
+    def _begin(self, start: Moment | None) -> tuple[Iterator[av.VideoFrame], int]:
+        """Decoded frames from some frame at or before ``start``, and its number."""
+        stamps = frame_stamps(str(self.place), self.stream) if start is not None else None
+        if not stamps or start is None:
+            return self.decode(), 1
+        if start.number is not None or self.how.rate is not None:
+            index = start.number_at(self.how.rate or self.rate) - 1
+        else:
+            index = bisect_left(stamps, stamps[0] + (start.seconds or 0) / self.time_base)
+        index = min(index, len(stamps) - 1) - _RUN_UP
+        if index <= 0:
+            return self.decode(), 1
+        with contextlib.suppress(av.FFmpegError):
+            self.container.seek(stamps[index], stream=self.stream)
+            self.decoder.flush_buffers()
+            decoded = self.decode()
+            first = next(decoded, None)
+            if first is not None and first.pts is not None:
+                found = bisect_left(stamps, first.pts)
+                if found <= index and stamps[found] == first.pts:
+                    self.clock.start = stamps[0]
+                    return chain([first], decoded), found + 1
+        self.close()  # it cannot be sought in, or not exactly
+        self._open()
+        return self.decode(), 1
 
     def decode(self) -> Iterator[av.VideoFrame]:
         """Decode frame by frame, going on behind what is damaged.
@@ -186,6 +224,7 @@ class Reading:
                 self.frame_count += 1
                 self.errors += frame.is_corrupt
                 yield frame
+        self.complete = True
 
     def _packets(self) -> "Iterator[av.Packet[av.VideoStream] | None]":
         """Packets of the stream; None, which empties the decoder, where a file cannot be read to its end."""
@@ -232,13 +271,11 @@ class Clock:
 
     def __init__(self, start: int | None, rate: Fraction, forced: Fraction | None) -> None:
         self.start, self.rate, self.forced = start, rate, forced
-        self.count = 0
         self.last: Fraction | None = None
         self.end = Fraction(0)
 
-    def time(self, frame: av.VideoFrame) -> Fraction:
+    def time(self, frame: av.VideoFrame, number: int) -> Fraction:
         """Return the time of the next frame, seconds from the start, later than the one before."""
-        self.count += 1
         stamp = frame.dts if frame.pts is None else frame.pts
         time: Fraction | None = None
         if stamp is not None and frame.time_base is not None:
@@ -249,7 +286,7 @@ class Clock:
             time = Fraction(0) if self.last is None else self.last + 1 / self.rate
         self.last = time
         self.end = time + max(1 / self.rate, (frame.duration or 0) * (frame.time_base or 0))
-        return (self.count - 1) / self.forced if self.forced else time
+        return (number - 1) / self.forced if self.forced else time
 
 
 def choose_stream(container: InputContainer, name: str, index: int | None) -> av.VideoStream:

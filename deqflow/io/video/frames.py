@@ -1,7 +1,7 @@
 """What every source of frames gives: frames that know their time, number and name."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -76,6 +76,8 @@ class VideoSource:
         files: what is read, which nobody may write to.
         sound: what is heard with the frames.
         notes: what was decided about the source, a sentence each.
+        unscaled_size: height and width of what is seen in the frames, before they were scaled; None if they
+            were not.
     """
 
     name: str
@@ -88,6 +90,7 @@ class VideoSource:
     files: tuple[Path, ...] = ()
     sound: Sound | None = None
     notes: tuple[str, ...] = ()
+    unscaled_size: tuple[int, int] | None = None
 
     @property
     def frame_count(self) -> int | None:
@@ -98,7 +101,7 @@ class VideoSource:
         """Read the images alone; see `frames`."""
         return (frame.image for frame in self.frames())
 
-    def frames(self) -> Iterator[VideoFrame]:
+    def frames(self) -> Generator[VideoFrame]:
         """Read from the start.
 
         Raises:

@@ -13,6 +13,7 @@ from deqflow.errors import VideoError, VideoWarning
 from deqflow.io.files import counted_step, list_files, natural_key, visible
 from deqflow.io.images import IMAGE_SUFFIXES, read_image
 from deqflow.io.video.frames import FALLBACK_FPS, VideoFrame, VideoSource, check_size
+from deqflow.io.video.selection import WHOLE, Place, Span
 
 _NUMBER = re.compile(r"%0?(\d*)d")
 _DIGITS = re.compile(r"\d+")
@@ -23,17 +24,17 @@ def is_pattern(path: Path) -> bool:
     return not path.exists() and (re.search(r"[*?\[]", path.name) or _NUMBER.search(path.name)) is not None
 
 
-def open_folder(folder: Path, rate: Fraction | None = None) -> VideoSource:
+def open_folder(folder: Path, rate: Fraction | None = None, span: Span = WHOLE) -> VideoSource:
     """Make a video of the images in a folder, in natural order of their names.
 
     Raises:
         VideoError: no images, several series of them, or frames below 16 pixels.
         ImageError: the first one cannot be read.
     """
-    return open_images(list_files(folder, IMAGE_SUFFIXES), f"the folder {folder}", rate)
+    return open_images(list_files(folder, IMAGE_SUFFIXES), f"the folder {folder}", rate, span)
 
 
-def open_pattern(pattern: Path, rate: Fraction | None = None) -> VideoSource:
+def open_pattern(pattern: Path, rate: Fraction | None = None, span: Span = WHOLE) -> VideoSource:
     """Make a video of the files whose names fit ``*``, ``?`` and ``[]``, or ``%d``, ``%04d`` for a number.
 
     Raises:
@@ -53,11 +54,14 @@ def open_pattern(pattern: Path, rate: Fraction | None = None) -> VideoSource:
     if not folder.is_dir():
         raise VideoError(f"there is no folder {folder}, in which to look for {pattern.name}")
     images = [path for path in visible(folder) if path.is_file() and expression.fullmatch(path.name)]
-    return open_images(images, f"the pattern {pattern}", rate)
+    return open_images(images, f"the pattern {pattern}", rate, span)
 
 
 def open_images(
-    paths: list[Path], name: str = "the image sequence", rate: Fraction | None = None
+    paths: list[Path],
+    name: str = "the image sequence",
+    rate: Fraction | None = None,
+    span: Span = WHOLE,
 ) -> VideoSource:
     """Make a video of image files, in natural order of their names; see `open_folder`."""
     paths = sorted(paths, key=natural_key)
@@ -70,15 +74,26 @@ def open_images(
         warnings.warn(f"{name} has gaps: {_describe(gaps)}", VideoWarning, stacklevel=3)
     behind = {after for _, after in gaps}
     rate = rate or Fraction(FALLBACK_FPS)
+    places = [
+        Place(index / rate, number, path, number not in behind)
+        for index, (path, number) in enumerate(zip(paths, numbers, strict=True))
+    ]
+    picked = list(span.pick(places, name))
 
     def read() -> Iterator[VideoFrame]:
-        for index, (path, number) in enumerate(zip(paths, numbers, strict=True)):
-            called = f"frame {index + 1} of {name}"
-            yield VideoFrame(read_image(path), index / rate, number, called, path, number not in behind)
+        for time, number, path, follows in picked:
+            called = f"frame {round(time * rate) + 1} of {name}"
+            yield VideoFrame(read_image(path), time, number, called, path, follows)
 
-    height, width = read_image(paths[0]).shape[:2]
+    height, width = read_image(picked[0].content).shape[:2]
     source = VideoSource(
-        name, float(rate), (height, width), numbers, read, time_base=1 / rate, files=tuple(paths)
+        name,
+        float(rate / span.stride),
+        (height, width),
+        [place.number for place in picked],
+        read,
+        time_base=1 / rate,
+        files=tuple(paths),
     )
     return check_size(source)
 
