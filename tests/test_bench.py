@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from training_runs import needs_muon
 
 from deqflow import zoo
 from deqflow.cli import main
@@ -119,6 +120,7 @@ def test_solvers_on_scenes_from_the_command_line(capsys):
     assert "Anderson 5" in capsys.readouterr().out
 
 
+@needs_muon
 def test_a_training_step_is_timed_by_part(capsys):
     arguments = "--measure training --precisions bfloat16 --repeats 1 --width 64 --height 64 --device cpu"
     assert main(["bench", *arguments.split()]) == 0

@@ -265,8 +265,8 @@ class TestBaselines:
         assert measured.keys() == {name for name in expected if not name.startswith("**")}
         for name, found in measured.items():
             dis, zero = expected[name]
-            # Half a unit of the table's last digit, and as much again for other processors' rounding in DIS.
-            assert found["dis"].epe == pytest.approx(dis, abs=1e-3), name
+            # The table's last digit, and as much again for DIS of other processors and of OpenCV 4.
+            assert found["dis"].epe == pytest.approx(dis, abs=2e-3), name
             assert found["zero"].epe == pytest.approx(zero, abs=5.01e-3), name
         groups = {
             f"**{name} ({found['dis'].pairs})**": found for name, found in summary.group_totals().items()

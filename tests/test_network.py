@@ -53,7 +53,10 @@ def test_lookup_gradients_of_flow_and_of_gradients_agree_too():
         return [*first, *torch.autograd.grad(sum((part**2).sum() for part in first), inputs)]
 
     found = gradients(CorrelationPyramid(*features, levels=2, radius=3).lookup(flow))
-    expected = gradients(naive_lookup(*features, flow, 2, 3))
+    try:
+        expected = gradients(naive_lookup(*features, flow, 2, 3))
+    except RuntimeError as error:
+        pytest.skip(f"this release of PyTorch cannot differentiate grid_sample twice: {error}")
     torch.testing.assert_close(found, expected, atol=1e-2, rtol=1e-3)
 
 

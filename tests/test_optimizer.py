@@ -5,15 +5,12 @@ import copy
 import pytest
 import torch
 from torch import nn
+from training_runs import needs_muon
 
 from deqflow.errors import ConfigError
 from deqflow.training.optimizer import LEAST_SIDE, MuonAdamW, create_optimizer
 from deqflow.training.options import Stage
 from deqflow.zoo import create
-
-needs_muon = pytest.mark.skipif(
-    not hasattr(torch.optim, "Muon"), reason="this release of PyTorch has no Muon"
-)
 
 
 def test_a_release_without_muon_is_told(monkeypatch):

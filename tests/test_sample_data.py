@@ -32,9 +32,9 @@ class TestSampleData:
                 ):
                     assert np.allclose(ours, theirs, atol=1e-3), file
             else:
-                # Another processor may round the last bit of a warped pixel differently.
+                # Another processor, or OpenCV 4, may round the last bit of a warped pixel differently.
                 difference = read_image(made_sample / file).astype(int) - read_image(shipped / file)
-                assert np.abs(difference).mean() < 0.1, file
+                assert np.abs(difference).mean() < 0.2, file
 
     def test_it_is_small(self, repository):
         files = (repository / "datasets" / "sample").rglob("*")

@@ -17,6 +17,7 @@ from training_runs import (
     assert_same_run,
     finish,
     footage,
+    needs_muon,
     newest_state,
     small,
     start,
@@ -330,6 +331,7 @@ def test_a_run_that_loses_a_process_saves_what_it_reached(tmp_path):
     assert newest_state(tmp_path)["step"] > 0
 
 
+@needs_muon
 def test_a_run_that_ends_within_a_change_of_its_weights_saves_nothing(tmp_path, monkeypatch):
     step, calls = MuonAdamW.step, iter(range(6))
 

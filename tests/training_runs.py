@@ -11,12 +11,15 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import pytest
 import torch
 
 from deqflow.io.flow_files import write_flow
 from deqflow.training.loop import run
 from deqflow.training.options import TrainOptions
 from deqflow.training.state import StateStore
+
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch has no Muon before 2.9")
 
 
 def small(output, **changes):
