@@ -34,7 +34,7 @@ lint: .venv/installed-dev
 	.venv/bin/mypy
 
 docs: .venv/installed-docs
-	.venv/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis site

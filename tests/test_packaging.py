@@ -84,10 +84,15 @@ class TestMake:
         assert "Python 3.11 or newer with its venv module was not found" in result.stderr
         assert not (tmp_path / ".venv").exists()
 
-    def test_ci_runs_all_three(self, repository):
+    def test_ci_runs_all_of_them(self, repository):
         script = repository / ".ci" / "run"
         assert os.access(script, os.X_OK)
-        assert re.findall(r"^make (.+)$", script.read_text(), re.MULTILINE) == ["lint", "test", "test-slow"]
+        assert re.findall(r"^make (.+)$", script.read_text(), re.MULTILINE) == [
+            "lint",
+            "docs",
+            "test",
+            "test-slow",
+        ]
 
 
 def code_blocks(repository: Path, language: str) -> list[str]:
