@@ -91,7 +91,7 @@ class TestCommand:
     def test_sequences(self, benchmarks, tmp_path, model, start):
         options = ("--benchmark", benchmarks, "--limit", 2, "--steps", 2, "--output", tmp_path / "out")
         assert evaluate_command(*options, start) == 0
-        reused = [result.reused for result in read_samples(tmp_path / "out" / "samples.csv")]
+        reused = [result.reused for result in read_samples(tmp_path / "out" / "samples.jsonl")]
         assert reused[:6] == [False, None, None, True, None, None]
         settings = json.loads((tmp_path / "out" / "settings.json").read_text())
         assert settings["start"] == start.removeprefix("--").replace("-", " ")
@@ -114,12 +114,12 @@ class TestCommand:
         with monkeypatch.context() as patch:
             patch.setattr(PairPredictor, "__call__", interrupted)
             assert evaluate_command(*options) == 130
-        done = {result.key for result in read_samples(output / "samples.csv")}
+        done = {result.key for result in read_samples(output / "samples.jsonl")}
         assert 0 < len(done) < 21
         assert evaluate_command(*options) == 0
-        resumed = figures(output / "samples.csv")
+        resumed = figures(output / "samples.jsonl")
         assert evaluate_command(*options, "--overwrite") == 0
-        assert figures(output / "samples.csv") == resumed
+        assert figures(output / "samples.jsonl") == resumed
         assert evaluate_command(*options, "--tolerance", 0.5) == 2
         assert "results of another run, whose tolerance was 0.05 and not 0.5" in capsys.readouterr().err
         assert evaluate_command(*options, "--scales", 16, 8) == 2

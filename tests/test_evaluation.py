@@ -21,22 +21,26 @@ from evaluation_data import (
     write_pair,
     write_sintel,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
-from deqflow.data.datasets import find_benchmarks, open_dataset
+from deqflow.data.datasets import PairDataset, PairFiles, find_benchmarks, open_dataset
+from deqflow.data.datasets.pairs import Averaging, Convention
 from deqflow.errors import DataError
-from deqflow.evaluation.baselines import dis_flow
-from deqflow.evaluation.benchmark import run_benchmark
-from deqflow.evaluation.metrics import RegionErrors, end_point_error, measure_sample
+from deqflow.evaluation.metrics import ErrorSums, end_point_error, measure_sample
+from deqflow.evaluation.plan import Plan
 from deqflow.evaluation.predictors import (
     BaselinePredictor,
     Item,
     PairPredictor,
     SequencePredictor,
+    dis_flow,
 )
+from deqflow.evaluation.report import Findings
+from deqflow.evaluation.report import render as render_page
 from deqflow.evaluation.results import SampleResult
-from deqflow.evaluation.runner import Plan, batches, read_ahead
+from deqflow.evaluation.runner import batches, read_ahead, run_benchmark
 from deqflow.evaluation.summary import Summary
-from deqflow.evaluation.totals import Total
 from deqflow.step import FlowState
 from deqflow.stream import FlowStream, carry
 
@@ -174,7 +178,8 @@ class TestSequences:
         start = FlowState(torch.zeros_like(first.state.hidden), carry(first.state).flow)
         second = model.estimate(dataset[1].frame1, dataset[1].frame2, state=start)
         assert found[1].reused
-        assert found[1].epe == pytest.approx(measure_sample(second.flow, dataset[1])["all"].epe, rel=1e-6)
+        expected = measure_sample(second.flow, dataset[1])["all"].epe_image
+        assert found[1].epe == pytest.approx(expected, rel=1e-6)
 
     def test_rendering_passes_are_sequences_of_their_own(self, tmp_path):
         for render in ("clean", "final"):
@@ -184,28 +189,41 @@ class TestSequences:
         assert [result.reused for result in found] == [False, True, False, True]
 
 
-def pair_result(group: str, method: str, epe: float, pair: str = "pair") -> SampleResult:
-    regions = {
-        "all": RegionErrors(10, 0 if math.isfinite(epe) else 1, 10 * epe if math.isfinite(epe) else 0.0)
-    }
+def pair_result(group: str, method: str, sums: ErrorSums, pair: str = "pair") -> SampleResult:
     return SampleResult(
-        method=method, dataset=group, group=group, name=pair, width=5, height=2, regions=regions
+        method=method, dataset=group, group=group, name=pair, width=5, height=2, regions={"all": sums}
+    )
+
+
+def plan_of(pairs: dict[str, list[str]], averaging: Averaging = "images") -> Plan:
+    """Data sets of pairs by name, whose files are never read."""
+    there = Path(__file__)
+    return Plan.of(
+        [
+            PairDataset(
+                title,
+                title,
+                [PairFiles(name, there, there, there) for name in names],
+                there,
+                Convention(averaging),
+            )
+            for title, names in pairs.items()
+        ]
     )
 
 
 def summary_of(epes: dict[str, dict[str, float]]) -> Summary:
     """A pair of each group, with the methods' errors."""
-    methods = tuple(next(iter(epes.values())))
-    summary = Summary(
-        methods,
-        {group: group for group in epes},
-        {group: {method: Total() for method in methods} for group in epes},
-        {(group, "pair"): {} for group in epes},
-    )
-    for group, values in epes.items():
-        for method, epe in values.items():
-            summary.add(pair_result(group, method, epe))
-    return summary
+    found = [
+        pair_result(
+            group,
+            method,
+            ErrorSums.of_pair(10, 10 * epe) if math.isfinite(epe) else ErrorSums.of_pair(10, nonfinite=1),
+        )
+        for group, values in epes.items()
+        for method, epe in values.items()
+    ]
+    return Summary(list(next(iter(epes.values()))), plan_of({group: ["pair"] for group in epes}), found)
 
 
 class TestSummary:
@@ -229,6 +247,30 @@ class TestSummary:
         text = json.dumps(summary_of({"KITTI": {"ours": math.nan}}).as_dict(), allow_nan=False)
         assert json.loads(text)["groups"]["KITTI"]["ours"]["epe"] is None
 
+    @pytest.mark.parametrize(("averaging", "epe"), [("images", "2.500"), ("pixels", "1.300")])
+    def test_the_table_and_the_page_average_alike(self, averaging, epe):
+        """One image of 90 pixels is off by 1 px, one of 10 by 4."""
+        plan = plan_of({"MPI-Sintel final": ["a", "b"]}, averaging)
+        sums = {"a": ErrorSums.of_pair(90, 90.0), "b": ErrorSums.of_pair(10, 40.0)}
+        summary = Summary(["m"], plan, [pair_result("MPI-Sintel final", "m", sums[n], n) for n in "ba"])
+        assert re.search(rf"\*\*MPI-Sintel final \(2\)\*\* +\| \*\*{epe}\*\*", summary.table())
+        assert f'<td class="main">{epe}</td>' in render_page(Findings(summary, summary.results, []), [], [])
+        figures = summary.as_dict()["datasets"]["MPI-Sintel final"]["m"]
+        assert f"{figures['epe']:.3f}" == epe
+        assert (figures["epe_image"], figures["epe_pixel"]) == (2.5, 1.3)
+
+    @given(st.lists(st.floats(1e-9, 1e9), min_size=2, max_size=40), st.randoms())
+    def test_any_order_gives_the_same_to_the_last_digit(self, epes, order):
+        names = [str(number) for number in range(len(epes))]
+        found = [
+            replace(pair_result("s", "m", ErrorSums.of_pair(7, 7 * epe), name), seconds=epe / 3, steps=4)
+            for name, epe in zip(names, epes, strict=True)
+        ]
+        plan = plan_of({"s": names})
+        first = Summary(["m"], plan, found)
+        order.shuffle(found)
+        assert Summary(["m"], plan, found).as_dict() == first.as_dict()
+
     def test_masks_that_are_missing_are_said(self, benchmarks):
         plan = Plan.of(find_benchmarks(benchmarks))
         table = run_benchmark({"ours": ConstantPredictor()}, plan, ALONE, progress=False).table()
@@ -243,7 +285,7 @@ class TestSummary:
         monkeypatch.setattr("deqflow.evaluation.summary.PAIRS_LISTED", 6)
         plan = Plan.of(find_benchmarks(benchmarks))
         summary = run_benchmark({"ours": ConstantPredictor()}, plan, ALONE, progress=False)
-        assert summary.pairs == {}
+        assert summary.listed == {} and summary.as_dict()["pairs"] == []
         assert "cave_2 11" not in summary.table() and "**KITTI (2)**" in summary.table()
 
 

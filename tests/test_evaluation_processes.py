@@ -70,12 +70,12 @@ def test_two_processes_give_what_one_gives_to_the_last_digit(tmp_path, start_opt
     alone, together = (
         [
             (result.key, result.regions, result.steps)
-            for result in read_samples(tmp_path / name / "samples.csv")
+            for result in read_samples(tmp_path / name / "samples.jsonl")
         ]
         for name in ("one", "two")
     )
     assert together == alone
-    assert not list((tmp_path / "two").glob("samples.*.csv"))
+    assert not list((tmp_path / "two").glob("samples.*.jsonl"))
 
 
 def test_a_signal_leaves_a_table_that_the_same_command_goes_on_from(tmp_path):
@@ -85,7 +85,7 @@ def test_a_signal_leaves_a_table_that_the_same_command_goes_on_from(tmp_path):
     command = (REPOSITORY / "evaluate.py", "--benchmark", tmp_path, *QUICK, "--baselines", "zero")
     command = (*command, "--output", out)
     process = start(*command)
-    table = out / "samples.csv"
+    table = out / "samples.jsonl"
     for _ in range(6000):
         if process.poll() is not None or (table.exists() and table.read_bytes().count(b"\n") > 20):
             break

@@ -1,7 +1,6 @@
 """Metrics against cases computed by hand, and totals against all pixels at once."""
 
 import math
-import random
 
 import numpy as np
 import pytest
@@ -10,14 +9,20 @@ from hypothesis import strategies as st
 
 from deqflow.data.sample import Sample
 from deqflow.errors import DataError
-from deqflow.evaluation.metrics import REGIONS, RegionErrors, end_point_error, measure, measure_sample
-from deqflow.evaluation.totals import RegionTotal, Total, pair_metrics
+from deqflow.evaluation.metrics import REGIONS, ErrorSums, end_point_error, measure_sample
+from deqflow.evaluation.results import SampleResult
+from deqflow.evaluation.summary import Total
 
 HEIGHT, WIDTH = 24, 32
 
 
 def constant_flow(u: float, v: float, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     return np.tile(np.array([u, v], np.float32), (height, width, 1))
+
+
+def measure(flow: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None) -> ErrorSums:
+    """Errors over all valid pixels."""
+    return measure_sample(flow, sample_of(truth, **({} if valid is None else {"valid": valid})))["all"]
 
 
 def row_of(*motions: float) -> np.ndarray:
@@ -29,6 +34,12 @@ def sample_of(flow: np.ndarray, **masks: object) -> Sample:
     frame = np.zeros((*flow.shape[:2], 3), np.uint8)
     masks.setdefault("valid", np.ones(flow.shape[:2], bool))
     return Sample(frame, frame, flow, name="a pair", **masks)  # type: ignore[arg-type]
+
+
+def total_of(*pairs: dict[str, ErrorSums]) -> Total:
+    """A method's errors on pairs of a data set that averages over images."""
+    kind = {"method": "m", "dataset": "d", "group": "g", "width": 1, "height": 1}
+    return Total.of([SampleResult(name=str(n), regions=regions, **kind) for n, regions in enumerate(pairs)])
 
 
 class TestOnePair:
@@ -45,8 +56,8 @@ class TestOnePair:
         errors = measure(flow, truth, valid)
         assert errors.pixels == (HEIGHT - 3) * WIDTH
         assert errors.nonfinite == 0
-        assert errors.epe == 2.0
-        assert [errors.outlier_rate(t) for t in (1.0, 3.0, 5.0)] == [100.0, 0.0, 0.0]
+        assert errors.epe_image == 2.0
+        assert [errors.metrics("all")[name] for name in ("1px", "3px", "5px")] == [100.0, 0.0, 0.0]
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
     def test_estimates_that_are_not_finite_are_counted_and_not_averaged_away(self, value):
@@ -54,15 +65,15 @@ class TestOnePair:
         flow[0, 0, 1] = value
         errors = measure(flow, constant_flow(0, 0))
         assert errors.nonfinite == 1
-        assert math.isnan(errors.epe)
-        assert errors.outliers == (1, 1, 1)
+        assert math.isnan(errors.epe_image)
+        assert (errors.over_1px, errors.over_3px, errors.over_5px) == (1, 1, 1)
         assert errors.fl == 1
         assert errors.wauc == 5050 * (HEIGHT * WIDTH - 1)
 
     def test_outliers_are_strictly_beyond_the_threshold(self):
         errors = measure(row_of(0, 1, 1.5, 3, 4, 5, 6), row_of(*[0] * 7))
-        assert errors.outliers == (5, 3, 1)
-        assert errors.outlier_rate(3.0) == pytest.approx(300 / 7)
+        assert (errors.over_1px, errors.over_3px, errors.over_5px) == (5, 3, 1)
+        assert errors.metrics("all")["3px"] == pytest.approx(300 / 7)
 
     def test_fl_needs_three_pixels_and_five_percent(self):
         # Errors 4, 4, 2.5, 5 px on motions of 100, 79, 10, 100 px: only the second is beyond both limits.
@@ -70,7 +81,7 @@ class TestOnePair:
         flow = truth + np.array([[[4, 0], [0, 4], [2.5, 0], [-5, 0]]], np.float32)
         errors = measure(flow, truth)
         assert errors.fl == 1
-        assert errors.fl_rate == 25.0
+        assert errors.metrics("all")["fl_all"] == 25.0
 
     @pytest.mark.parametrize(
         ("error", "expected"),
@@ -86,7 +97,7 @@ class TestOnePair:
     def test_wauc_of_a_single_error(self, error, expected):
         # Thresholds are multiples of 0.05, which float32 estimates do not hold exactly.
         flow = np.array([[[error, 0.0]]])
-        assert measure(flow, np.zeros_like(flow)).wauc_score == pytest.approx(expected, abs=1e-9)
+        assert measure(flow, np.zeros_like(flow)).metrics("all")["wauc"] == pytest.approx(expected, abs=1e-9)
 
     @given(st.lists(st.floats(0, 8), min_size=1, max_size=30))
     def test_wauc_is_the_weighted_mean_of_inlier_rates(self, errors):
@@ -95,12 +106,12 @@ class TestOnePair:
         weights = 1 - np.arange(100) / 100
         inliers = [(np.array(errors) <= threshold).mean() for threshold in thresholds]
         expected = 100 * np.average(inliers, weights=weights)
-        assert measure(flow, np.zeros_like(flow)).wauc_score == pytest.approx(expected, abs=1e-9)
+        assert measure(flow, np.zeros_like(flow)).metrics("all")["wauc"] == pytest.approx(expected, abs=1e-9)
 
     def test_shapes_that_differ_are_named(self):
         with pytest.raises(DataError, match=r"\(24, 32, 2\).*\(24, 31, 2\)"):
             measure(constant_flow(0, 0), constant_flow(0, 0, width=31))
-        with pytest.raises(DataError, match="validity mask"):
+        with pytest.raises(DataError, match="valid mask of a pair has shape"):
             measure(constant_flow(0, 0), constant_flow(0, 0), np.ones((3, 3), bool))
         with pytest.raises(DataError, match=r"noc mask of a pair has shape \(1, 2\)"):
             measure_sample(row_of(0), sample_of(row_of(0), noc=np.ones((1, 2), bool)))
@@ -112,22 +123,25 @@ class TestRegions:
         regions = measure_sample(truth + row_of(1, 1, 2, 2, 3, 3), sample_of(truth))
         assert list(regions) == ["all", "s0-10", "s10-40", "s40+"]
         for name, epe in (("s0-10", 1.0), ("s10-40", 2.0), ("s40+", 3.0), ("all", 2.0)):
-            assert regions[name].epe == pytest.approx(epe, abs=1e-4)
+            assert regions[name].epe_image == pytest.approx(epe, abs=1e-4)
 
     def test_occlusion_splits_pixels_into_matched_and_unmatched(self):
         occlusion = np.array([[False, True, True]])
         valid = np.array([[True, True, False]])
         sample = sample_of(row_of(0, 0, 0), occlusion=occlusion, valid=valid)
         regions = measure_sample(row_of(1, 7, 100), sample)
-        assert (regions["matched"].pixels, regions["matched"].epe) == (1, 1.0)
-        assert (regions["unmatched"].pixels, regions["unmatched"].epe) == (1, 7.0)
+        assert (regions["matched"].pixels, regions["matched"].epe_image) == (1, 1.0)
+        assert (regions["unmatched"].pixels, regions["unmatched"].epe_image) == (1, 7.0)
 
     def test_kitti_masks_make_foreground_and_background_of_all_and_of_noc(self):
         objects = np.array([[0, 0, 3, 1]], np.uint8)
         noc = np.array([[True, False, True, False]])
         sample = sample_of(row_of(0, 0, 0, 0), objects=objects, noc=noc)
         regions = measure_sample(row_of(1, 4, 5, 2), sample)
-        assert {name: regions[name].fl_rate for name in ("all", "fg", "bg", "noc", "noc-fg", "noc-bg")} == {
+        assert {
+            name: regions[name].metrics(name)[f"fl_{name}"]
+            for name in ("all", "fg", "bg", "noc", "noc-fg", "noc-bg")
+        } == {
             "all": 50.0,
             "fg": 50.0,
             "bg": 50.0,
@@ -135,17 +149,17 @@ class TestRegions:
             "noc-fg": 100.0,
             "noc-bg": 0.0,
         }
-        assert regions["noc"].epe == 3.0
+        assert regions["noc"].epe_image == 3.0
         assert list(regions) == [name for name in REGIONS if name in regions]
 
     def test_of_four_values_of_ground_truth_in_a_pixel_the_nearest_counts(self):
         subpixels = np.stack([row_of(0, np.nan), row_of(3, 2), row_of(5, np.nan), row_of(9, 7)])
         regions = measure_sample(row_of(4.5, 3), sample_of(row_of(0, 2), subpixels=subpixels))
-        assert regions["all"].total == 0.5 + 1.0
+        assert regions["all"].error == 0.5 + 1.0
 
     def test_metrics_are_named_by_kind_and_region(self):
         sample = sample_of(row_of(0, 50), occlusion=np.array([[False, True]]))
-        figures = pair_metrics(measure_sample(row_of(1, 54), sample))
+        figures = total_of(measure_sample(row_of(1, 54), sample)).metrics
         assert figures["epe"] == 2.5
         assert figures["epe_unmatched"] == figures["epe_s40+"] == 4.0
         assert figures["3px"] == 50.0
@@ -157,67 +171,61 @@ class TestRegions:
 
 class TestTotals:
     def test_a_pair_without_valid_pixels_changes_no_mean(self):
-        total = RegionTotal()
-        total.add(measure(constant_flow(3, 4), constant_flow(0, 0)))
-        total.add(measure(constant_flow(3, 4), constant_flow(0, 0), np.zeros((HEIGHT, WIDTH), bool)))
+        total = measure(constant_flow(3, 4), constant_flow(0, 0))
+        total += measure(constant_flow(3, 4), constant_flow(0, 0), np.zeros((HEIGHT, WIDTH), bool))
         assert (total.pairs, total.images, total.pixels) == (2, 1, HEIGHT * WIDTH)
         assert total.epe_image == total.epe_pixel == 5.0
 
     def test_an_empty_set_has_no_error(self):
-        total = RegionTotal()
-        assert all(map(math.isnan, (total.epe_image, total.epe_pixel, total.fl, total.wauc)))
-        assert math.isnan(Total().geometric_epe) and Total().mean_steps is None
+        assert all(map(math.isnan, ErrorSums().metrics("all").values()))
+        assert math.isnan(total_of().geometric_epe) and total_of().steps is None
 
     def test_epe_has_a_mean_over_images_and_one_over_pixels_and_rates_are_over_pixels(self):
-        total = RegionTotal()
-        total.add(measure(constant_flow(10, 0, 10, 10), constant_flow(0, 0, 10, 10)))
-        total.add(measure(constant_flow(0, 0, 10, 30), constant_flow(0, 0, 10, 30)))
-        assert total.epe_image == 5.0
-        assert total.epe_pixel == 2.5
-        assert total.outlier_rate(3.0) == 25.0
-        assert total.fl == 25.0
-        assert total.wauc == 75.0
+        total = measure(constant_flow(10, 0, 10, 10), constant_flow(0, 0, 10, 10))
+        total += measure(constant_flow(0, 0, 10, 30), constant_flow(0, 0, 10, 30))
+        assert total.metrics("all", "images")["epe"] == 5.0
+        assert total.metrics("all", "pixels") == {
+            "epe": 2.5, "1px": 25.0, "3px": 25.0, "5px": 25.0, "fl_all": 25.0, "wauc": 75.0,
+        }  # fmt: skip
 
     def test_one_estimate_that_is_not_finite_shows_in_the_mean(self):
-        total = RegionTotal()
-        total.add(measure(row_of(0, 1), row_of(0, 0)))
-        total.add(measure(row_of(np.nan, 1), row_of(0, 0)))
+        total = measure(row_of(0, 1), row_of(0, 0)) + measure(row_of(np.nan, 1), row_of(0, 0))
         assert total.nonfinite == 1
         assert math.isnan(total.epe_image) and math.isnan(total.epe_pixel)
-        assert total.outlier_rate(5.0) == 25.0
+        assert total.metrics("all")["5px"] == 25.0
 
     def test_regions_pool_pixels_except_those_that_kitti_averages_by_image(self):
-        total = Total()
         masks = {"noc": np.array([[True, True, True]]), "occlusion": np.array([[True, False, False]])}
-        total.add(measure_sample(row_of(4, 1, 1), sample_of(row_of(0, 0, 0), **masks)))
+        first = measure_sample(row_of(4, 1, 1), sample_of(row_of(0, 0, 0), **masks))
         masks = {"noc": np.array([[False, False, True]]), "occlusion": np.array([[True, True, False]])}
-        total.add(measure_sample(row_of(0, 0, 6), sample_of(row_of(0, 0, 0), **masks)))
-        figures = total.metrics()
-        assert figures["epe"] == 2.0 and figures["epe_pixel"] == 2.0
+        figures = total_of(
+            first, measure_sample(row_of(0, 0, 6), sample_of(row_of(0, 0, 0), **masks))
+        ).metrics
+        assert figures["epe"] == 2.0
         assert figures["epe_noc"] == 4.0  # (2 + 6) / 2, and not 12 / 4
         assert figures["epe_matched"] == pytest.approx(8 / 3)
         assert figures["epe_unmatched"] == pytest.approx(4 / 3)
 
     def test_the_geometric_mean_is_over_pairs(self):
-        total = Total()
-        for epe in (1.0, 8.0, 27.0):
-            total.add({"all": RegionErrors(10, 0, 10 * epe)})
-        assert total.geometric_epe == pytest.approx(6.0)
-        total.add({"all": RegionErrors(10, 0, 0.0)})
-        assert total.geometric_epe == 0.0
+        pairs = [{"all": ErrorSums.of_pair(10, 10 * epe)} for epe in (1.0, 8.0, 27.0)]
+        assert total_of(*pairs).geometric_epe == pytest.approx(6.0)
+        pairs.append({"all": ErrorSums.of_pair(10, 0.0)})
+        assert total_of(*pairs).geometric_epe == 0.0
+        pairs.append({"all": ErrorSums.of_pair(10, nonfinite=1)})
+        assert math.isnan(total_of(*pairs).geometric_epe)
 
     @given(
         st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=5), st.integers(0, 999)
     )
-    def test_streaming_equals_everything_at_once(self, sizes, seed):
+    def test_sums_equal_everything_at_once(self, sizes, seed):
         generator = np.random.default_rng(seed)
-        total = RegionTotal()
+        total = ErrorSums()
         errors, epes, magnitudes = [], [], []
         for height, width in sizes:
             truth = generator.normal(0, 60, (height, width, 2))
             flow = truth + generator.normal(0, 4, (height, width, 2))
             valid = generator.random((height, width)) < 0.7
-            total.add(measure(flow, truth, valid))
+            total += measure(flow, truth, valid)
             error = np.linalg.norm(flow - truth, axis=2)[valid]
             errors.append(error)
             magnitudes.append(np.linalg.norm(truth, axis=2)[valid])
@@ -227,22 +235,8 @@ class TestTotals:
         if pooled.size:
             assert total.epe_image == pytest.approx(np.mean(epes))
             assert total.epe_pixel == pytest.approx(pooled.mean())
-            assert total.outlier_rate(3.0) == pytest.approx(100 * np.mean(pooled > 3))
-            assert total.fl == pytest.approx(100 * np.mean((pooled > 3) & (pooled > 0.05 * magnitude)))
-
-    @given(st.lists(st.floats(1e-9, 1e9), min_size=2, max_size=40), st.integers(1, 5), st.integers(0, 999))
-    def test_any_order_and_any_sharing_give_the_same_to_the_last_digit(self, epes, processes, seed):
-        pairs = [({"all": RegionErrors(7, 0, 7 * epe)}, {"seconds": epe / 3, "steps": 4}) for epe in epes]
-        together = Total()
-        for regions, solve in pairs:
-            together.add(regions, **solve)
-        random.Random(seed).shuffle(pairs)
-        merged = Total()
-        for rank in range(processes):
-            share = Total()
-            for regions, solve in pairs[rank::processes]:
-                share.add(regions, **solve)
-            merged.merge(share)
-        assert merged == together
-        assert merged.metrics() == together.metrics()
-        assert merged.mean_seconds == together.mean_seconds
+            figures = total.metrics("all")
+            assert figures["3px"] == pytest.approx(100 * np.mean(pooled > 3))
+            assert figures["fl_all"] == pytest.approx(
+                100 * np.mean((pooled > 3) & (pooled > 0.05 * magnitude))
+            )

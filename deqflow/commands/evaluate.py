@@ -13,8 +13,8 @@ from deqflow.extras import requires
 if TYPE_CHECKING:
     from deqflow.data.datasets import PairDataset
     from deqflow.estimator import DEQFlow
+    from deqflow.evaluation.plan import Plan
     from deqflow.evaluation.predictors import Predictor
-    from deqflow.evaluation.runner import Plan
     from deqflow.evaluation.summary import Summary
 
 
@@ -37,7 +37,7 @@ class EvaluateOptions(ModelOptions):
         batch: Pairs of one size that are computed together.
         workers: Threads that read ahead; 0 reads when needed.
         baselines: What to compare with: dis is OpenCV's DIS (medium preset), zero is no motion.
-        output: Folder to keep every pair's result in (samples.csv), with settings and summary. A run that
+        output: Folder to keep every pair's result in (samples.jsonl), with settings and summary. A run that
             ended early goes on from there.
         overwrite: Forget what the output folder holds of another run, and replace files that exist.
         json: Also write every figure to this file.
@@ -150,10 +150,10 @@ def run(options: EvaluateOptions) -> int:
     Raises:
         DeqflowError, OSError: an option does not hold; said in one sentence.
     """
-    from deqflow.evaluation.benchmark import run_benchmark
-    from deqflow.evaluation.folder import REPORT, ResultsFolder
+    from deqflow.evaluation.plan import Plan
     from deqflow.evaluation.predictors import BaselinePredictor, Predictor
-    from deqflow.evaluation.runner import Plan
+    from deqflow.evaluation.results import REPORT, ResultsFolder
+    from deqflow.evaluation.runner import run_benchmark
     from deqflow.io.files import replace_bytes
     from deqflow.processes import start_processes
 
@@ -195,16 +195,14 @@ def run(options: EvaluateOptions) -> int:
 def _report(
     options: EvaluateOptions, model: "DEQFlow", summary: "Summary", plan: "Plan", settings: dict[str, Any]
 ) -> None:
-    from deqflow.evaluation.folder import ResultsFolder
     from deqflow.evaluation.report import write_report
 
-    assert options.report is not None and options.results is not None
+    assert options.report is not None
     page = write_report(
         options.report,
         model,
         summary,
         plan.datasets,
-        ResultsFolder(options.results).finished(),
         settings,
         samples=options.report_samples,
     )

@@ -92,7 +92,7 @@ def run(options: SubmitOptions) -> int:
 
 
 def _write(options: SubmitOptions, submission: "Submission") -> None:
-    from deqflow.evaluation.folder import SETTINGS
+    from deqflow.evaluation.results import SETTINGS
 
     prepare_outputs([options.output / SETTINGS], overwrite=True)  # whose it is, is asked in a moment
     model = options.load()

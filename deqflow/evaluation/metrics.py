@@ -3,21 +3,22 @@
 Invalid pixels never count. A prediction that is not finite at a valid pixel is counted, makes the end-point
 error NaN and is an outlier at every threshold: it cannot disappear in a mean.
 
-Of each pair only counts of pixels and one sum of errors are kept for each region of its frame
-(`RegionErrors`). `deqflow.evaluation.totals` adds them up over a data set, exactly and in any order.
+Of each pair only sums are kept for each region of its frame (`ErrorSums`); those of many pairs are their sum.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deqflow.data.datasets.pairs import Averaging
 from deqflow.data.sample import Sample
 from deqflow.errors import DataError
 
-OUTLIER_THRESHOLDS = (1.0, 3.0, 5.0)
-"""End-point errors in pixels beyond which a pixel is an outlier."""
+OUTLIERS = {"1px": 1.0, "3px": 3.0, "5px": 5.0}
+"""End-point errors in pixels beyond which a pixel is an outlier, by the name of their share."""
 
 REGIONS = {
     "all": "every valid pixel",
@@ -40,6 +41,9 @@ MASKS = {
     "an object map": ("fg", "bg"),
 }
 """What a sample must carry for a region to exist; the other regions need ground truth alone."""
+
+POOLED = frozenset(REGIONS) - {"all", "noc"}
+"""Regions whose EPE is always over the pixels of all images together: an image may have few pixels of one."""
 
 _WAUC_BINS = 100
 _WAUC_LIMIT = 5.0
@@ -72,78 +76,93 @@ def end_point_error(flow: NDArray[np.floating], truth: NDArray[np.floating]) -> 
     return np.where(np.isfinite(flow).all(axis=2), error, np.nan)
 
 
-@dataclass(frozen=True)
-class RegionErrors:
-    """Errors of one estimate over the valid pixels of one region.
+@dataclass(frozen=True, slots=True)
+class ErrorSums:
+    """Sums of errors over the valid pixels of one region, of one pair or of many: ``+`` joins them.
 
     Attributes:
+        pairs: pairs that have the region's mask.
+        images: those of them with at least one valid pixel in the region.
         pixels: valid pixels.
         nonfinite: valid pixels where the estimate is NaN or infinite.
-        total: sum of the end-point errors in pixels where the estimate is finite.
-        outliers: valid pixels with an error beyond each of ``OUTLIER_THRESHOLDS``.
+        error: sum of the end-point errors in pixels where the estimate is finite.
+        image_error: sum of the images' mean errors in pixels.
+        over_1px: valid pixels with an error beyond 1 px.
+        over_3px: beyond 3 px.
+        over_5px: beyond 5 px.
         fl: valid pixels with an error beyond 3 px and beyond 5 % of the true motion.
-        wauc: sum of the pixels' scores, whole numbers from 0 to 5050; see ``wauc_score``.
+        wauc: sum of the pixels' scores, whole numbers from 0 to 5050; see ``metrics``.
     """
 
+    pairs: int = 0
+    images: int = 0
     pixels: int = 0
     nonfinite: int = 0
-    total: float = 0.0
-    outliers: tuple[int, ...] = (0,) * len(OUTLIER_THRESHOLDS)
+    error: float = 0.0
+    image_error: float = 0.0
+    over_1px: int = 0
+    over_3px: int = 0
+    over_5px: int = 0
     fl: int = 0
     wauc: int = 0
 
-    @property
-    def epe(self) -> float:
-        """Mean end-point error in pixels; NaN if any estimate is not finite or no pixel is valid."""
-        return self.total / self.pixels if self.pixels and not self.nonfinite else math.nan
+    @classmethod
+    def of_pair(cls, pixels: int = 0, error: float = 0.0, **counts: int) -> Self:
+        """Sums of one pair, which is one image if a pixel of it is valid."""
+        mean = error / pixels if pixels else 0.0
+        return cls(1, int(pixels > 0), pixels, error=error, image_error=mean, **counts)
 
-    def outlier_rate(self, threshold: float) -> float:
-        """Percentage of valid pixels with an error above ``threshold``, one of ``OUTLIER_THRESHOLDS``."""
-        return percentage(self.outliers[OUTLIER_THRESHOLDS.index(threshold)], self.pixels)
-
-    @property
-    def fl_rate(self) -> float:
-        """Percentage of valid pixels that KITTI 2015 calls wrong; see ``measure``."""
-        return percentage(self.fl, self.pixels)
+    def __add__(self, other: "ErrorSums") -> "ErrorSums":
+        return ErrorSums(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
-    def wauc_score(self) -> float:
-        """Weighted area under the curve of the share of pixels within an error: 100 is best, 0 worst.
+    def epe_image(self) -> float:
+        """Mean end-point error of each image, then over images, in pixels.
 
-        Inlier rates at 100 thresholds i/20 px (0.05 to 5 px) are averaged with weights 1 - (i - 1)/100 that
-        favour small errors, as VIPER defines it (Richter, Hayder and Koltun, *Playing for Benchmarks*, ICCV
-        2017) and Spring reports it (Mehl et al., CVPR 2023).
+        This is how KITTI's EPE is reported since RAFT (Teed and Deng, ECCV 2020), and Middlebury's averages
+        (Baker et al., IJCV 2011). NaN if any estimate is not finite or no pixel is valid.
         """
-        return percentage(self.wauc, int(_WAUC_SCORES[0]) * self.pixels)
+        return self.image_error / self.images if self.images and not self.nonfinite else math.nan
+
+    @property
+    def epe_pixel(self) -> float:
+        """Mean end-point error over all valid pixels of all images together, in pixels.
+
+        Sintel's EPE all, matched, unmatched, s0-10, s10-40 and s40+ (Butler et al., ECCV 2012) and Spring's
+        EPE (Mehl et al., CVPR 2023). NaN as ``epe_image``.
+        """
+        return self.error / self.pixels if self.pixels and not self.nonfinite else math.nan
+
+    def metrics(self, region: str, averaging: Averaging = "images") -> dict[str, float]:
+        """Return every figure by its name in tables and files, such as ``epe_matched``; see ``metric_name``.
+
+        Apart from ``epe``, figures are over all valid pixels of all images together, in percent:
+
+        - ``1px``, ``3px``, ``5px``: errors above so many pixels. At 3 px on KITTI 2012 (Geiger et al., CVPR
+          2012) this is Out-All, and Out-Noc in region noc; at 1 px it is Spring's main measure.
+        - ``fl``: errors above both 3 px and 5 % of the length of the true motion. KITTI 2015's Fl-all, and
+          Fl-fg and Fl-bg in those regions (Menze and Geiger, CVPR 2015, section 5).
+        - ``wauc``: weighted area under the curve of the share of pixels within an error, 100 is best. Inlier
+          rates at 100 thresholds i/20 px (0.05 to 5 px) are averaged with weights 1 - (i - 1)/100 that favor
+          small errors, as VIPER defines it (Richter, Hayder and Koltun, *Playing for Benchmarks*, ICCV 2017)
+          and Spring reports it (Mehl et al., CVPR 2023).
+
+        Args:
+            region: one of ``REGIONS``.
+            averaging: how the benchmark averages its EPE. The regions in ``POOLED`` are always over pixels.
+        """
+        per_image = averaging == "images" and region not in POOLED
+        counts = (self.over_1px, self.over_3px, self.over_5px, self.fl)
+        rates = {kind: percentage(n, self.pixels) for kind, n in zip((*OUTLIERS, "fl"), counts, strict=True)}
+        figures = {
+            "epe": self.epe_image if per_image else self.epe_pixel,
+            **rates,
+            "wauc": percentage(self.wauc, int(_WAUC_SCORES[0]) * self.pixels),
+        }
+        return {metric_name(kind, region): value for kind, value in figures.items()}
 
 
-def measure(
-    flow: NDArray[np.floating], truth: NDArray[np.floating], valid: NDArray[np.bool_] | None = None
-) -> RegionErrors:
-    """Compare one estimate with its ground truth over all valid pixels.
-
-    A pixel counts into ``fl`` if its error exceeds both 3 px and 5 % of the length of the true motion (KITTI
-    2015: Menze and Geiger, CVPR 2015, section 5).
-
-    Args:
-        flow: estimate (H, W, 2) in pixels.
-        truth: ground truth (H, W, 2) in pixels; its values where ``valid`` is false are never used.
-        valid: bool (H, W); every pixel if None.
-
-    Raises:
-        DataError: the shapes do not agree.
-    """
-    if valid is not None and valid.shape != truth.shape[:2]:
-        raise DataError(
-            f"validity mask of shape {valid.shape} does not fit ground truth of shape {truth.shape}"
-        )
-    error, length = end_point_error(flow, truth), _length(truth)
-    if valid is not None:
-        error, length = error[valid], length[valid]
-    return _Pixels(error.ravel(), length.ravel()).errors()
-
-
-def measure_sample(flow: NDArray[np.floating], sample: Sample) -> dict[str, RegionErrors]:
+def measure_sample(flow: NDArray[np.floating], sample: Sample) -> dict[str, ErrorSums]:
     """Compare one estimate with a sample's ground truth in every region that the sample has masks for.
 
     Where ground truth has twice the frames' resolution the smallest error over a pixel's four values counts
@@ -195,6 +214,11 @@ def measure_sample(flow: NDArray[np.floating], sample: Sample) -> dict[str, Regi
     return {name: found[name] for name in REGIONS if name in found}
 
 
+def metric_name(kind: str, region: str) -> str:
+    """Name a figure of a region in tables and files: ``epe``, ``fl_all``, ``epe_matched``, ``fl_fg``."""
+    return kind if region == "all" and kind != "fl" else f"{kind}_{region}"
+
+
 def percentage(count: int, total: int) -> float:
     """``count`` in percent of ``total``; NaN of nothing."""
     return 100.0 * count / total if total else math.nan
@@ -217,26 +241,15 @@ class _Pixels:
     def __init__(self, error: NDArray[np.float64], length: NDArray[np.float64]) -> None:
         """``error`` and ``length`` of the true motion are (N,), of valid pixels."""
         finite = np.isfinite(error)
-        self.nonfinite = ~finite
         self.error = np.where(finite, error, 0.0)
         # Negated comparisons, because NaN compares false with everything and must come out as wrong; it is
         # sorted behind every threshold.
-        self.outliers = [~(error <= threshold) for threshold in OUTLIER_THRESHOLDS]
-        self.fl = ~((error <= 3.0) | (error <= 0.05 * length))
+        self.flags = {f"over_{name}": ~(error <= threshold) for name, threshold in OUTLIERS.items()}
+        self.flags |= {"nonfinite": ~finite, "fl": ~((error <= 3.0) | (error <= 0.05 * length))}
         self.wauc = _WAUC_SCORES[np.searchsorted(_WAUC_THRESHOLDS, error)]
 
-    def errors(self, region: NDArray[np.bool_] | None = None) -> RegionErrors:
-        """Counts over the pixels that a mask (N,) chooses, or all."""
-
-        def count(flags: NDArray[np.bool_]) -> int:
-            return int(np.count_nonzero(flags if region is None else flags & region))
-
-        error, wauc = (self.error, self.wauc) if region is None else (self.error[region], self.wauc[region])
-        return RegionErrors(
-            pixels=error.size,
-            nonfinite=count(self.nonfinite),
-            total=float(error.sum()),
-            outliers=tuple(map(count, self.outliers)),
-            fl=count(self.fl),
-            wauc=int(wauc.sum()),
-        )
+    def errors(self, region: NDArray[np.bool_] | slice = slice(None)) -> ErrorSums:
+        """Sum over the pixels that a mask (N,) chooses, or all."""
+        error = self.error[region]
+        counts = {name: int(np.count_nonzero(flags[region])) for name, flags in self.flags.items()}
+        return ErrorSums.of_pair(error.size, float(error.sum()), wauc=int(self.wauc[region].sum()), **counts)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,16 +17,12 @@ from numpy.typing import NDArray
 from deqflow.data.datasets import PairDataset
 from deqflow.data.sample import Sample
 from deqflow.estimator import DEQFlow, EncodedFrame
-from deqflow.evaluation.baselines import BASELINES
 from deqflow.geometry import Padding
 from deqflow.step import FlowState
 from deqflow.stream import FlowStream
 
 PUBLISHED_MULTIPLE = 8
 """Published evaluations pad frames to multiples of it; models of coarser strides pad further themselves."""
-
-BOTTOM_PADDED = ("KITTI",)
-"""Groups of data sets whose published results were computed with all vertical padding at the bottom."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +36,8 @@ class Item:
     def padding(self) -> Padding:
         """What the frames need around them."""
         height, width = self.sample.frame1.shape[:2]
-        return Padding.for_size(
-            height, width, PUBLISHED_MULTIPLE, centred=self.dataset.group not in BOTTOM_PADDED
-        )
+        centered = self.dataset.convention.centered_padding
+        return Padding.for_size(height, width, PUBLISHED_MULTIPLE, centred=centered)
 
 
 class Prediction(NamedTuple):
@@ -67,6 +63,31 @@ class Predictor(Protocol):
 
     def __call__(self, items: Sequence[Item]) -> list[Prediction]:
         """Estimate the flow of each item; all are of one size and one padding."""
+
+
+def dis_flow(frame1: NDArray[np.uint8], frame2: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Dense inverse search (Kroeger et al., ECCV 2016) as OpenCV computes it, medium preset, on grayscale.
+
+    Args:
+        frame1: uint8 RGB (H, W, 3).
+        frame2: uint8 RGB (H, W, 3).
+
+    Returns:
+        float32 (H, W, 2) in pixels.
+    """
+    gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (frame1, frame2)]
+    # OpenCV 5 keeps the class at the top level and the old factory beside it; `create` is in 4.x too.
+    estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    # A plain array, because OpenCV's own subclass of it would travel on into the caller's results.
+    return np.asarray(estimator.calc(gray[0], gray[1], None), dtype=np.float32)  # type: ignore[call-overload]
+
+
+def zero_flow(frame1: NDArray[np.uint8], frame2: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """No motion: float32 zeros (H, W, 2). Its error is the mean length of the true motion."""
+    return np.zeros((*frame1.shape[:2], 2), np.float32)
+
+
+BASELINES = {"dis": dis_flow, "zero": zero_flow}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,13 @@ from deqflow.data.datasets import PairDataset
 from deqflow.data.datasets.catalogue import official_pairs
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.charts import Chart, charts
-from deqflow.evaluation.folder import REPORT
 from deqflow.evaluation.predictors import Item
-from deqflow.evaluation.results import SampleResult
+from deqflow.evaluation.results import REPORT, SampleResult
 from deqflow.evaluation.study import Study, spearman, study
-from deqflow.evaluation.summary import Summary
-from deqflow.evaluation.totals import Total
+from deqflow.evaluation.summary import FIGURES, Summary
 from deqflow.io.files import replace_bytes
 from deqflow.io.images import write_image
-from deqflow.plots import figure_image
-from deqflow.visualize import color_bar, flow_to_image, scalar_map, side_by_side
+from deqflow.visualize import color_bar, flow_to_image, scalar_map, side_by_side, wheel
 
 MOST_SAMPLES = 20
 """Samples that a page takes: it must stay light enough to be mailed."""
@@ -37,8 +34,7 @@ FEWEST = 8
 """Samples below which a correlation between them is not put into words."""
 
 _WIDTH = 560  # pixels of a picture on the page
-_COLUMNS = {"1px": "1px %", "3px": "3px %", "5px": "5px %", "fl_all": "Fl %", "wauc": "WAUC"}
-_PUBLISHED = {"MPI-Sintel clean": "epe", "MPI-Sintel final": "epe", "KITTI-2015": "epe fl_all"}
+_PUBLISHED = {"MPI-Sintel clean": ("epe",), "MPI-Sintel final": ("epe",), "KITTI-2015": ("epe", "fl_all")}
 
 
 @dataclass(frozen=True)
@@ -63,15 +59,6 @@ class Picture:
     title: str
     image: NDArray[np.uint8]
     scale: str = ""
-
-    @property
-    def source(self) -> Markup:
-        """The picture as an address that holds it."""
-        done, data = cv2.imencode(
-            ".webp", cv2.cvtColor(self.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, 88]
-        )
-        assert done
-        return Markup("data:image/webp;base64,") + base64.b64encode(data.tobytes()).decode()
 
 
 @dataclass
@@ -101,7 +88,6 @@ def write_report(
     model: DEQFlow,
     summary: Summary,
     datasets: Sequence[PairDataset],
-    results: Iterable[SampleResult],
     settings: Mapping[str, Any],
     *,
     samples: int = 12,
@@ -113,7 +99,6 @@ def write_report(
         model: the method of interest, the first of the summary.
         summary: totals of all methods on all pairs.
         datasets: what the pairs are in.
-        results: one per pair and method.
         settings: what was run, shown at the top.
         samples: how many are looked at and shown, at most ``MOST_SAMPLES``.
 
@@ -124,7 +109,7 @@ def write_report(
         DeqflowError, OSError: a pair cannot be read, or the folder not be written.
     """
     method = summary.methods[0]
-    own = [result for result in results if result.method == method]
+    own = [result for result in summary.results if result.method == method]
     studies = [
         (choice, study(model, choice.item))
         for choice in tqdm(choose(own, datasets, min(samples, MOST_SAMPLES)), unit="sample", desc="report")
@@ -134,7 +119,7 @@ def write_report(
     for name in ("plots", "samples"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for chart in drawn:
-        write_image(folder / "plots" / f"{chart.name}.png", figure_image(chart.figure))
+        write_image(folder / "plots" / f"{chart.name}.png", chart.image)
     shown = []
     for number, (choice, look) in enumerate(studies, 1):
         pictures = sample_pictures(look)
@@ -242,7 +227,7 @@ def file_name(name: str) -> str:
 
 
 def render(findings: Findings, drawn: Sequence[Chart], shown: Sequence[Mapping[str, Any]]) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     environment = Environment(
         autoescape=True,
         loader=PackageLoader("deqflow.evaluation"),
@@ -251,6 +236,7 @@ def render(findings: Findings, drawn: Sequence[Chart], shown: Sequence[Mapping[s
         lstrip_blocks=True,
     )
     environment.filters["figure"] = shown_number
+    environment.filters["embed"] = embed
     return environment.get_template(REPORT).render(
         findings=findings,
         charts={chart.name: chart for chart in drawn},
@@ -258,60 +244,46 @@ def render(findings: Findings, drawn: Sequence[Chart], shown: Sequence[Mapping[s
         errors=error_table(findings.summary),
         published=published_table(findings.summary),
         confidence=confidence(findings),
-        bar=Picture("", color_bar(160, 10)).source,
-        wheel=Picture("", wheel()).source,
+        bar=color_bar(160, 10),
+        wheel=wheel(),
     )
 
 
 def shown_number(value: float | None, digits: int = 2) -> str:
-    """A number for people; a dash where there is none."""
+    """Return a number for people; a dash where there is none."""
     return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
-def wheel(size: int = 96) -> NDArray[np.uint8]:
-    """The colours of flow: a disc of all directions, white around it."""
-    axis = np.linspace(-1, 1, size, dtype=np.float32)
-    flow = np.stack(np.meshgrid(axis, axis), axis=-1)
-    inside = np.hypot(flow[..., 0], flow[..., 1]) <= 1
-    return np.where(inside[..., None], flow_to_image(flow, 1.0, clip=True), 255).astype(np.uint8)
+def embed(image: NDArray[np.uint8]) -> Markup:
+    """Return a picture, uint8 RGB, as an address that holds it."""
+    quality = [cv2.IMWRITE_WEBP_QUALITY, 88]
+    done, data = cv2.imencode(".webp", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
+    assert done
+    return Markup("data:image/webp;base64,") + base64.b64encode(data.tobytes()).decode()
 
 
 def error_table(summary: Summary) -> dict[str, Any]:
-    """Cells of the table of all data sets."""
-    first = summary.methods[0]
-    rows = []
-    for title, totals in summary.totals.items():
-        own = totals[first]
-        figures = own.metrics()
-        rows.append(
-            {
-                "title": title,
-                "pairs": own.pairs,
-                "epe": [headline_epe(title, totals[method]) for method in summary.methods],
-                "figures": [figures.get(name) for name in _COLUMNS],
-                "steps": own.mean_steps,
-                "seconds": own.mean_seconds,
-            }
-        )
-    return {"methods": summary.methods, "columns": list(_COLUMNS.values()), "rows": rows}
-
-
-def headline_epe(title: str, total: Total) -> float:
-    """The EPE that is compared: Sintel's and Spring's over all pixels together, the others' over images."""
-    return total.all.epe_pixel if title.startswith(("MPI-Sintel", "Spring")) else total.all.epe_image
+    """Return the cells of the table of all data sets."""
+    rows = [
+        {
+            "title": title,
+            "own": totals[summary.methods[0]],
+            "epe": [totals[method].epe for method in summary.methods],
+            "figures": [totals[summary.methods[0]].metrics.get(name) for name in FIGURES],
+        }
+        for title, totals in summary.totals.items()
+    ]
+    return {"methods": summary.methods, "columns": list(FIGURES.values()), "rows": rows}
 
 
 def published_table(summary: Summary) -> list[dict[str, Any]]:
-    """Rows of this run's methods and of published models on Sintel and KITTI 2015; empty without these."""
-    if not any(title in summary.totals for title in _PUBLISHED):
+    """Return rows of this run's methods and of published models, of runs on Sintel or KITTI 2015."""
+    if summary.totals.keys().isdisjoint(_PUBLISHED):
         return []
-    rows = []
+    rows: list[dict[str, Any]] = []
     for method in summary.methods:
-        cells: list[float | None] = []
-        for title, names in _PUBLISHED.items():
-            total = summary.totals.get(title, {}).get(method)
-            values = [] if total is None else [headline_epe(title, total), total.all.fl]
-            cells += values[: len(names.split())] or [None] * len(names.split())
+        figures = {title: totals[method].metrics for title, totals in summary.totals.items()}
+        cells = [figures.get(title, {}).get(name) for title, names in _PUBLISHED.items() for name in names]
         rows.append({"name": f"{method}, this run", "ours": method == summary.methods[0], "cells": cells})
     results = {result.checkpoint: (name, result) for name, p in zoo.PRESETS.items() for result in p.published}
     for checkpoint, (name, result) in results.items():

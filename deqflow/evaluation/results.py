@@ -1,47 +1,35 @@
-"""One pair's result, and the table of them on disk.
+"""Results on disk: a folder of settings, a table that grows pair by pair, and a summary at the end.
 
-``samples.csv`` holds a row for each pair and method: what it is, how the solver did, the usual figures for
-people to read, and then the counts and sums that all figures follow from (``all.pixels``, ``matched.error``,
-...). Floats are written so that they read back to the last digit: a total over the rows is the total over the
-data set. CSV and nothing else, because a row is safe on disk as soon as it is written, which a column format
-(Parquet) cannot do, and because every tool reads it.
+``samples.jsonl`` holds a line of JSON for each pair and method: what it is, how the solver did, the usual
+figures (``metrics``) for people and their tools to read, and the sums that all figures follow from
+(``regions``). Floats read back to the last digit: a total over the lines is the total over the data set.
+
+A run that ends early is continued by the same command: what the table holds is not computed again. Of several
+processes each has a table of its own, ``samples.1.jsonl`` and so on, which become part of ``samples.jsonl``
+when all are done, or when the next run begins.
 """
 
-import csv
+import json
 import math
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from io import StringIO
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
-from deqflow.errors import DataError
-from deqflow.evaluation.metrics import OUTLIER_THRESHOLDS, REGIONS, RegionErrors
-from deqflow.evaluation.totals import metric_name, outlier_name, pair_metrics
+from deqflow.errors import ConfigError, DataError
+from deqflow.evaluation.metrics import ErrorSums
+from deqflow.io.files import replace_bytes
 
-SAMPLES = "samples.csv"
-"""The name of the table in a folder of results."""
-
-_OUTLIERS = [outlier_name(threshold) for threshold in OUTLIER_THRESHOLDS]
-_IDENTITY = ["method", "dataset", "group", "name", "sequence", "index", "width", "height"]
-_SOLVE = ["seconds", "steps", "converged", "residual", "residual_peak", "reused"]
-_FIGURES = [
-    *(metric_name(kind, "all") for kind in ("epe", *_OUTLIERS, "fl", "wauc")),
-    *(metric_name("epe", region) for region in REGIONS if region != "all"),
-]
-_COUNTS = [
-    f"{region}.{count}"
-    for region in REGIONS
-    for count in ("pixels", "nonfinite", "error", *_OUTLIERS, "fl", "wauc")
-]
-COLUMNS = [*_IDENTITY, *_SOLVE, *_FIGURES, *_COUNTS]
-"""Cells are empty where a method does not iterate, a mask is missing or a figure is not finite."""
+SETTINGS = "settings.json"
+SAMPLES = "samples.jsonl"
+SUMMARY = "summary.json"
+TABLE = "table.md"
+REPORT = "report.html"
 
 
 class SampleKey(NamedTuple):
-    """What identifies a row."""
+    """What identifies a result."""
 
     method: str
     dataset: str
@@ -78,7 +66,7 @@ class SampleResult:
     index: int = 0
     width: int
     height: int
-    regions: dict[str, RegionErrors] = field(default_factory=dict)
+    regions: dict[str, ErrorSums] = field(default_factory=dict)
     seconds: float = 0.0
     steps: int | None = None
     converged: bool | None = None
@@ -92,155 +80,165 @@ class SampleResult:
         return SampleKey(self.method, self.dataset, self.name)
 
     @property
-    def metrics(self) -> dict[str, float]:
-        """Figures by the names of ``Total.metrics``; NaN without pixels or with a flow that is not finite."""
-        return pair_metrics(self.regions)
+    def epe(self) -> float:
+        """Mean error over the valid pixels in px; NaN without one, or if an estimate is not finite."""
+        return self.regions["all"].epe_image
 
     @property
-    def epe(self) -> float:
-        """Mean error over the valid pixels in px; NaN if an estimate is not finite."""
-        return self.regions["all"].epe
+    def metrics(self) -> dict[str, float]:
+        """Figures by name, see ``ErrorSums.metrics``; NaN without pixels or if an estimate is not finite."""
+        return {
+            name: value
+            for region, sums in self.regions.items()
+            for name, value in sums.metrics(region).items()
+        }
 
-    def row(self) -> dict[str, str]:
-        """The result as cells by ``COLUMNS``."""
-        figures = {name: value for name, value in self.metrics.items() if name in _FIGURES}
-        counts: dict[str, object] = {}
-        for region, errors in self.regions.items():
-            cells = (errors.pixels, errors.nonfinite, errors.total, *errors.outliers, errors.fl, errors.wauc)
-            names = ("pixels", "nonfinite", "error", *_OUTLIERS, "fl", "wauc")
-            counts |= {f"{region}.{name}": cell for name, cell in zip(names, cells, strict=True)}
-        plain = {name: getattr(self, name) for name in (*_IDENTITY, *_SOLVE)}
-        return {name: _cell(value) for name, value in {**plain, **figures, **counts}.items()}
+    def encode(self) -> bytes:
+        """Return the result as a line of JSON; numbers that are not finite become null."""
+        values = {**asdict(self), "metrics": self.metrics}
+        return json.dumps(finite(values), allow_nan=False).encode() + b"\n"
 
     @classmethod
-    def from_row(cls, row: dict[str, str]) -> Self:
-        """The inverse of ``row``.
+    def decode(cls, line: bytes) -> Self:
+        """Return the inverse of ``encode``.
 
         Raises:
-            KeyError, ValueError: a cell is missing or not a number.
+            KeyError, TypeError, ValueError: a value is missing, not known or of another kind.
         """
-        return cls(
-            method=row["method"],
-            dataset=row["dataset"],
-            group=row["group"],
-            name=row["name"],
-            sequence=row["sequence"],
-            index=int(row["index"]),
-            width=int(row["width"]),
-            height=int(row["height"]),
-            regions={region: _errors(row, region) for region in REGIONS if row[f"{region}.pixels"]},
-            seconds=float(row["seconds"]),
-            steps=int(row["steps"]) if row["steps"] else None,
-            converged=_flag(row["converged"]),
-            residual=float(row["residual"]) if row["residual"] else None,
-            residual_peak=float(row["residual_peak"]) if row["residual_peak"] else None,
-            reused=_flag(row["reused"]),
-        )
+        values = json.loads(line)
+        del values["metrics"]
+        for name, kind in (("method", str), ("dataset", str), ("name", str), ("seconds", float)):
+            if not isinstance(values[name], kind):
+                raise ValueError(f"{name} is {values[name]!r}")
+        values["regions"] = {name: _sums(sums) for name, sums in values["regions"].items()}
+        if "all" not in values["regions"]:
+            raise ValueError("there is no region 'all'")
+        return cls(**values)
 
 
-def read_samples(path: str | Path) -> Iterator[SampleResult]:
-    """The rows of a table one by one, in the file's order; a last line that was cut short is left out.
+def _sums(values: dict[str, Any]) -> ErrorSums:
+    kinds = {field.name: type(field.default) for field in fields(ErrorSums)}
+    if any(type(values[name]) is not kind for name, kind in kinds.items()):
+        raise ValueError(f"{values!r} are no sums of errors")
+    return ErrorSums(**values)
+
+
+def finite(value: Any) -> Any:
+    """Return what JSON can hold of a value: numbers that are not finite become None, however deep."""
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_samples(path: Path) -> Iterator[SampleResult]:
+    """Yield the results that a table holds; a last line that was cut short is left out.
 
     Raises:
-        DataError: the file is not such a table.
+        DataError: the file is something else.
         OSError: it cannot be read.
     """
-    for _, result in scan_samples(Path(path)):
-        yield result
-
-
-def scan_samples(path: Path) -> Iterator[tuple[slice, SampleResult]]:
-    """The rows of a table with the bytes of the file that they take; see ``read_samples``."""
     with path.open("rb") as file:
-        lines = _whole_lines(file)
-        header = next(lines, None)
-        if header is None:  # a run that was killed at once
-            return
-        if _cells(header) != COLUMNS:
-            raise DataError(
-                f"{path} is not a table of results of this version: its columns differ from those expected"
-            )
-        end = len(header)
-        for number, line in enumerate(lines, start=2):
-            start, end = end, end + len(line)
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):  # as a killed process or a full disk may leave it
+                return
             try:
-                row = dict(zip(COLUMNS, _cells(line), strict=True))
-                yield slice(start, end), SampleResult.from_row(row)
-            except (KeyError, ValueError) as error:
-                raise DataError(f"{path} line {number} is not a row of results: {error}") from error
+                yield SampleResult.decode(line)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise DataError(
+                    f"{path} line {number} is not a result of this version: {type(error).__name__}, {error}"
+                ) from error
 
 
-class SampleTable:
-    """A table of results open for appending; each row is in the file when ``append`` returns.
+class ResultsFolder:
+    """Where a run keeps what it has found.
 
-    A last line that was cut short, as a killed process or a full disk may leave it, is removed first.
+    Attributes:
+        path: the folder.
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens or makes the file; DataError if it is something else, OSError if it cannot be written."""
-        for _ in scan_samples(path) if path.exists() else ():
-            pass  # an unreadable table is found before the work rather than by whoever reads it
-        self._file = path.open("ab+")
-        _cut_partial_line(self._file)
-        if self._file.seek(0, os.SEEK_END) == 0:
-            self.write(encode_line(COLUMNS))
+        self.path = path
 
-    def append(self, result: SampleResult) -> None:
-        """Adds a row."""
-        row = result.row()
-        self.write(encode_line([row.get(name, "") for name in COLUMNS]))
+    def open(self, settings: dict[str, Any], *, overwrite: bool = False) -> None:
+        """Begin a run or go on with one; one process does this before the others read or write.
 
-    def write(self, data: bytes) -> None:
-        """Adds a whole line that is encoded already."""
-        self._file.write(data)
-        self._file.flush()
+        Args:
+            settings: everything that the results depend on, as JSON holds it.
+            overwrite: forget what the folder holds of another run.
 
-    def __enter__(self) -> Self:
-        """Closes the file at the end of the block."""
-        return self
+        Raises:
+            ConfigError: the folder holds results of other settings.
+            DataError: a file in it is not what its name says.
+            OSError: it cannot be written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            for file in (self.path / SETTINGS, *self._tables(), self.path / SUMMARY, self.path / TABLE):
+                file.unlink(missing_ok=True)
+        if (self.path / SETTINGS).exists():
+            self._check(json.loads(json.dumps(settings)))
+        elif self._tables():
+            raise ConfigError(
+                f"{self.path} holds {SAMPLES} but no {SETTINGS} to tell what it is of: "
+                "expected another --output, or --overwrite"
+            )
+        else:
+            replace_bytes(self.path / SETTINGS, json.dumps(settings, indent=2).encode() + b"\n")
+        found: dict[SampleKey, SampleResult] = {}
+        for result in (result for path in self._tables() for result in read_samples(path)):
+            found.setdefault(result.key, result)
+        self._write_table(found.values())
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """See ``__enter__``."""
-        self._file.close()
+    def results(self) -> list[SampleResult]:
+        """Read the results that are there already."""
+        path = self.path / SAMPLES
+        return list(read_samples(path)) if path.exists() else []
 
+    @contextmanager
+    def table(self, rank: int = 0) -> Iterator[Callable[[SampleResult], None]]:
+        """Give a process the function that keeps a result, which is in the file when the function returns."""
+        with (self.path / (SAMPLES if rank == 0 else f"samples.{rank}.jsonl")).open("ab") as file:
 
-def encode_line(cells: list[str]) -> bytes:
-    """One line of a table. Line breaks inside cells become spaces: a row is a line."""
-    buffer = StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow([" ".join(cell.splitlines()) for cell in cells])
-    return buffer.getvalue().encode()
+            def keep(result: SampleResult) -> None:
+                file.write(result.encode())
+                file.flush()
 
+            yield keep
 
-def _cells(line: bytes) -> list[str]:
-    return next(csv.reader([line.decode(errors="replace")]), [])
+    def close(self, results: Iterable[SampleResult], summary: dict[str, Any], table: str) -> None:
+        """End a run that is complete: one table of all results in order, and the summary.
 
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self._write_table(results)
+        replace_bytes(self.path / SUMMARY, json.dumps(summary, indent=2, allow_nan=False).encode() + b"\n")
+        replace_bytes(self.path / TABLE, table.encode() + b"\n")
 
-def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
-    return (line for line in file if line.endswith(b"\n"))
+    def _check(self, settings: dict[str, Any]) -> None:
+        try:
+            before = json.loads((self.path / SETTINGS).read_bytes())
+        except ValueError as error:
+            raise DataError(f"{self.path / SETTINGS} is not JSON: {error}") from error
+        if not isinstance(before, dict):
+            raise DataError(f"{self.path / SETTINGS} holds no settings: expected a JSON object")
+        for name in sorted(before.keys() | settings.keys()):
+            if before.get(name) != settings.get(name):
+                was, now = (json.dumps(values.get(name)) for values in (before, settings))
+                raise ConfigError(
+                    f"{self.path} holds results of another run, whose {name} was {was} and not {now}: "
+                    "expected another --output, or --overwrite"
+                )
 
+    def _tables(self) -> list[Path]:
+        """List the table, and those of the other processes."""
+        others = (path for path in self.path.glob("samples.*.jsonl") if path.name.split(".")[1].isdecimal())
+        return [path for path in (self.path / SAMPLES, *sorted(others)) if path.exists()]
 
-def _cut_partial_line(file: BinaryIO) -> None:
-    """Drop what follows the last line break."""
-    file.seek(0)
-    size = sum(map(len, _whole_lines(file)))
-    file.truncate(size)
-
-
-def _cell(value: object) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _flag(cell: str) -> bool | None:
-    return {"": None, "true": True, "false": False}[cell]
-
-
-def _errors(row: dict[str, str], region: str) -> RegionErrors:
-    pixels, nonfinite, fl, wauc = (
-        int(row[f"{region}.{name}"]) for name in ("pixels", "nonfinite", "fl", "wauc")
-    )
-    outliers = tuple(int(row[f"{region}.{name}"]) for name in _OUTLIERS)
-    return RegionErrors(pixels, nonfinite, float(row[f"{region}.error"]), outliers, fl, wauc)
+    def _write_table(self, results: Iterable[SampleResult]) -> None:
+        """Write one table and remove the other processes' own."""
+        replace_bytes(self.path / SAMPLES, b"".join(result.encode() for result in results))
+        for path in self._tables()[1:]:
+            path.unlink()

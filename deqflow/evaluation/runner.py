@@ -1,96 +1,100 @@
-"""The loop over data sets: read ahead, batch by size, predict, measure.
+"""The loop over data sets: read ahead, batch by size, predict, measure; shared between processes."""
 
-Results come one by one and nothing is kept, so that memory does not grow with the data.
-"""
-
-from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import sys
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import NamedTuple
+from contextlib import nullcontext
+from datetime import timedelta
+from typing import Any
 
-from deqflow.data.datasets import PairDataset
+import torch.distributed as dist
+from tqdm import tqdm
+
 from deqflow.data.sample import warn_unknown
-from deqflow.errors import DataError
-from deqflow.evaluation.metrics import measure_sample
+from deqflow.evaluation.metrics import ErrorSums, measure_sample
+from deqflow.evaluation.plan import Place, Plan
 from deqflow.evaluation.predictors import Item, Prediction, Predictor
-from deqflow.evaluation.results import SampleKey, SampleResult
+from deqflow.evaluation.results import SAMPLES, ResultsFolder, SampleKey, SampleResult
+from deqflow.evaluation.summary import Summary
+from deqflow.processes import Processes
+
+# Processes wait for the slowest at the end, whose last pairs may take long; the default is ten minutes.
+_PATIENCE = timedelta(days=7)
 
 
-class Place(NamedTuple):
-    """A pair by its place among the data sets."""
+def run_benchmark(
+    methods: Mapping[str, Predictor],
+    plan: Plan,
+    processes: Processes,
+    *,
+    batch: int = 1,
+    workers: int = 0,
+    folder: ResultsFolder | None = None,
+    settings: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Summary:
+    """Evaluate every method on every pair of a plan.
 
-    dataset: int
-    pair: int
+    Args:
+        methods: by name, the one of interest first.
+        plan: all pairs; each process takes its share.
+        processes: this one among those that take part.
+        batch: see ``evaluate``.
+        workers: see ``evaluate``.
+        folder: where results are kept pair by pair, and where those of an earlier run may be.
+        settings: everything that the results depend on, kept in the folder.
+        overwrite: forget what the folder holds of another run.
+        progress: show a bar with the error so far on standard error.
 
+    Returns:
+        Everything found, in this run and before; only in the first process that of the others as well.
 
-@dataclass(frozen=True)
-class Plan:
-    """Which pairs are evaluated, and which of them belong together.
-
-    Attributes:
-        datasets: what the places are in.
-        chains: places in order; those of one chain follow each other in time and are not torn apart.
+    Raises:
+        DeqflowError, OSError: a pair cannot be read, or the folder cannot be used.
     """
-
-    datasets: Sequence[PairDataset]
-    chains: list[list[Place]]
-
-    @classmethod
-    def of(
-        cls, datasets: Sequence[PairDataset], *, sequential: bool = False, limit: int | None = None
-    ) -> "Plan":
-        """Every pair, or the first ``limit`` of each data set.
-
-        Args:
-            datasets: in the order in which they are evaluated.
-            sequential: make chains of pairs whose frames follow each other; otherwise each pair is one.
-            limit: pairs.
-
-        Raises:
-            DataError: two pairs of a data set have one name, so that their results would be confused.
-        """
-        chains: list[list[Place]] = []
-        for number, dataset in enumerate(datasets):
-            _check_names(dataset)
-            last = None
-            for index, files in enumerate(dataset.files[:limit]):
-                place = (files.sequence, files.index)
-                if not (sequential and place == last):
-                    chains.append([])
-                chains[-1].append(Place(number, index))
-                last = (files.sequence, files.index + 1)
-        return cls(datasets, chains)
-
-    def share(self, rank: int, count: int) -> "Plan":
-        """What one of ``count`` processes has to do."""
-        return Plan(self.datasets, self.chains[rank::count])
-
-    def without(self, finished: Collection[SampleKey], methods: Collection[str]) -> "Plan":
-        """The chains of which something is missing; they are needed whole, to pass on where solves ended."""
-
-        def missing(place: Place) -> bool:
-            return any(key not in finished for key in self.keys(place, methods))
-
-        return Plan(self.datasets, [chain for chain in self.chains if any(map(missing, chain))])
-
-    def keys(self, place: Place, methods: Collection[str]) -> list[SampleKey]:
-        """What a pair's results are called."""
-        dataset = self.datasets[place.dataset]
-        return [SampleKey(method, dataset.title, dataset.files[place.pair].name) for method in methods]
-
-    @property
-    def places(self) -> list[Place]:
-        """Every pair in order."""
-        return [place for chain in self.chains for place in chain]
-
-    @property
-    def pairs(self) -> dict[str, int]:
-        """How many pairs there are of each data set, by its title."""
-        counts = {dataset.title: 0 for dataset in self.datasets}
-        for place in self.places:
-            counts[self.datasets[place.dataset].title] += 1
-        return counts
+    group = dist.new_group(backend="gloo", timeout=_PATIENCE) if processes.count > 1 else None
+    earlier: list[SampleResult] = []
+    if folder is not None:
+        if processes.first:
+            folder.open(settings or {}, overwrite=overwrite)
+        processes.wait()
+        earlier = folder.results()
+        processes.wait()  # until all have read what the first will now append to
+    finished = {result.key for result in earlier}
+    share = plan.without(finished, methods).share(processes.rank, processes.count)
+    found: list[SampleResult] = []
+    with (
+        nullcontext() if folder is None else folder.table(processes.rank) as keep,
+        tqdm(total=len(share.places), unit="pair", disable=not (progress and processes.first)) as bar,
+    ):
+        try:
+            running = ErrorSums()
+            for results in evaluate(methods, share, batch=batch, workers=workers, finished=finished):
+                for result in results:
+                    if keep is not None:
+                        keep(result)
+                    found.append(result)
+                    if result.method == next(iter(methods)):
+                        running += result.regions["all"]
+                        bar.set_postfix(epe=f"{running.epe_image:.3f}", refresh=False)
+                        bar.set_description(result.dataset, refresh=False)
+                bar.update()
+        except KeyboardInterrupt:
+            bar.close()
+            if folder is not None and processes.first:
+                path = folder.path / SAMPLES
+                print(f"{path} holds what is finished; the same command goes on", file=sys.stderr)
+            raise
+    shares: list[Any] = [found]
+    if group is not None:
+        shares = [None] * processes.count
+        dist.gather_object(found, shares if processes.first else None, group=group)
+    summary = Summary(list(methods), plan, [*earlier, *(r for share in shares for r in share or ())])
+    if folder is not None and processes.first:
+        folder.close(summary.results, {"settings": settings, **summary.as_dict()}, summary.table())
+    return summary
 
 
 def evaluate(
@@ -169,12 +173,6 @@ def batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
         if len(groups[largest]) >= size or waiting > 4 * size:
             yield groups.pop(largest)
     yield from groups.values()
-
-
-def _check_names(dataset: PairDataset) -> None:
-    name, count = Counter(files.name for files in dataset.files).most_common(1)[0]
-    if count > 1:
-        raise DataError(f"{count} pairs of {dataset.title} are called {name!r}: expected names of their own")
 
 
 def _key(method: str, item: Item) -> SampleKey:

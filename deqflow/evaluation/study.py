@@ -112,14 +112,14 @@ def study(
     counts = step_counts(model.defaults.steps)
     path = model.record(pair, start, counts)
     curve = {
-        count: measure_sample(_array(padding.crop(model.flow_at(state))), sample)["all"].epe
+        count: measure_sample(_array(padding.crop(model.flow_at(state))), sample)["all"].epe_image
         for count, state in zip(counts, path.recorded, strict=True)
     }
     return Study(
         item=item,
         flow=found.flow,
         error=np.where(sample.valid, end_point_error(found.flow, sample.flow), np.nan),
-        epe=measure_sample(found.flow, sample)["all"].epe,
+        epe=measure_sample(found.flow, sample)["all"].epe_image,
         steps=found.steps,
         residual=found.residual,
         curve=curve,

@@ -19,9 +19,9 @@ from deqflow.data.datasets import PairDataset, PairFiles, open_dataset
 from deqflow.data.datasets.catalogue import SUBMISSIONS, family_named
 from deqflow.data.sample import Sample
 from deqflow.errors import ConfigError, DataError, DeqflowError, FlowClippedWarning
-from deqflow.evaluation.folder import SETTINGS, ResultsFolder
+from deqflow.evaluation.plan import Place, Plan
 from deqflow.evaluation.predictors import Item, Predictor
-from deqflow.evaluation.runner import Place, Plan
+from deqflow.evaluation.results import SETTINGS, ResultsFolder
 from deqflow.io.files import atomic_path
 from deqflow.io.flow_files import FLOW_FORMATS, read_flow, write_flow
 from deqflow.io.images import read_image

@@ -2,15 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from deqflow.data.datasets.pairs import Averaging
 from deqflow.errors import DataError
-from deqflow.evaluation.metrics import MASKS, REGIONS
-from deqflow.evaluation.results import SampleResult
-from deqflow.evaluation.runner import Plan
-from deqflow.evaluation.totals import Total, metric_name
+from deqflow.evaluation.metrics import MASKS, REGIONS, ErrorSums, metric_name
+from deqflow.evaluation.plan import Plan
+from deqflow.evaluation.results import SampleResult, finite
 from deqflow.tables import markdown
 
 RELATIVE_GROUPS = ("Sintel final", "KITTI", "FlyingChairs")
@@ -19,76 +20,170 @@ RELATIVE_GROUPS = ("Sintel final", "KITTI", "FlyingChairs")
 PAIRS_LISTED = 50
 """Up to so many pairs of all data sets together each has a row; those of more are in the files of results."""
 
-_OUTLIER_COLUMNS = ("1px", "3px", "5px", "fl_all", "wauc")
-_HEADINGS = {"1px": "1px %", "3px": "3px %", "5px": "5px %", "fl_all": "Fl %", "wauc": "WAUC"}
+FIGURES = {"1px": "1px %", "3px": "3px %", "5px": "5px %", "fl_all": "Fl %", "wauc": "WAUC"}
+"""Headings of the figures that tables give beside the EPE."""
+
+_FL_REGIONS = ("fg", "bg", "noc-fg", "noc-bg")
 
 
-@dataclass
+@dataclass(frozen=True)
+class Total:
+    """Errors of one method over many pairs, in every region, and what its solver did.
+
+    Attributes:
+        pairs: how many.
+        unknown: further pairs, of which no pixel's flow is known; they are part of nothing else here.
+        regions: by names of ``REGIONS``; one is missing if no pair has its mask.
+        averaging: how the end-point error is averaged.
+        steps: evaluations of the update operator per pair; None if the method does not iterate.
+        converged: pairs that met the tolerance; None if the method does not iterate.
+        residual: how far the flow moved in the last step, px RMS, mean over pairs; NaN if any is not finite,
+            None if the method does not iterate.
+        seconds: per pair, reading left out; NaN of no pair.
+        geometric_epe: geometric mean over pairs of their error in px: 0 if one is perfect, NaN if one is not
+            finite.
+    """
+
+    pairs: int
+    unknown: int
+    regions: dict[str, ErrorSums]
+    averaging: Averaging
+    steps: float | None
+    converged: int | None
+    residual: float | None
+    seconds: float
+    geometric_epe: float
+
+    @classmethod
+    def of(cls, results: Sequence[SampleResult], averaging: Averaging = "images") -> "Total":
+        """Add up the results of one method, in their order."""
+        known = [result for result in results if result.regions["all"].pixels]
+        regions: dict[str, ErrorSums] = {}
+        for result in known:
+            for name, sums in result.regions.items():
+                regions[name] = regions.get(name, ErrorSums()) + sums
+        solved = [result for result in known if result.steps is not None]
+        return cls(
+            len(known),
+            len(results) - len(known),
+            {name: regions[name] for name in REGIONS if name in regions},
+            averaging,
+            _mean(result.steps for result in solved) if solved else None,
+            sum(bool(result.converged) for result in solved) if solved else None,
+            _mean(result.residual for result in solved) if solved else None,
+            _mean(result.seconds for result in known),
+            _geometric_mean([result.epe for result in known]),
+        )
+
+    @property
+    def all(self) -> ErrorSums:
+        """Sums over every valid pixel."""
+        return self.regions.get("all", ErrorSums())
+
+    @property
+    def epe(self) -> float:
+        """Mean end-point error in pixels as the benchmark averages it; NaN of nothing."""
+        return self.metrics.get("epe", math.nan)
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Every figure of every region by the names of ``ErrorSums.metrics``."""
+        return {
+            name: value
+            for region, sums in self.regions.items()
+            for name, value in sums.metrics(region, self.averaging).items()
+        }
+
+    def shown(self, kind: str, region: str, digits: int) -> str:
+        """Return a figure of a region; nothing where no pair has a pixel of it."""
+        if not self.regions.get(region, ErrorSums()).pixels:
+            return ""
+        return f"{self.metrics[metric_name(kind, region)]:.{digits}f}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the same for a machine."""
+        return {
+            "pairs": self.pairs,
+            "pixels": self.all.pixels,
+            "nonfinite": self.all.nonfinite,
+            **self.metrics,
+            "epe_image": self.all.epe_image,
+            "epe_pixel": self.all.epe_pixel,
+            "steps": self.steps,
+            "converged": self.converged,
+            "residual": self.residual,
+            "seconds": self.seconds,
+        }
+
+
 class Summary:
-    """Errors of several methods on the same pairs, in memory that does not grow with their number.
+    """Errors of several methods on the same pairs.
 
     Attributes:
         methods: names, the one of interest first.
+        datasets: titles.
         groups: by a data set's title, the row of the table that its pairs are averaged in.
+        results: in the order in which they are added up, so that sums do not depend on who found them.
         totals: by a data set's title and a method's name.
-        pairs: results by data set and pair, in order, and by method; only if they are few.
     """
 
-    methods: tuple[str, ...]
-    groups: dict[str, str]
-    totals: dict[str, dict[str, Total]] = field(default_factory=dict)
-    pairs: dict[tuple[str, str], dict[str, SampleResult]] = field(default_factory=dict)
+    def __init__(self, methods: Sequence[str], plan: Plan, results: Iterable[SampleResult]) -> None:
+        """Take in what was found of a plan's pairs, in any order."""
+        self.methods = tuple(methods)
+        self.groups = {dataset.title: dataset.group for dataset in plan.datasets}
+        self._averaging = {dataset.title: dataset.convention.averaging for dataset in plan.datasets}
+        found = {result.key: result for result in results}
+        keys = (key for place in plan.places for key in plan.keys(place, self.methods))
+        self.results = [found[key] for key in keys if key in found]
+        self.totals = {
+            title: {method: self._total([title], method) for method in methods} for title in self.groups
+        }
 
-    @classmethod
-    def of(cls, methods: Sequence[str], plan: Plan) -> "Summary":
-        """An empty summary of what is planned."""
-        names = [key[1:] for place in plan.places for key in plan.keys(place, methods[:1])]
-        return cls(
-            tuple(methods),
-            {dataset.title: dataset.group for dataset in plan.datasets},
-            {dataset.title: {method: Total() for method in methods} for dataset in plan.datasets},
-            {name: {} for name in names} if len(names) <= PAIRS_LISTED else {},
-        )
+    def _total(self, titles: Collection[str], method: str) -> Total:
+        results = [r for r in self.results if r.method == method and r.dataset in titles]
+        return Total.of(results, self._averaging[next(iter(titles))] if titles else "images")
 
-    def add(self, result: SampleResult) -> None:
-        """Include one more result of these data sets and methods."""
-        _include(self.totals[result.dataset][result.method], result)
-        if (pair := self.pairs.get((result.dataset, result.name))) is not None:
-            pair[result.method] = result
+    @cached_property
+    def pairs(self) -> dict[tuple[str, str], dict[str, SampleResult]]:
+        """Results by data set and pair, in order, and by method."""
+        pairs: dict[tuple[str, str], dict[str, SampleResult]] = {}
+        for result in self.results:
+            pairs.setdefault((result.dataset, result.name), {})[result.method] = result
+        return pairs
 
-    def merge(self, other: "Summary") -> None:
-        """Include all results of another summary of the same data sets and methods."""
-        for title, totals in other.totals.items():
-            for method, total in totals.items():
-                self.totals[title][method].merge(total)
-        for name, results in other.pairs.items():
-            self.pairs[name] |= results
+    @property
+    def listed(self) -> dict[tuple[str, str], dict[str, SampleResult]]:
+        """The pairs if they are few enough for a table to have a row for each; else none."""
+        return self.pairs if len(self.pairs) <= PAIRS_LISTED else {}
 
-    def group_totals(self, groups: Collection[str] | None = None) -> dict[str, dict[str, Total]]:
-        """Totals by group and method, of all groups or of some."""
-        together: dict[str, dict[str, Total]] = {}
-        for title, totals in self.totals.items():
-            group = self.groups[title]
-            if groups is None or group in groups:
-                sums = together.setdefault(group, {method: Total() for method in self.methods})
-                for method, total in totals.items():
-                    sums[method].merge(total)
-        return together
+    def group_totals(self) -> dict[str, dict[str, Total]]:
+        """Return totals by group and method."""
+        titles: dict[str, list[str]] = {}
+        for title, group in self.groups.items():
+            titles.setdefault(group, []).append(title)
+        return {g: {method: self._total(t, method) for method in self.methods} for g, t in titles.items()}
 
     def relative_error(
         self, method: str, baseline: str = "dis", groups: Collection[str] = RELATIVE_GROUPS
     ) -> float:
-        """Geometric mean of a method's EPE / the baseline's over the pairs of ``groups``; NaN if none."""
-        own, others = Total(), Total()
-        for totals in self.group_totals(groups).values():
-            own.merge(totals[method])
-            others.merge(totals[baseline])
-        if others.geometric_epe == 0:
-            return math.nan if own.geometric_epe == 0 else math.inf
-        return own.geometric_epe / others.geometric_epe
+        """Return the geometric mean of EPE / the baseline's EPE over the pairs of ``groups``; NaN if none."""
+        titles = [title for title, group in self.groups.items() if group in groups]
+        own, other = (self._total(titles, name).geometric_epe for name in (method, baseline))
+        if other == 0:
+            return math.nan if own == 0 else math.inf
+        return own / other
+
+    def check_known(self) -> None:
+        """Raise DataError if no pixel of a data set is known: its means would be of nothing."""
+        empty = [title for title, total in self._first_totals().items() if not total.pairs]
+        if empty:
+            raise DataError(
+                f"the flow of no pixel is known in any pair of {', '.join(empty)}: expected ground truth, "
+                "and masks that are on where it holds"
+            )
 
     def table(self) -> str:
-        """Errors per pair (of few), data set and group as Markdown tables, and what must be said of them."""
+        """Return errors per pair (of few), data set and group as Markdown, and what must be said of them."""
         first = self.methods[0]
         lines = [
             f"EPE in pixels; shares of wrong pixels, WAUC, steps and seconds are those of {first}.",
@@ -104,170 +199,115 @@ class Summary:
 
     def _overview(self) -> list[str]:
         rows = []
-        for (dataset, name), results in self.pairs.items():
+        for (dataset, name), results in self.listed.items():
             if len(results) == len(self.methods):
-                totals = {method: Total() for method in self.methods}
-                for method, total in totals.items():
-                    _include(total, results[method])
+                totals = {method: Total.of([results[method]]) for method in self.methods}
                 rows.append(self._row(f"{dataset} {name}", totals, ""))
-        shared = [group for group, count in Counter(self.groups.values()).items() if count > 1]
-        for name, totals in {**self.totals, **self.group_totals(shared)}.items():
+        counts = Counter(self.groups.values())
+        shared = {group: totals for group, totals in self.group_totals().items() if counts[group] > 1}
+        for name, totals in {**self.totals, **shared}.items():
             rows.append(self._row(f"{name} ({totals[self.methods[0]].pairs})", totals, "**"))
-        header = ["pair", *self.methods, *(_HEADINGS[name] for name in _OUTLIER_COLUMNS), "steps", "seconds"]
-        return markdown(header, rows)
+        return markdown(["pair", *self.methods, *FIGURES.values(), "steps", "seconds"], rows)
 
     def _row(self, label: str, totals: dict[str, Total], mark: str) -> list[str]:
         first = totals[self.methods[0]]
-        errors = [f"{mark}{totals[method].all.epe_image:.3f}{mark}" for method in self.methods]
-        figures = first.metrics()
-        steps = "" if first.mean_steps is None else f"{first.mean_steps:.1f}".removesuffix(".0")
-        outliers = [f"{figures.get(name, math.nan):.2f}" for name in _OUTLIER_COLUMNS]
-        return [f"{mark}{label}{mark}", *errors, *outliers, steps, f"{first.mean_seconds:.2f}"]
+        errors = [f"{mark}{totals[method].epe:.3f}{mark}" for method in self.methods]
+        steps = "" if first.steps is None else f"{first.steps:.1f}".removesuffix(".0")
+        figures = [f"{first.metrics.get(name, math.nan):.2f}" for name in FIGURES]
+        return [f"{mark}{label}{mark}", *errors, *figures, steps, f"{first.seconds:.2f}"]
 
     def _by_region(self) -> list[str]:
         """Sintel's and KITTI's own figures, of the regions that some data set has."""
-        first = self.methods[0]
-        totals = {name: found[first] for name, found in self.totals.items()}
-        present = {
-            name for total in totals.values() for name, region in total.regions.items() if region.pixels
-        }
+        totals = self._first_totals()
+        present = {name for total in totals.values() for name, sums in total.regions.items() if sums.pixels}
         epe = [region for region in REGIONS if region in present and region not in ("all", *_FL_REGIONS)]
         fl = [region for region in ("noc", *_FL_REGIONS) if region in present]
         if not epe:
             return []
         header = ["data set", *(f"EPE {region}" for region in epe), *(f"Fl {region}" for region in fl)]
         cells = [*(("epe", region, 3) for region in epe), *(("fl", region, 2) for region in fl)]
-        rows = [[name, *(_shown(total, *cell) for cell in cells)] for name, total in totals.items()]
-        return markdown(header, rows)
+        return markdown(header, [[name, *(t.shown(*cell) for cell in cells)] for name, t in totals.items()])
+
+    def _first_totals(self) -> dict[str, Total]:
+        return {title: totals[self.methods[0]] for title, totals in self.totals.items()}
 
     def _notes(self) -> list[str]:
-        first = self.methods[0]
+        first, totals = self.methods[0], self._first_totals()
         lines = []
         for method in self.methods:
-            count = sum(totals[method].all.nonfinite for totals in self.totals.values())
+            count = sum(total[method].all.nonfinite for total in self.totals.values())
             if count:
                 lines.append(
                     f"{method}: {count} valid pixels without a finite estimate; EPE of their pairs is nan."
                 )
         lines += [
-            f"{name}: {totals[first].unknown} pairs are left out of every mean: no pixel of theirs is known."
-            for name, totals in self.totals.items()
-            if totals[first].unknown
+            f"{title}: {total.unknown} pairs are left out of every mean: no pixel of theirs is known."
+            for title, total in totals.items()
+            if total.unknown
         ]
-        lines += [
-            f"Left out of {', '.join(names)} for want of {mask}: {', '.join(regions)}."
-            for mask, regions in MASKS.items()
-            if (names := self._without(regions[0]))
-        ]
-        lines += self._partly_masked()
-        if "dis" in self.methods and first != "dis" and self.group_totals(RELATIVE_GROUPS):
+        for mask, regions in MASKS.items():
+            without = [title for title, t in totals.items() if t.pairs and regions[0] not in t.regions]
+            if without:
+                lines.append(f"Left out of {', '.join(without)} for want of {mask}: {', '.join(regions)}.")
+        for title, total in totals.items():
+            for mask, regions in MASKS.items():
+                count = total.regions.get(regions[0], ErrorSums()).pairs
+                if 0 < count < total.pairs:
+                    lines.append(
+                        f"{title}: {', '.join(regions)} over the {count} of {total.pairs} pairs with {mask}."
+                    )
+        if "dis" in self.methods and first != "dis" and {*self.groups.values()} & {*RELATIVE_GROUPS}:
             lines.append(
                 f"Geometric mean of EPE / DIS's EPE over the pairs of {', '.join(RELATIVE_GROUPS)}: "
                 f"{self.relative_error(first):.3f}"
             )
         return lines
 
-    def _without(self, region: str) -> list[str]:
-        """Data sets of which no pair has the mask that a region needs."""
-        first = self.methods[0]
-        return [
-            name
-            for name, totals in self.totals.items()
-            if totals[first].pairs and region not in totals[first].regions
-        ]
-
-    def _partly_masked(self) -> list[str]:
-        first = self.methods[0]
-        return [
-            f"{name}: {', '.join(regions)} over the {total.regions[regions[0]].pairs} "
-            f"of {total.pairs} pairs with {mask}."
-            for name, total in ((name, totals[first]) for name, totals in self.totals.items())
-            for mask, regions in MASKS.items()
-            if regions[0] in total.regions and total.regions[regions[0]].pairs < total.pairs
-        ]
-
-    def check_known(self) -> None:
-        """Raise DataError if no pixel of a data set is known: its means would be of nothing."""
-        empty = [name for name, totals in self.totals.items() if not totals[self.methods[0]].pairs]
-        if empty:
-            raise DataError(
-                f"the flow of no pixel is known in any pair of {', '.join(empty)}: expected ground truth, "
-                "and masks that are on where it holds"
-            )
-
     def as_dict(self) -> dict[str, Any]:
-        """The same for a machine; numbers that are not finite become null, which JSON can hold."""
-        return {
+        """Return the same for a machine; numbers that are not finite become null, which JSON can hold."""
+
+        def by_method(totals: dict[str, Total]) -> dict[str, Any]:
+            return {method: total.as_dict() for method, total in totals.items()}
+
+        relative = self.methods if "dis" in self.methods else ()
+        summary = {
             "methods": list(self.methods),
-            "datasets": {name: _totals(totals) for name, totals in self.totals.items()},
-            "groups": {name: _totals(totals) for name, totals in self.group_totals().items()},
-            "relative_to_dis": {
-                method: finite(self.relative_error(method))
-                for method in self.methods
-                if "dis" in self.methods
-            },
+            "datasets": {name: by_method(totals) for name, totals in self.totals.items()},
+            "groups": {name: by_method(totals) for name, totals in self.group_totals().items()},
+            "relative_to_dis": {method: self.relative_error(method) for method in relative},
             "pairs": [
                 {
                     "dataset": dataset,
                     "pair": name,
                     "group": self.groups[dataset],
-                    "methods": {
-                        method: _pair(results[method]) for method in self.methods if method in results
-                    },
+                    "methods": {method: _pair(result) for method, result in results.items()},
                 }
-                for (dataset, name), results in self.pairs.items()
-                if results
+                for (dataset, name), results in self.listed.items()
             ],
         }
+        return finite(summary)
 
 
-def finite(value: float | None) -> float | None:
-    """A number that JSON can hold, or None."""
-    return value if value is not None and math.isfinite(value) else None
+def _mean(values: Iterable[float | None]) -> float:
+    """Mean of plain floats, added up in their order; NaN of nothing and if one is missing or not finite."""
+    numbers = [math.nan if value is None else value for value in values]
+    mean = sum(numbers) / len(numbers) if numbers else math.nan
+    return mean if math.isfinite(mean) else math.nan
 
 
-_FL_REGIONS = ("fg", "bg", "noc-fg", "noc-bg")
-
-
-def _include(total: Total, result: SampleResult) -> None:
-    total.add(
-        result.regions,
-        seconds=result.seconds,
-        steps=result.steps,
-        residual=result.residual,
-        converged=result.converged,
-    )
-
-
-def _shown(total: Total, kind: str, region: str, digits: int) -> str:
-    """A figure of a region; nothing where a data set has no pixel of it."""
-    if region not in total.regions or not total.regions[region].pixels:
-        return ""
-    return f"{total.metrics()[metric_name(kind, region)]:.{digits}f}"
-
-
-def _totals(totals: dict[str, Total]) -> dict[str, dict[str, Any]]:
-    return {
-        method: {
-            "pairs": total.pairs,
-            "pixels": total.all.pixels,
-            "nonfinite": total.all.nonfinite,
-            **{name: finite(value) for name, value in total.metrics().items()},
-            "steps": total.mean_steps,
-            "converged": total.converged if total.solved else None,
-            "residual": finite(total.mean_residual),
-            "seconds": finite(total.mean_seconds),
-        }
-        for method, total in totals.items()
-    }
+def _geometric_mean(values: Sequence[float]) -> float:
+    """Geometric mean; NaN of nothing and if one is NaN, else 0 if one is 0."""
+    if 0 in values and not any(map(math.isnan, values)):
+        return 0.0
+    return math.exp(_mean(math.log(value) if value else math.nan for value in values))
 
 
 def _pair(result: SampleResult) -> dict[str, Any]:
     return {
         "pixels": result.regions["all"].pixels,
         "nonfinite": result.regions["all"].nonfinite,
-        **{name: finite(value) for name, value in result.metrics.items()},
+        **result.metrics,
         "steps": result.steps,
-        "residual": finite(result.residual),
+        "residual": result.residual,
         "seconds": round(result.seconds, 4),
     }

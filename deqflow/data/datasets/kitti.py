@@ -11,13 +11,15 @@ from pathlib import Path
 
 from deqflow.data.augmentation import SINTEL_CROP, SPARSE
 from deqflow.data.datasets.family import Family, SubmissionLayout
-from deqflow.data.datasets.pairs import PairDataset, PairFiles, existing
+from deqflow.data.datasets.pairs import Convention, PairDataset, PairFiles, existing
 from deqflow.io.files import visible
+
+CONVENTION = Convention(averaging="images", centered_padding=False)
 
 
 def kitti_2015(root: Path, split: str) -> list[PairDataset]:
     """Ground truth is ``flow_occ``: occluded pixels are part of it, ``flow_noc`` tells which they are."""
-    return [PairDataset("KITTI-2015", "KITTI", _pairs(root / split, "image_2"), root / split)]
+    return [PairDataset("KITTI-2015", "KITTI", _pairs(root / split, "image_2"), root / split, CONVENTION)]
 
 
 def kitti_2012(root: Path, split: str) -> list[PairDataset]:
@@ -26,7 +28,7 @@ def kitti_2012(root: Path, split: str) -> list[PairDataset]:
     images = (
         "image_0" if (folder / "image_0").is_dir() and not (folder / "colored_0").is_dir() else "colored_0"
     )
-    return [PairDataset("KITTI-2012", "KITTI", _pairs(folder, images), folder)]
+    return [PairDataset("KITTI-2012", "KITTI", _pairs(folder, images), folder, CONVENTION)]
 
 
 def _pairs(folder: Path, images: str) -> Iterator[PairFiles]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, overload
+from typing import Any, ClassVar, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,6 +139,25 @@ class PairFiles:
             )
 
 
+Averaging = Literal["images", "pixels"]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How the published figures of a benchmark are computed.
+
+    Attributes:
+        averaging: of the end-point error: each image first and then over images, or all pixels together.
+        centered_padding: share the padding of frames between opposite sides; else all rows go below.
+    """
+
+    averaging: Averaging = "images"
+    centered_padding: bool = True
+
+
+_USUAL = Convention()
+
+
 class NoPairsError(DataError):
     """A folder in which no pair of a data set is complete."""
 
@@ -149,6 +168,7 @@ class PairDataset(Sequence[Sample]):
     Attributes:
         title: the data set, such as "MPI-Sintel final".
         group: the row of a table that its pairs are averaged in, such as "Sintel final".
+        convention: how its published figures are computed.
         files: where each pair lies, in the order given.
         incomplete: pairs of which a file is missing; they are not part of the data set.
 
@@ -156,9 +176,15 @@ class PairDataset(Sequence[Sample]):
         NoPairsError: not one of the candidates is complete.
     """
 
-    def __init__(self, title: str, group: str, candidates: Iterable[PairFiles], root: Path) -> None:
-        self.title = title
-        self.group = group
+    def __init__(
+        self,
+        title: str,
+        group: str,
+        candidates: Iterable[PairFiles],
+        root: Path,
+        convention: Convention = _USUAL,
+    ) -> None:
+        self.title, self.group, self.convention = title, group, convention
         self.files: list[PairFiles] = []
         self.incomplete: list[PairFiles] = []
         for pair in candidates:
@@ -183,7 +209,9 @@ class PairDataset(Sequence[Sample]):
         return self.files[index].read()
 
 
-def variants(candidates: Iterable[tuple[str, str, Iterable[PairFiles]]], root: Path) -> list[PairDataset]:
+def variants(
+    candidates: Iterable[tuple[str, str, Iterable[PairFiles]]], root: Path, convention: Convention = _USUAL
+) -> list[PairDataset]:
     """A data set for each (title, group, pairs) that is there, such as rendering passes or cameras.
 
     Raises:
@@ -193,7 +221,7 @@ def variants(candidates: Iterable[tuple[str, str, Iterable[PairFiles]]], root: P
     failure: NoPairsError | None = None
     for title, group, pairs in candidates:
         try:
-            found.append(PairDataset(title, group, pairs, root))
+            found.append(PairDataset(title, group, pairs, root, convention))
         except NoPairsError as error:
             failure = failure or error
     if failure is not None and not found:

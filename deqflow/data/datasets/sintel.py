@@ -9,6 +9,7 @@ from pathlib import Path
 from deqflow.data.augmentation import SINTEL_CROP, Augmentation
 from deqflow.data.datasets.family import Family, SubmissionLayout
 from deqflow.data.datasets.pairs import (
+    Convention,
     PairDataset,
     PairFiles,
     existing,
@@ -31,6 +32,7 @@ def sintel(root: Path, split: str) -> list[PairDataset]:
     return variants(
         ((f"MPI-Sintel {render}", f"Sintel {render}", candidates(folder, render)) for render in renders),
         folder,
+        Convention(averaging="pixels"),
     )
 
 

@@ -16,7 +16,15 @@ from typing import ClassVar
 import numpy as np
 
 from deqflow.data.datasets.family import Family
-from deqflow.data.datasets.pairs import PairDataset, PairFiles, Truth, folders, numbered, variants
+from deqflow.data.datasets.pairs import (
+    Convention,
+    PairDataset,
+    PairFiles,
+    Truth,
+    folders,
+    numbered,
+    variants,
+)
 from deqflow.errors import DataError
 from deqflow.io.files import visible
 
@@ -56,6 +64,7 @@ def spring(root: Path, split: str) -> list[PairDataset]:
             for camera, direction in product(CAMERAS, DIRECTIONS)
         ),
         folder,
+        Convention(averaging="pixels"),
     )
 
 
