@@ -49,7 +49,7 @@ def test_blocks_run(page, tmp_path, monkeypatch, capfd):
         if language == "python":
             exec(compile(text, str(page), "exec"), names)
         else:
-            for line in text.splitlines():
+            for line in text.replace("\\\n", " ").splitlines():
                 run_command(line, capfd)
 
 

@@ -4,22 +4,23 @@ A *state* is a tuple of tensors whose first dimension is the batch, and a *step*
 Four things then combine freely: a *solver* says where to evaluate next, a *stopping rule* when a sample is
 done, a *gradient* how a found point is differentiated, and a *correction* where losses are taken on the way.
 
->>> import torch
->>> from deqflow.equilibrium import Anderson, Implicit, StoppingRule, solve
->>> class Layer(torch.nn.Linear):
-...     def forward(self, state, active=None):  # z <- tanh(W z + b) + x
-...         return (torch.tanh(super().forward(state[0])) + (x if active is None else x[active]),)
->>> layer, x = Layer(4, 4), torch.rand(3, 4)
->>> _ = torch.nn.init.orthogonal_(layer.weight, gain=0.5)
->>> solution = solve(layer, (torch.zeros(3, 4),), Anderson(), StoppingRule(steps=50, tolerance=1e-5))
->>> bool(solution.converged.all())
-True
->>> (z,) = Implicit().attach(layer, solution.state)
->>> z.square().sum().backward()
-
 A solver of one's own is a subclass of ``Solver`` with ``advance``; a gradient is any object with ``attach``,
 a correction any with ``follow``. ``jacobian_penalty``, ``spectral_radius`` and ``path_independence`` tell how
 well behaved the fixed point is.
+
+Examples:
+    >>> import torch
+    >>> from deqflow.equilibrium import Anderson, Implicit, StoppingRule, solve
+    >>> class Layer(torch.nn.Linear):
+    ...     def forward(self, state, active=None):  # z <- tanh(W z + b) + x
+    ...         return (torch.tanh(super().forward(state[0])) + (x if active is None else x[active]),)
+    >>> layer, x = Layer(4, 4), torch.rand(3, 4)
+    >>> _ = torch.nn.init.orthogonal_(layer.weight, gain=0.5)
+    >>> solution = solve(layer, (torch.zeros(3, 4),), Anderson(), StoppingRule(steps=50, tolerance=1e-5))
+    >>> bool(solution.converged.all())
+    True
+    >>> (z,) = Implicit().attach(layer, solution.state)
+    >>> z.square().sum().backward()
 """
 
 from deqflow.equilibrium.correction import Correction, Recorded, Segments, Trajectory, Unrolled
