@@ -5,10 +5,12 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import psutil
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from deqflow.errors import ConfigError
 
@@ -104,6 +106,24 @@ def stopwatch(device: torch.device) -> Iterator[float]:
             torch.accelerator.synchronize(device)
         last, before = time.perf_counter(), last
         yield last - before
+
+
+@contextmanager
+def span_seconds(device: torch.device) -> Iterator[dict[str, float]]:
+    """Profile a block; seconds in each span (``record_function``) by name are there once it has ended.
+
+    On CUDA they are seconds of the device, else of the host. A span has the time of those inside it too.
+    """
+    cuda = device.type == "cuda"
+    seconds: dict[str, float] = {}
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
+        yield seconds
+        if cuda:
+            torch.cuda.synchronize(device)
+    for event in profiler.key_averages():
+        if event.is_user_annotation:
+            spent = event.device_time_total if cuda else event.cpu_time_total
+            seconds[event.key] = max(seconds.get(event.key, 0.0), spent / 1e6)
 
 
 def pin_process(rank: int, processes: int) -> None:

@@ -80,7 +80,7 @@ def write_kitti(root: Path, scene: str = "000007", size: tuple[int, int] = (HEIG
 
 
 def write_benchmarks(root: Path) -> None:
-    """One to three pairs of each data set that ``--benchmark`` looks for, seven together."""
+    """One to three pairs of each data set that is looked for without ``--dataset``, seven together."""
     sintel = write_sintel(root, {"cave_2": [1, 2, 11]})
     occlusion = sintel / "training" / "occlusions" / "cave_2" / "frame_0002.png"
     occlusion.parent.mkdir(parents=True)

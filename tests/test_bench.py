@@ -1,16 +1,20 @@
 """What ``deqflow bench`` measures: memory exactly, solver steps by what the solvers are known to do."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
+from evaluation_data import tiny_model
+from torch.profiler import record_function
 from training_runs import needs_muon
 
 from deqflow import zoo
 from deqflow.cli import main
 from deqflow.data.synthetic import SyntheticScenes, Textures
+from deqflow.devices import span_seconds
 from deqflow.equilibrium import FixedPointIteration, Recorded, Unrolled
-from deqflow.evaluation.comparison import compare
-from deqflow.evaluation.convergence import convergence_table, measure_convergence
+from deqflow.evaluation.bench import compare_models, compare_solvers, measure_speed, solver_table, speed_table
 from deqflow.evaluation.memory import training_memory
 from deqflow.memory import SavedBytes
 from deqflow.training.options import TrainOptions
@@ -45,37 +49,78 @@ def test_memory_of_an_equilibrium_does_not_grow_with_the_steps():
     assert measured(Recorded(count=1), 8).rest == pytest.approx(measured(Unrolled(), 1).rest, rel=0.05)
 
 
-def test_convergence_counts_what_the_solver_did():
-    model = zoo.load("deqflow-s", device="cpu")
-    scenes = SyntheticScenes(Textures(), *SIZE, seed=5)
+def test_solvers_are_compared_from_the_same_state():
+    model = zoo.load("deqflow-s", device="cpu", precision="float32")
+    scenes = SyntheticScenes(Textures(), 160, 192, seed=5)  # large enough for a coarse start
     solvers = {"plain": FixedPointIteration(), "slow": FixedPointIteration(relaxation=0.2)}
     samples = [scenes[0], scenes[1]]
-    found = measure_convergence(model, samples, tolerance=1e-9, steps=6, solvers=solvers)
-    assert found["plain"].steps == [6, 6] and found["plain"].converged == [False, False]
-    expected = model.estimate(samples[0].frame1, samples[0].frame2, steps=6, tolerance=0)
-    error = np.linalg.norm(expected.flow - samples[0].flow, axis=2)[samples[0].valid].mean()
-    assert found["plain"].epe[0] == pytest.approx(error, rel=1e-4)
-    loose = measure_convergence(model, samples, tolerance=1e9, steps=6, solvers=solvers)
-    assert all(len(result.steps) == 2 for result in loose.values())
-    assert "| slow " in convergence_table(found)
+    found = compare_solvers(model, samples, tolerance=1e-9, steps=6, solvers=solvers)
+    assert [(one.steps, one.converged, one.cost) for one in found["plain"]] == 2 * [(6, False, 6.0)]
+    images = [model.to_tensor(frame) for frame in (samples[0].frame1, samples[0].frame2)]
+    start = model.coarse_start(model.prepare(*images))
+    assert start is not None
+    for name, solver in solvers.items():
+        expected = model.estimate(
+            samples[0].frame1, samples[0].frame2, steps=6, tolerance=0, solver=solver, state=start
+        )
+        error = np.linalg.norm(expected.flow - samples[0].flow, axis=2)[samples[0].valid].mean()
+        assert found[name][0].epe == pytest.approx(error, rel=1e-4)
+    assert "| slow " in solver_table(found)
+
+
+def test_speed_is_shared_between_the_spans_and_precision_is_restored(device):
+    model = tiny_model().to(device)
+    timings = measure_speed(
+        model, precisions=("float32", "bfloat16"), steps=(1, 4), size=(48, 64), repeats=3, progress=False
+    )
+    assert list(timings) == [("float32", 1), ("float32", 4), ("bfloat16", 1), ("bfloat16", 4)]
+    for timing in timings.values():
+        assert len(timing.seconds) == 3 and min(timing.seconds) > 0
+        assert timing.spans.keys() == {"encode", "correlation", "context", "solve", "decode"}
+        assert all(seconds > 0 for seconds in timing.spans.values())
+    assert model.precision == torch.float32
+    for row in speed_table(timings).splitlines()[2:]:
+        assert sum(map(int, row.split("|")[4:-1])) == pytest.approx(100, abs=3)
+
+
+def test_spans_are_timed_by_name_and_include_those_inside(device):
+    with span_seconds(device) as seconds:
+        for _ in range(2):
+            with record_function("outer"), record_function("inner"):
+                torch.randn(200, 200, device=device) @ torch.randn(200, 200, device=device)
+    assert seconds.keys() >= {"outer", "inner"}
+    assert seconds["outer"] >= seconds["inner"] > 0
+
+
+def test_speed_prints_a_row_per_combination(monkeypatch, capsys):
+    monkeypatch.setattr(zoo, "load", lambda name, **options: tiny_model())
+    options = "--steps 1 2 --precisions float32 --width 64 --height 48 --repeats 1"
+    assert main(["bench", "speed", *options.split()]) == 0
+    table = capsys.readouterr().out
+    assert "64x48" in table and "deqflow-s, cpu" in table
+    assert re.search(r"\| float32 +\| +1 \|", table) and re.search(r"\| float32 +\| +2 \|", table)
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--measure", "memory", "--width", "100"], "multiples of 8, not 100x436"),
-        (
-            ["--measure", "memory", "--height", "64", "--steps", "2"],
-            "at least 1 and at most 2, the fewest steps",
-        ),
-        (["--measure", "training", "--precisions", "float16"], "nothing is trained in float16"),
-        (["--measure", "solvers", "--tolerance", "0"], "tolerance above 0"),
-        (["--measure", "solvers", "--benchmark", "nowhere"], "nowhere is not a folder"),
+        ("memory --width 100", "multiples of 8, not 100x436"),
+        ("memory --height 64 --steps 2", "at least 1 and at most 2, the fewest steps"),
+        ("memory --steps 0 --corrections 1", "at least 1 and at most 0"),
+        ("training --precisions float16", "invalid choice 'float16'"),
+        ("training --repeats 0", "--repeats of at least 1"),
+        ("solvers --tolerance 0", "--tolerance above 0"),
+        ("solvers --data nowhere", "nowhere is not a folder"),
+        ("errors --pairs 0", "--pairs of at least 1"),
+        ("speed --steps 0", "--steps >= 1"),
+        ("speed --repeats 0", "--repeats >= 1"),
+        ("speed --tolerance 0.1", "--tolerance"),
+        ("", "speed"),
     ],
 )
 def test_impossible_requests_are_one_sentence(arguments, expected, capsys):
     try:
-        code = main(["bench", *arguments])
+        code = main(["bench", *arguments.split()])
     except SystemExit as stop:
         code = stop.code
     assert code == 2
@@ -87,26 +132,28 @@ def test_errors_of_several_weights_on_the_same_scenes(tmp_path, capsys):
     torch.manual_seed(0)
     zoo.save_weights(zoo.create("deqflow-s"), other)
     size = "--width 64 --height 64 --device cpu --pairs 2 --first 3"
-    assert main(["bench", "--measure", "errors", *size.split(), "--against", str(other)]) == 0
+    assert main(["bench", "errors", *size.split(), "--against", str(other)]) == 0
     rows = [line.split("|")[1:] for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[0].strip() for row in rows] == ["deqflow-s", str(other)]
     assert float(rows[0][1]) < float(rows[1][1])
     model = zoo.load("deqflow-s", device="cpu")
     samples = [open_scenes(TrainOptions(height=64, width=64)).held_out(index) for index in (3, 4)]
-    (found,) = compare({"shipped": model}, samples).values()
+    (found,) = compare_models({"shipped": model}, samples).values()
     for index, sample in enumerate(samples):
         estimate = model.estimate(sample.frame1, sample.frame2)
         error = np.linalg.norm(estimate.flow - sample.flow, axis=2)[sample.valid]
-        assert found.epe[index] == pytest.approx(error.mean(), rel=1e-4)
+        assert found[index].epe == pytest.approx(error.mean(), rel=1e-4)
         assert (
-            found.wrong[index] == pytest.approx((error > 1).mean()) and found.steps[index] == estimate.steps
+            found[index].wrong == pytest.approx((error > 1).mean()) and found[index].steps == estimate.steps
         )
-    assert float(rows[0][1]) == pytest.approx(np.mean(found.epe), abs=1e-3)
-    assert float(rows[0][3]) == pytest.approx(np.exp(np.log(np.array(found.epe) + 0.01).mean()), abs=1e-3)
+    assert float(rows[0][1]) == pytest.approx(np.mean([one.epe for one in found]), abs=1e-3)
+    assert float(rows[0][3]) == pytest.approx(
+        np.exp(np.log(np.array([one.epe for one in found]) + 0.01).mean()), abs=1e-3
+    )
 
 
 def test_errors_of_the_same_weights_in_two_precisions(capsys):
-    arguments = "--measure errors --precisions float32 bfloat16 --width 64 --height 64 --device cpu --pairs 2"
+    arguments = "errors --precisions float32 bfloat16 --width 64 --height 64 --device cpu --pairs 2"
     assert main(["bench", *arguments.split()]) == 0
     exact, coarse = (line.split("|")[1:] for line in capsys.readouterr().out.splitlines()[2:])
     assert [row[0].strip() for row in (exact, coarse)] == ["deqflow-s, float32", "deqflow-s, bfloat16"]
@@ -115,14 +162,14 @@ def test_errors_of_the_same_weights_in_two_precisions(capsys):
 
 
 def test_solvers_on_scenes_from_the_command_line(capsys):
-    arguments = "--measure solvers --pairs 1 --steps 3 --width 64 --height 64 --device cpu"
+    arguments = "solvers --pairs 1 --steps 3 --width 64 --height 64 --device cpu"
     assert main(["bench", *arguments.split()]) == 0
     assert "Anderson 5" in capsys.readouterr().out
 
 
 @needs_muon
 def test_a_training_step_is_timed_by_part(capsys):
-    arguments = "--measure training --precisions bfloat16 --repeats 1 --width 64 --height 64 --device cpu"
+    arguments = "training --precisions bfloat16 --repeats 1 --width 64 --height 64 --device cpu"
     assert main(["bench", *arguments.split()]) == 0
     rows = [
         line.split("|")[1:-1]

@@ -84,7 +84,7 @@ class TestOverview:
 
     def test_help_waits_for_no_heavy_library(self) -> None:
         """Only what measures or renders needs torch before it runs; a process of its own, ours has it."""
-        quick = [name.split() for name in COMMANDS if name not in ("bench", "scenes")]
+        quick = [name.split() for name in COMMANDS if name != "scenes"]
         program = (
             "import sys\nfrom deqflow.cli import main\n"
             f"assert not any(main([*name, '--help']) for name in {quick})\n"
@@ -225,8 +225,8 @@ class TestFlow:
         [
             ("demo --output demo.mp4", "--output demo.mp4: .mp4 cannot"),
             ("video clip.mp4 --flow-dir flow.flo", "--flow-dir flow.flo: .flo cannot"),
-            ("evaluate --benchmark . --report page.html", "--report page.html: .html cannot"),
-            ("evaluate submit sintel --root . --output sintel.zip", "--output sintel.zip: .zip cannot"),
+            ("evaluate --data . --report page.html", "--report page.html: .html cannot"),
+            ("evaluate submit sintel --data . --output sintel.zip", "--output sintel.zip: .zip cannot"),
         ],
     )
     def test_folders_are_not_called_like_files(

@@ -53,9 +53,7 @@ def evaluate_command(*arguments: object) -> int:
 class TestCommand:
     def test_all_data_sets_of_a_folder(self, benchmarks, tmp_path, model, capsys):
         file = tmp_path / "new" / "report.json"
-        assert (
-            evaluate_command("--benchmark", benchmarks, "--device", "cpu", "--json", file, "--steps", 3) == 0
-        )
+        assert evaluate_command("--data", benchmarks, "--device", "cpu", "--json", file, "--steps", 3) == 0
         table = capsys.readouterr().out
         assert re.search(r"\| MPI-Sintel final cave_2 11 +\| .*\| +2\.236 \| .* \| +3 \| ", table)
         assert re.search(r"\*\*KITTI \(2\)\*\*", table)
@@ -71,7 +69,7 @@ class TestCommand:
     def test_a_file_that_exists_is_not_replaced_unasked(self, benchmarks, tmp_path, model, capsys):
         file = tmp_path / "report.json"
         file.write_text("mine")
-        options = ("--benchmark", benchmarks, "--limit", 1, "--steps", 1, "--json", file)
+        options = ("--data", benchmarks, "--limit", 1, "--steps", 1, "--json", file)
         assert evaluate_command(*options) == 2
         assert "report.json exists already" in capsys.readouterr().err and file.read_text() == "mine"
         assert evaluate_command(*options, "--overwrite") == 0
@@ -79,17 +77,17 @@ class TestCommand:
 
     def test_data_sets_by_name_under_their_own_root_or_a_common_one(self, benchmarks, model, capsys):
         common = ("--baselines", "zero", "--steps", 2, "--precision", "float32")
-        assert evaluate_command("--dataset", "sintel", "kitti-2015", "--root", benchmarks, *common) == 0
+        assert evaluate_command("--dataset", "sintel", "kitti-2015", "--data", benchmarks, *common) == 0
         both = capsys.readouterr().out
         assert (
             "**MPI-Sintel final (3)**" in both and "**KITTI-2015 (1)**" in both and "KITTI-2012" not in both
         )
-        assert evaluate_command("--dataset", "sintel", "--root", benchmarks / "MPI-Sintel", *common) == 0
+        assert evaluate_command("--dataset", "sintel", "--data", benchmarks / "MPI-Sintel", *common) == 0
         assert "**MPI-Sintel final (3)**" in capsys.readouterr().out
 
     @pytest.mark.parametrize("start", ["--reuse", "--warm-start"])
     def test_sequences(self, benchmarks, tmp_path, model, start):
-        options = ("--benchmark", benchmarks, "--limit", 2, "--steps", 2, "--output", tmp_path / "out")
+        options = ("--data", benchmarks, "--limit", 2, "--steps", 2, "--output", tmp_path / "out")
         assert evaluate_command(*options, start) == 0
         reused = [result.reused for result in read_samples(tmp_path / "out" / "samples.jsonl")]
         assert reused[:6] == [False, None, None, True, None, None]
@@ -100,7 +98,7 @@ class TestCommand:
         self, benchmarks, tmp_path, model, capsys, monkeypatch
     ):
         output = tmp_path / "out"
-        options = ("--benchmark", benchmarks, "--steps", 2, "--output", output)
+        options = ("--data", benchmarks, "--steps", 2, "--output", output)
         calls = 0
         predict = PairPredictor.__call__
 
@@ -129,26 +127,26 @@ class TestCommand:
         with torch.no_grad():
             for parameter in model.upsample.parameters():
                 parameter.fill_(math.nan)
-        assert evaluate_command("--benchmark", benchmarks, "--baselines", "dis") == 0
+        assert evaluate_command("--data", benchmarks, "--baselines", "dis") == 0
         table = capsys.readouterr().out
         assert f"deqflow-s: {7 * HEIGHT * WIDTH} valid pixels without a finite estimate" in table
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ((), "expected --dataset NAME"),
-            (("--root", "data"), "--root needs --dataset"),
-            (("--benchmark", "data", "--root", "data", "--dataset", "sintel"), "expected --dataset NAME"),
-            (("--benchmark", "data", "--dataset", "sintel"), "--dataset and --split go with --root"),
-            (("--dataset", "sintle", "--root", "data"), "there is no data set 'sintle'"),
-            (("--dataset", "sintel", "--root", "absent"), "absent is not a folder"),
-            (("--dataset", "sintel", "--root", "data", "--split", "evening"), "no split 'evening'"),
-            (("--benchmark", "data", "--batch", "0"), "--batch must be 1 or more"),
-            (("--benchmark", "data", "--tolerance", "nan"), "--tolerance must be 0 or more"),
-            (("--benchmark", "data", "--tolerance", "-1"), "--tolerance must be 0 or more"),
-            (("--benchmark", "data", "--reuse", "--warm-start"), "expected one of them"),
-            (("--benchmark", "data", "--reuse", "--batch", "2"), "every pair waits"),
-            (("--benchmark", "data", "--overwrite"), "--overwrite goes with"),
+            ((), "--data"),
+            (("--dataset", "sintel"), "--data"),
+            (("--data", "data", "--split", "training"), "--split goes with --dataset"),
+            (("--data", "data/MPI-Sintel"), "holds no known data set"),
+            (("--dataset", "sintle", "--data", "data"), "there is no data set 'sintle'"),
+            (("--dataset", "sintel", "--data", "absent"), "absent is not a folder"),
+            (("--dataset", "sintel", "--data", "data", "--split", "evening"), "no split 'evening'"),
+            (("--data", "data", "--batch", "0"), "--batch must be 1 or more"),
+            (("--data", "data", "--tolerance", "nan"), "--tolerance must be 0 or more"),
+            (("--data", "data", "--tolerance", "-1"), "--tolerance must be 0 or more"),
+            (("--data", "data", "--reuse", "--warm-start"), "expected one of them"),
+            (("--data", "data", "--reuse", "--batch", "2"), "every pair waits"),
+            (("--data", "data", "--overwrite"), "--overwrite goes with"),
         ],
     )
     def test_options_that_do_not_go_together_are_named(
@@ -163,13 +161,13 @@ class TestCommand:
             write_frame(
                 tmp_path / "MPI-Sintel" / "test" / "final" / "hill" / f"frame_{number:04d}.png", number
             )
-        assert evaluate_command("--dataset", "sintel", "--root", tmp_path, "--split", "testing") == 2
+        assert evaluate_command("--dataset", "sintel", "--data", tmp_path, "--split", "testing") == 2
         assert "the testing split of sintel has no public ground truth" in capsys.readouterr().err
 
     def test_pairs_of_which_nothing_is_known_are_named_counted_and_in_no_mean(self, tmp_path, model, capsys):
         mine = make_custom(tmp_path / "mine")
         write_mask(mine / "masks" / "shot9.png", corner(0, 0))
-        options = ("--dataset", "custom", "--root", mine, "--baselines", "zero", "--steps", 2)
+        options = ("--dataset", "custom", "--data", mine, "--baselines", "zero", "--steps", 2)
         assert evaluate_command(*options, "--json", tmp_path / "a.json") == 0
         told = capsys.readouterr()
         assert "mine: 1 pairs are left out of every mean: no pixel of theirs is known." in told.out
@@ -181,5 +179,5 @@ class TestCommand:
         mine = make_custom(tmp_path / "mine")
         for name in ("shot9", "shot10"):
             write_mask(mine / "masks" / f"{name}.png", corner(0, 0))
-        assert evaluate_command("--dataset", "custom", "--root", mine, "--baselines", "zero") == 2
+        assert evaluate_command("--dataset", "custom", "--data", mine, "--baselines", "zero") == 2
         assert "error: the flow of no pixel is known in any pair of mine" in capsys.readouterr().err

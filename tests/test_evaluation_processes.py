@@ -44,7 +44,7 @@ def without_times(value):
 @pytest.mark.parametrize("start_option", [(), ("--reuse",)])
 def test_two_processes_give_what_one_gives_to_the_last_digit(tmp_path, start_option):
     write_benchmarks(tmp_path / "data")
-    options = ["--benchmark", str(tmp_path / "data"), *QUICK, *start_option]
+    options = ["--data", str(tmp_path / "data"), *QUICK, *start_option]
     assert main(["evaluate", *options, "--output", str(tmp_path / "one")]) == 0
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
     two = start(
@@ -82,7 +82,7 @@ def test_a_signal_leaves_a_table_that_the_same_command_goes_on_from(tmp_path):
     data = tmp_path / "FlyingChairs_release" / "data"
     link_pairs(data, 100)
     out = tmp_path / "out"
-    command = (REPOSITORY / "evaluate.py", "--benchmark", tmp_path, *QUICK, "--baselines", "zero")
+    command = (REPOSITORY / "evaluate.py", "--data", tmp_path, *QUICK, "--baselines", "zero")
     command = (*command, "--output", out)
     process = start(*command)
     table = out / "samples.jsonl"
@@ -111,7 +111,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path, capsys):
             "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)",
             *(
                 "evaluate",
-                "--benchmark",
+                "--data",
                 tmp_path,
                 "--limit",
                 pairs,

@@ -48,7 +48,7 @@ def test_a_data_set(shown, tmp_path, monkeypatch, capsys):
     assert [sample.flow[0, 0, 0] for sample in dataset] == [1, 2]
     assert main(["datasets", "check", str(tmp_path), "--dataset", "renders"]) == 0
     assert "Renders, training: 2 pairs" in capsys.readouterr().out
-    options = ["--dataset", "renders", "--root", str(tmp_path), "--baselines", "zero", "--steps", "1"]
+    options = ["--dataset", "renders", "--data", str(tmp_path), "--baselines", "zero", "--steps", "1"]
     assert main(["evaluate", *options, "--json", str(tmp_path / "a.json")]) == 0
     errors = json.loads((tmp_path / "a.json").read_text())["datasets"]["Renders"]["zero"]
     assert errors["epe"] == pytest.approx((np.hypot(1, 2) + np.hypot(2, 2)) / 2)

@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from deqflow.cli import main
-from deqflow.commands import bench
 from deqflow.errors import DeqflowError
+from deqflow.evaluation import bench
 from deqflow.io import read_flow, write_flow
 from deqflow.io.images import write_image
 from deqflow.io.video import VideoWriter
@@ -182,7 +182,7 @@ class TestExtras:
                 "jinja2",
                 "report",
                 ["deqflow.evaluation.report"],
-                ["evaluate", "--dataset", "sintel", "--root", "datasets/sample/sintel", "--report", "report"],
+                ["evaluate", "--dataset", "sintel", "--data", "datasets/sample/sintel", "--report", "report"],
             ),
         ],
     )

@@ -56,7 +56,7 @@ def sintel() -> Path:
 def report(sintel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of two pairs of each pass, by the command."""
     folder = tmp_path_factory.mktemp("report") / "out"
-    command = ["evaluate", "--dataset", "sintel", "--root", str(sintel), "--report", str(folder)]
+    command = ["evaluate", "--dataset", "sintel", "--data", str(sintel), "--report", str(folder)]
     assert main([*command, "--limit", "2", "--steps", "2", "--report-samples", "3"]) == 0
     return folder
 
@@ -147,7 +147,7 @@ def test_report_is_not_written_over_another(
     report: Path, sintel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (report / "report.html").read_bytes()
-    command = ["evaluate", "--dataset", "sintel", "--root", str(sintel), "--limit", "2", "--steps"]
+    command = ["evaluate", "--dataset", "sintel", "--data", str(sintel), "--limit", "2", "--steps"]
     assert main([*command, "3", "--report", str(report)]) == 2
     assert "steps was 2 and not 3" in capsys.readouterr().err
     assert main([*command, "2", "--report", str(report), "--output", str(tmp_path / "results")]) == 2

@@ -89,7 +89,7 @@ def test_sintel_folder_is_the_bundlers_and_reuse_stays_within_a_sequence(
     sintel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
-    command = ["evaluate", "submit", "sintel", "--root", str(sintel), "--output", str(output)]
+    command = ["evaluate", "submit", "sintel", "--data", str(sintel), "--output", str(output)]
     assert main([*command, "--partial", "--steps", "2", "--precision", "float32"]) == 0
     assert "10 of 10 files are as they should be" in capsys.readouterr().out
     expected = {
@@ -123,7 +123,7 @@ def test_kitti_archive(
     """KITTI 2015 wants a folder ``flow`` in the archive, 2012 the files at its root (devkit readme files)."""
     complete(monkeypatch, name, 2)
     root, output = kitti(tmp_path / "data", images), tmp_path / "out"
-    command = ["evaluate", "submit", name, "--root", str(root), "--output", str(output), "--steps", "2"]
+    command = ["evaluate", "submit", name, "--data", str(root), "--output", str(output), "--steps", "2"]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "2 of 2 files are as they should be" in printed
@@ -154,7 +154,7 @@ def test_incomplete_split_is_refused_before_anything_is_written(
     sintel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
-    assert main(["evaluate", "submit", "sintel", "--root", str(sintel), "--output", str(output)]) == 2
+    assert main(["evaluate", "submit", "sintel", "--data", str(sintel), "--output", str(output)]) == 2
     error = capsys.readouterr().err
     assert "5 of MPI-Sintel clean and 5 of MPI-Sintel final of the 1104 test pairs" in error
     assert "--partial" in error
@@ -182,7 +182,7 @@ def test_ctrl_c_says_what_is_there(
     sintel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
-    command = ["evaluate", "submit", "sintel", "--root", str(sintel), "--output", str(output), "--partial"]
+    command = ["evaluate", "submit", "sintel", "--data", str(sintel), "--output", str(output), "--partial"]
     monkeypatch.setattr(SequencePredictor, "__call__", Counting(limit=3).__call__)
     assert main(command) == 130
     assert f"3 of 10 files are in {output}; the same command goes on" in capsys.readouterr().err
@@ -277,7 +277,7 @@ def test_check_finds(
     damage(submission, submission.folder / "flow" / "000000_10.png")
     problems = submission.check().problems
     assert [problem for problem in problems if re.search(said, problem)], problems
-    command = ["evaluate", "submit", "kitti-2015", "--root", str(root), "--output", str(submission.folder)]
+    command = ["evaluate", "submit", "kitti-2015", "--data", str(root), "--output", str(submission.folder)]
     before = contents(submission.folder, ".png", ".zip", ".json")
     assert main([*command, "--partial", "--check"]) == 2
     assert "is not fit to submit" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from deqflow.cli import main
 from deqflow.config import ModelConfig, SolveSettings
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
-from deqflow.evaluation.calibration import Calibration, calibration_table
+from deqflow.evaluation.bench import Calibration, calibration_table
 from deqflow.io import read_image, write_image
 from deqflow.network import Mixture, MixtureConfig, MixtureHead, extract_positions
 from deqflow.network.uncertainty import INNER_SCALE
@@ -160,7 +160,7 @@ def test_the_bench_compares_expected_and_real_errors(tmp_path, capsys):
     for head, path in paths.items():
         config = replace(PRESETS["deqflow-s"].config, uncertainty=MixtureConfig() if head else None)
         save_weights(DEQFlow(config, name="deqflow-s"), path)
-    words = "bench --measure uncertainty --pairs 2 --width 64 --height 64 --device cpu --checkpoint"
+    words = "bench uncertainty --pairs 2 --width 64 --height 64 --device cpu --checkpoint"
     assert main([*words.split(), str(paths[True])]) == 0
     assert "share of pixels %" in capsys.readouterr().out
     assert main([*words.split(), str(paths[False])]) == 2

@@ -23,11 +23,11 @@ class CheckOptions:
     Ends with exit code 0 where all that is there is sound, complete or not, and 1 where files are broken.
 
     Attributes:
-        root: The data set's folder, one that holds several under their official names, or a list of pairs.
+        data: The data set's folder, one that holds several under their official names, or a list of pairs.
         dataset: Look for this one only; `deqflow datasets list` names them.
     """
 
-    root: tyro.conf.Positional[Path]
+    data: tyro.conf.Positional[Path]
     dataset: str | None = None
 
 
@@ -42,14 +42,14 @@ class SpeedOptions:
 
     Attributes:
         dataset: Its name; `deqflow datasets list` shows all.
-        root: The data set's folder, or one that holds it under its official name.
+        data: The data set's folder, or one that holds it under its official name.
         split: Which part of it.
         samples: Most pairs to read of each rendering pass, camera and so on.
         formats: Suffixes to rewrite the flow in, in a temporary folder.
     """
 
     dataset: tyro.conf.Positional[str]
-    root: tyro.conf.Positional[Path]
+    data: tyro.conf.Positional[Path]
     split: str = "training"
     samples: int = 20
     formats: tuple[str, ...] = tuple(FLOW_FORMATS)
@@ -93,7 +93,7 @@ def _list() -> int:
 def _check(options: CheckOptions) -> int:
     if options.dataset is not None:
         family_named(options.dataset)
-    found = find_families(options.root, options.dataset)
+    found = find_families(options.data, options.dataset)
     broken = 0
     for family, folder in found:
         for checked in check(family, folder):
@@ -110,7 +110,7 @@ def _check(options: CheckOptions) -> int:
 def _speed(options: SpeedOptions) -> int:
     header = ["pairs", "frames", "flow", "size", "count", "pairs/s", "ms per pair", "of it frames"]
     rows = []
-    for dataset in open_dataset(options.dataset, options.root, split=options.split):
+    for dataset in open_dataset(options.dataset, options.data, split=options.split):
         for loading in measure_loading(dataset, most=options.samples, formats=options.formats):
             rows.append(
                 [

@@ -26,10 +26,9 @@ class EvaluateOptions(ModelOptions):
     processes share the work.
 
     Attributes:
-        benchmark: Folder that holds data sets under their official names (MPI-Sintel, KITTI-2015, ...): all
-            that are there are used.
-        dataset: Names of data sets to use; `deqflow datasets list` lists them.
-        root: Folder of the data set named, or one that holds several under their official names.
+        data: Folder that holds data sets under their official names (MPI-Sintel, KITTI-2015, ...), or that of
+            the one data set named.
+        dataset: Names of data sets to use, see `deqflow datasets list`; without it, all that are there.
         split: Part of the data sets named; without it validation where there is such a split, else training.
         limit: Use the first so many pairs of each data set.
         reuse: Start each solve from the fixed point of the pair before, along each sequence.
@@ -46,9 +45,8 @@ class EvaluateOptions(ModelOptions):
         report_samples: How many samples the page shows; each is solved several times more.
     """
 
-    benchmark: Path | None = None
+    data: Path
     dataset: tuple[str, ...] = ()
-    root: Path | None = None
     split: str | None = None
     limit: int | None = None
     reuse: bool = False
@@ -65,14 +63,8 @@ class EvaluateOptions(ModelOptions):
     def __post_init__(self) -> None:
         """Reject what does not go together, naming the options."""
         super().__post_init__()
-        if (self.benchmark is None) == (self.root is None):
-            raise ConfigError(
-                "expected --dataset NAME ... --root FOLDER, or --benchmark FOLDER for all that is there"
-            )
-        if self.root is not None and not self.dataset:
-            raise ConfigError("--root needs --dataset NAME ...; --benchmark takes all data sets in a folder")
-        if self.benchmark is not None and (self.dataset or self.split):
-            raise ConfigError("--dataset and --split go with --root, not with --benchmark")
+        if self.split and not self.dataset:
+            raise ConfigError("--split goes with --dataset NAME ...")
         for name, value, least in (
             ("--batch", self.batch, 1),
             ("--workers", self.workers, 0),
@@ -112,14 +104,13 @@ class EvaluateOptions(ModelOptions):
         from deqflow.data.datasets import find_benchmarks, open_dataset
         from deqflow.data.datasets.catalogue import family_named
 
-        if self.benchmark is not None:
-            return find_benchmarks(self.benchmark)
-        assert self.root is not None  # checked above
+        if not self.dataset:
+            return find_benchmarks(self.data)
         found: list[PairDataset] = []
         for name in dict.fromkeys(self.dataset):
             splits = family_named(name).splits
             split = self.split or ("validation" if "validation" in splits else "training")
-            found += open_dataset(name, self.root, split=split)
+            found += open_dataset(name, self.data, split=split)
             if found[-1].files[0].flow is None:
                 raise ConfigError(f"the {split} split of {name} has no public ground truth to compare with")
         return found

@@ -32,7 +32,7 @@ class SubmitOptions(ModelOptions):
 
     Attributes:
         benchmark: Whose server.
-        root: Folder of the data set, or one that holds it under its official name.
+        data: Folder of the data set, or one that holds it under its official name.
         output: Folder for the flow files.
         reuse: Start each solve from the fixed point of the pair before, along each sequence.
         check: Write nothing, only check what the output folder holds.
@@ -41,7 +41,7 @@ class SubmitOptions(ModelOptions):
     """
 
     benchmark: tyro.conf.Positional[Benchmark]
-    root: Path
+    data: Path
     output: Path
     reuse: bool = True
     check: bool = False
@@ -78,7 +78,7 @@ def run(options: SubmitOptions) -> int:
     from deqflow.evaluation.submission import Submission
 
     check_folder_names(output=options.output)
-    submission = Submission(options.benchmark, options.root, options.output, partial=options.partial)
+    submission = Submission(options.benchmark, options.data, options.output, partial=options.partial)
     if not options.check:
         _write(options, submission)
     checked = submission.check()

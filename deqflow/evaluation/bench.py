@@ -1,0 +1,271 @@
+"""What ``deqflow bench`` measures of models: seconds by part, solver steps, errors expected and real."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import fmean, geometric_mean, median
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from deqflow.data.sample import Sample
+from deqflow.devices import resolve_precision, span_seconds, stopwatch
+from deqflow.equilibrium import Anderson, Broyden, FixedPointIteration, Solver
+from deqflow.errors import ConfigError
+from deqflow.estimate import FlowEstimate
+from deqflow.estimator import DEQFlow
+from deqflow.evaluation.metrics import end_point_error
+from deqflow.evaluation.study import spearman
+from deqflow.tables import markdown
+
+SOLVERS: Mapping[str, Solver] = {
+    "plain": FixedPointIteration(),
+    "relaxed 0.8": FixedPointIteration(relaxation=0.8),
+    "relaxed 1.2": FixedPointIteration(relaxation=1.2),
+    "Anderson 3": Anderson(window=3),
+    "Anderson 5": Anderson(window=5),
+    "Broyden 12": Broyden(history=12),
+    "Broyden 12, line search": Broyden(history=12, line_search=2),
+}
+"""The solvers that are compared."""
+
+OFFSET = 0.01
+"""Pixels added to each error of a geometric mean, so that a perfect pair does not decide it."""
+
+EDGES = (0.3, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Pixels of expected error between the rows of the table of calibration."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of a pair, and how they are shared between the estimator's spans.
+
+    Attributes:
+        seconds: of each repetition, without the profiler.
+        spans: seconds by span, of one more repetition with it.
+    """
+
+    seconds: list[float]
+    spans: dict[str, float]
+
+
+def measure_speed(
+    model: DEQFlow,
+    *,
+    precisions: tuple[str, ...],
+    steps: tuple[int, ...],
+    size: tuple[int, int],
+    repeats: int,
+    progress: bool = True,
+) -> dict[tuple[str, int], Timing]:
+    """Time every combination of precision and steps ``repeats`` times, in turns.
+
+    Args:
+        model: restored to its own precision at the end.
+        precisions: names that ``resolve_precision`` knows.
+        steps: evaluations of the update operator.
+        size: height and width of the frames, which hold noise: with tolerance 0 the content costs nothing.
+        repeats: beside a first round that does not count, and a last one for the spans.
+        progress: show a bar on standard error.
+    """
+    noise = torch.randint(0, 256, (2, 1, 3, *size), generator=torch.Generator().manual_seed(0))
+    frame1, frame2 = noise.to(model.device).float()
+    timings = {(precision, count): Timing([], {}) for precision in precisions for count in steps}
+    clock, own_precision = stopwatch(model.device), model.precision
+    try:
+        for round_ in tqdm(range(repeats + 2), unit="round", disable=not progress):
+            for (precision, count), timing in timings.items():
+                model.precision = resolve_precision(precision, model.device)
+                with torch.inference_mode():
+                    if round_ > repeats:
+                        with span_seconds(model.device) as spans:
+                            model(frame1, frame2, steps=count, tolerance=0.0)
+                        timing.spans.update(spans)
+                        continue
+                    next(clock)
+                    model(frame1, frame2, steps=count, tolerance=0.0)
+                    seconds = next(clock)
+                    if round_ > 0:
+                        timing.seconds.append(seconds)
+    finally:
+        model.precision = own_precision
+    return timings
+
+
+def speed_table(timings: Mapping[tuple[str, int], Timing]) -> str:
+    """Return a Markdown table of medians, one row per precision and number of steps."""
+    parts = list(dict.fromkeys(part for timing in timings.values() for part in timing.spans))
+    rows = []
+    for (precision, steps), timing in timings.items():
+        total = sum(timing.spans.values())
+        shares = [f"{100 * timing.spans.get(part, 0.0) / total:.0f}" for part in parts]
+        rows.append([precision, str(steps), f"{median(timing.seconds):.3f}", *shares])
+    return "\n".join(markdown(["precision", "steps", "seconds per pair", *(f"{p} %" for p in parts)], rows))
+
+
+class PairErrors(NamedTuple):
+    """How one estimate ended.
+
+    Attributes:
+        epe: mean end-point error over the valid pixels.
+        middle: median of the same.
+        wrong: share of valid pixels that are off by more than a pixel.
+        steps: evaluations of the update operator at the finest scale.
+        cost: all evaluations, in those of the 1/8 grid.
+        converged: whether the tolerance was met.
+    """
+
+    epe: float
+    middle: float
+    wrong: float
+    steps: int
+    cost: float
+    converged: bool
+
+    @classmethod
+    def of(cls, estimate: FlowEstimate, sample: Sample) -> "PairErrors":
+        """Hold an estimate against the truth of its pair."""
+        error = end_point_error(estimate.flow, sample.flow)[sample.valid]
+        epe, middle, wrong = float(error.mean()), float(np.median(error)), float((error > 1).mean())
+        return cls(epe, middle, wrong, estimate.steps, estimate.cost, estimate.converged)
+
+
+@torch.inference_mode()
+def compare_solvers(
+    model: DEQFlow,
+    samples: Iterable[Sample],
+    *,
+    tolerance: float,
+    steps: int,
+    solvers: Mapping[str, Solver] = SOLVERS,
+) -> dict[str, list[PairErrors]]:
+    """Solve every pair with every solver at the finest scale, all from the same state: the model's usual one.
+
+    Args:
+        model: in evaluation mode.
+        samples: pairs with ground truth, of some pixel each.
+        tolerance: RMS movement of the flow in pixels per step at which a solve stops.
+        steps: most evaluations.
+        solvers: by the name to report them under.
+    """
+    found: dict[str, list[PairErrors]] = {name: [] for name in solvers}
+    for sample in samples:
+        pair = model.prepare(model.to_tensor(sample.frame1), model.to_tensor(sample.frame2))
+        start = model.coarse_start(pair)
+        for name, solver in solvers.items():
+            settings = model.settings(steps=steps, tolerance=tolerance, solver=solver)
+            estimate = model.decode(model.solve(pair, start, settings), pair.padding)[0]
+            found[name].append(PairErrors.of(estimate, sample))
+    return found
+
+
+def solver_table(found: Mapping[str, list[PairErrors]]) -> str:
+    """Return a Markdown table, one row per solver."""
+    rows = [
+        [
+            name,
+            f"{fmean(one.steps for one in pairs):.1f}",
+            f"{median(one.steps for one in pairs):g}",
+            f"{100 * fmean(one.converged for one in pairs):.0f}",
+            f"{fmean(one.epe for one in pairs):.3f}",
+            f"{median(one.epe for one in pairs):.3f}",
+        ]
+        for name, pairs in found.items()
+    ]
+    return "\n".join(
+        markdown(["solver", "steps, mean", "median", "converged %", "EPE, mean", "EPE, median"], rows)
+    )
+
+
+def compare_models(models: Mapping[str, DEQFlow], samples: Iterable[Sample]) -> dict[str, list[PairErrors]]:
+    """Estimate the flow of every sample with every model, each as it does by default."""
+    found: dict[str, list[PairErrors]] = {name: [] for name in models}
+    for sample in samples:
+        for name, model in models.items():
+            found[name].append(PairErrors.of(model.estimate(sample.frame1, sample.frame2), sample))
+    return found
+
+
+def model_table(found: Mapping[str, list[PairErrors]]) -> str:
+    """Return a Markdown table, one row per model; means are over pairs."""
+    header = ["weights", "EPE mean", "median", "geometric", "pixel median, geometric", "> 1 px %"]
+    rows = [
+        [
+            name,
+            f"{fmean(one.epe for one in pairs):.3f}",
+            f"{median(one.epe for one in pairs):.3f}",
+            f"{geometric_mean(one.epe + OFFSET for one in pairs):.3f}",
+            f"{geometric_mean(one.middle + OFFSET for one in pairs):.4f}",
+            f"{100 * fmean(one.wrong for one in pairs):.2f}",
+            f"{fmean(one.steps for one in pairs):.1f}",
+            f"{fmean(one.cost for one in pairs):.1f}",
+        ]
+        for name, pairs in found.items()
+    ]
+    return "\n".join(markdown([*header, "steps", "cost"], rows))
+
+
+@dataclass
+class Calibration:
+    """Expected and real errors, pooled over pixels by how large an error was expected.
+
+    Attributes:
+        pixels: (len(EDGES) + 1,) number of pixels in each range of expected error.
+        expected: (len(EDGES) + 1,) sum of the expected errors of a component of the flow, pixels.
+        real: (len(EDGES) + 1,) sum of the mean absolute errors of the components.
+        correlations: rank correlation of the two within each sample.
+    """
+
+    pixels: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(EDGES) + 1))
+    expected: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(EDGES) + 1))
+    real: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(EDGES) + 1))
+    correlations: list[float] = field(default_factory=list)
+
+    def add(self, expected: NDArray[np.floating], real: NDArray[np.floating]) -> None:
+        """Take in the pixels (N,) of a sample."""
+        place = np.searchsorted(EDGES, expected, side="right")
+        count = len(self.pixels)
+        self.pixels += np.bincount(place, minlength=count)
+        self.expected += np.bincount(place, weights=expected, minlength=count)
+        self.real += np.bincount(place, weights=real, minlength=count)
+        self.correlations.append(spearman(expected, real))
+
+
+def measure_calibration(model: DEQFlow, samples: Iterable[Sample]) -> Calibration:
+    """Estimate the flow of every sample as the model does by default, and compare.
+
+    Raises:
+        ConfigError: the model does not tell how far its flow may be off.
+    """
+    if model.uncertainty is None:
+        raise ConfigError(f"{model.name} does not tell how far its flow may be off")
+    calibration = Calibration()
+    for sample in samples:
+        estimate = model.estimate(sample.frame1, sample.frame2)
+        assert estimate.uncertainty is not None  # the model tells
+        real = np.abs(estimate.flow - sample.flow).mean(axis=2)
+        calibration.add(estimate.uncertainty[sample.valid], real[sample.valid])
+    return calibration
+
+
+def calibration_table(calibration: Calibration) -> str:
+    """Return a Markdown table, one row per range of expected error, and the rank correlation below it."""
+    header = ["expected error, px", "share of pixels %", "expected, mean", "real, mean"]
+    limits = ["", *(f"{edge:g}" for edge in EDGES), ""]
+    share = 100 * calibration.pixels / max(1.0, calibration.pixels.sum())
+    rows = [
+        [
+            f"{low or '0'} to {high}" if high else f"{low} and more",
+            f"{share[index]:.1f}",
+            *(
+                f"{sums[index] / calibration.pixels[index]:.2f}" if calibration.pixels[index] else ""
+                for sums in (calibration.expected, calibration.real)
+            ),
+        ]
+        for index, (low, high) in enumerate(pairwise(limits))
+    ]
+    told = f"Rank correlation within a pair, median: {median(calibration.correlations):.2f}"
+    return "\n".join([*markdown(header, rows), "", told])
