@@ -30,7 +30,8 @@ from deqflow.estimate import BatchEstimate, FlowEstimate
 from deqflow.geometry import Padding
 from deqflow.io.frames import Batch, Frame, is_batch, to_rgb_frames
 from deqflow.io.images import SMALLEST_SIDE, ValueRange
-from deqflow.network import CorrelationPyramid, Mixture
+from deqflow.network import Mixture, build_correlation
+from deqflow.network.correlation import AUTO
 from deqflow.step import FlowState, Movement, UpdateStep
 
 COARSEST_SIDE = 80
@@ -108,6 +109,10 @@ class DEQFlow(nn.Module):
         config: sizes.
         defaults: how to solve unless told otherwise.
         name: what to call the model in messages and tables.
+
+    Attributes:
+        precision: of convolutions and matrix products.
+        correlation: a name of ``network.CORRELATIONS``, or ``auto``: by size and free memory.
     """
 
     def __init__(
@@ -116,7 +121,7 @@ class DEQFlow(nn.Module):
         super().__init__()
         self.config, self.name = config, name
         self.defaults = SolveSettings(scales=(config.stride,)) if defaults is None else defaults
-        self.precision = torch.float32
+        self.precision, self.correlation = torch.float32, AUTO
         self._warned: set[str] = set()
         self.encoder = config.encoder.build(
             features=config.features, context=config.context, hidden=config.hidden
@@ -235,8 +240,12 @@ class DEQFlow(nn.Module):
         scale = self.config.stride if scale is None else scale
         first, second = pair.first.features[scale], pair.second.features[scale]
         with self._part("correlation"):
-            correlation = CorrelationPyramid(
-                first.matching, second.matching, levels=self.config.levels, radius=self.config.radius
+            correlation = build_correlation(
+                first.matching,
+                second.matching,
+                levels=self.config.levels,
+                radius=self.config.radius,
+                kind=self.correlation,
             )
         with self._part("context"):
             context, hidden = self.encoder.context(first.trunk)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deqflow.geometry import forward_splat
-from deqflow.network import CorrelationPyramid
+from deqflow.network import Correlation
 
 
 class FlowState(NamedTuple):
@@ -74,7 +74,7 @@ class UpdateStep:
     def __init__(
         self,
         update: nn.Module,
-        correlation: CorrelationPyramid,
+        correlation: Correlation,
         prepared: Any,
         start: FlowState,
         *,

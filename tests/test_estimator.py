@@ -14,6 +14,7 @@ from deqflow.equilibrium import OneStep, Phantom, Recorded
 from deqflow.errors import ConfigError, ImageError
 from deqflow.estimator import DEQFlow
 from deqflow.network import (
+    CORRELATIONS,
     ConvexConfig,
     GatedStripConfig,
     GRUConfig,
@@ -64,6 +65,15 @@ def test_a_batch_is_its_samples(model):
         alone = model(*images[:, index : index + 1], steps=10, tolerance=0.02)
         torch.testing.assert_close(alone.flow[0], together.flow[index], atol=1e-4, rtol=1e-4)
         assert alone.steps[0] == together.steps[index]
+
+
+def test_every_correlation_gives_the_same_flow(model):
+    images, flows = frames(72, 88).to(model.device), []
+    for model.correlation in ("auto", *CORRELATIONS):
+        flows.append(model(*images, steps=4, tolerance=0.0).flow)
+    assert len(flows) > 2
+    for flow in flows[1:]:
+        torch.testing.assert_close(flow, flows[0], atol=1e-3, rtol=1e-4)
 
 
 def test_arrays_of_every_kind_are_frames(model):

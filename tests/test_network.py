@@ -3,81 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from published import naive_lookup
 
-from deqflow.network import (
-    ConvexUpsampling,
-    CorrelationPyramid,
-    GatedStripUpdate,
-    StandardizedConv2d,
-    correlation,
-)
+from deqflow.network import ConvexUpsampling, GatedStripUpdate, StandardizedConv2d
 from deqflow.network.gated_update import PointwiseConv2d, RowConv2d
 from deqflow.network.upsampling import extract_positions
-
-
-@pytest.mark.parametrize("size", [(8, 10), (5, 7), (2, 2), (1, 3), (16, 9)])
-@pytest.mark.parametrize("reach", [0.5, 4.0, 40.0])
-def test_lookup_agrees_with_the_all_pairs_volume(size, reach, device):
-    features = torch.randn(2, 2, 6, *size)
-    flow = reach * torch.randn(2, 2, *size)
-    pyramid = CorrelationPyramid(*features.to(device), levels=4, radius=3)
-    expected = naive_lookup(*features, flow, 4, 3)
-    torch.testing.assert_close(pyramid.lookup(flow.to(device)).cpu(), expected, atol=2e-5, rtol=1e-4)
-
-
-def test_lookup_of_some_samples_is_a_part_of_the_lookup_of_all():
-    features, flow = torch.randn(2, 3, 4, 6, 8), 3 * torch.randn(3, 2, 6, 8)
-    pyramid = CorrelationPyramid(*features)
-    active = torch.tensor([2, 0, 2])
-    torch.testing.assert_close(pyramid.lookup(flow[active], active), pyramid.lookup(flow)[active])
-
-
-def test_lookup_gradients_agree_with_the_all_pairs_volume():
-    features = torch.randn(2, 1, 3, 5, 6, dtype=torch.float32, requires_grad=True)
-    flow, weight = 2 * torch.randn(1, 2, 5, 6), torch.randn(1, 98, 5, 6)
-    fast = CorrelationPyramid(*features, levels=2, radius=3).lookup(flow)
-    (gradient,) = torch.autograd.grad((fast * weight).sum(), features)
-    (expected,) = torch.autograd.grad((naive_lookup(*features, flow, 2, 3) * weight).sum(), features)
-    torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-4)
-
-
-def test_lookup_gradients_of_flow_and_of_gradients_agree_too():
-    generator = torch.Generator().manual_seed(0)
-    features = [torch.randn(1, 3, 5, 6, generator=generator, requires_grad=True) for _ in range(2)]
-    flow = (2 * torch.randn(1, 2, 5, 6, generator=generator)).requires_grad_()
-    inputs = (*features, flow)
-
-    def gradients(seen):
-        first = torch.autograd.grad((seen**2).sum(), inputs, create_graph=True)
-        return [*first, *torch.autograd.grad(sum((part**2).sum() for part in first), inputs)]
-
-    found = gradients(CorrelationPyramid(*features, levels=2, radius=3).lookup(flow))
-    try:
-        expected = gradients(naive_lookup(*features, flow, 2, 3))
-    except RuntimeError as error:
-        pytest.skip(f"this release of PyTorch cannot differentiate grid_sample twice: {error}")
-    torch.testing.assert_close(found, expected, atol=1e-2, rtol=1e-3)
-
-
-def test_a_large_volume_without_a_graph_takes_half_the_memory(monkeypatch, device):
-    features = torch.randn(2, 2, 16, 7, 9, generator=torch.Generator().manual_seed(0)).to(device)
-    flow = 3 * torch.randn(2, 2, 7, 9, generator=torch.Generator().manual_seed(1)).to(device)
-    exact = CorrelationPyramid(*features)
-    monkeypatch.setattr(correlation, "LARGEST_EXACT", 1000)
-    monkeypatch.setattr(correlation, "CHUNK", 500)  # several chunks, the last one smaller
-    with torch.no_grad():
-        halved = CorrelationPyramid(*features)
-        assert 2 * halved.nbytes == exact.nbytes
-        torch.testing.assert_close(halved.lookup(flow), exact.lookup(flow), rtol=2e-3, atol=2e-3)
-    assert CorrelationPyramid(*features).nbytes == exact.nbytes  # training is exact
-
-
-def test_lookup_of_flow_that_is_not_a_number_stays_inside_the_volume():
-    pyramid = CorrelationPyramid(*torch.randn(2, 1, 4, 4, 4))
-    flow = torch.full((1, 2, 4, 4), float("nan"))
-    flow[0, 0, 0] = 1e30
-    assert torch.isfinite(pyramid.lookup(flow)).all()
 
 
 def test_convex_upsampling_of_constant_flow_is_constant_inside():

@@ -1,6 +1,6 @@
 """The components of the network, as plain modules, each with the configuration that builds it."""
 
-from deqflow.network.correlation import CorrelationPyramid
+from deqflow.network.correlation import CORRELATIONS, Correlation, build_correlation
 from deqflow.network.encoder import SharedEncoder, SharedEncoderConfig, StandardizedConv2d
 from deqflow.network.gated_update import GatedStripConfig, GatedStripUpdate
 from deqflow.network.raft_encoder import SeparateEncoders, SeparateEncodersConfig
@@ -15,11 +15,12 @@ from deqflow.network.upsampling import (
 )
 
 __all__ = [
+    "CORRELATIONS",
     "BilinearConfig",
     "BilinearUpsampling",
     "ConvexConfig",
     "ConvexUpsampling",
-    "CorrelationPyramid",
+    "Correlation",
     "GRUConfig",
     "GRUUpdate",
     "GatedStripConfig",
@@ -32,5 +33,6 @@ __all__ = [
     "SharedEncoder",
     "SharedEncoderConfig",
     "StandardizedConv2d",
+    "build_correlation",
     "extract_positions",
 ]
