@@ -16,9 +16,10 @@ import pytest
 from clips import corners, damage, encode, textured
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from deqflow.errors import VideoError, VideoWarning
-from deqflow.io import open_video, write_image
+from deqflow.errors import ImageError, VideoError, VideoWarning
+from deqflow.io import open_video, write_flow, write_image
 from deqflow.io.video.containers import Clock
 
 CLOSE = 12
@@ -432,3 +433,100 @@ class TestPipes:
         writer.join(timeout=10)
         with pytest.raises(VideoError, match="only once"):
             list(video)
+
+
+class TestAnimations:
+    DURATIONS = (100, 50, 850, 40, 500)
+
+    def write(self, path: Path, images: list[np.ndarray], **options: Any) -> Path:
+        first, *rest = map(Image.fromarray, images)
+        kind = "PNG" if path.suffix in (".png", ".apng") else None
+        durations = list(self.DURATIONS)
+        first.save(path, kind, save_all=True, append_images=rest, duration=durations, loop=0, **options)
+        return path
+
+    @pytest.mark.parametrize(
+        ("suffix", "options", "close"),
+        [
+            ("webp", {"lossless": True}, 0),
+            ("avif", {"quality": 95, "subsampling": "4:4:4"}, 4),
+            ("gif", {}, 1),
+            ("apng", {}, 0),
+            ("png", {}, 0),
+        ],
+    )
+    def test_pictures_and_times(
+        self, tmp_path: Path, suffix: str, options: dict[str, Any], close: int
+    ) -> None:
+        frames = textured(5)
+        path = self.write(tmp_path / f"a.{suffix}", frames, **options)
+        video = open_video(path)
+        for _ in range(2):
+            found = list(video.frames())
+            assert [frame.time for frame in found] == [Fraction(n, 1000) for n in (0, 100, 150, 1000, 1040)]
+            for frame, expected in zip(found, frames, strict=True):
+                assert difference(frame.image, expected) <= close
+        assert video.notes == ()
+        assert [frame.number for frame in open_video(path, start=0.15, stride=2).frames()] == [3, 5]
+        assert times(path, fps=10) == [Fraction(index, 10) for index in range(5)]
+
+    @pytest.mark.parametrize(
+        ("suffix", "options"), [("webp", {"lossless": True}), ("avif", {"quality": 95}), ("apng", {})]
+    )
+    def test_alpha(self, tmp_path: Path, suffix: str, options: dict[str, Any]) -> None:
+        alpha = np.full((48, 64, 1), 128, np.uint8)
+        frames = [
+            np.concatenate((np.roll(image, index, 1), alpha), 2) for index, image in enumerate(corners(5))
+        ]
+        found = list(open_video(self.write(tmp_path / f"a.{suffix}", frames, **options)))
+        assert len(found) == 5
+        assert difference(found[2], (frames[2][..., :3] * (128 / 255)).astype(np.uint8)) < 4
+
+    def test_a_damaged_webp(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path / "a.webp", textured(5), lossless=True)
+        data = bytearray(path.read_bytes())
+        last = data.rfind(b"ANMF")
+        data[last + 40 :] = bytes(len(data) - last - 40)
+        path.write_bytes(data)
+        with pytest.warns(VideoWarning, match="4 of 5 announced frames read"):
+            assert len(list(open_video(path))) == 4
+        path.write_bytes(data[:20])
+        with pytest.raises(VideoError, match="cut short"):
+            open_video(path)
+
+    def test_stills_have_one_frame(self, tmp_path: Path) -> None:
+        for suffix in ("webp", "avif", "gif", "png", "jpg"):
+            Image.fromarray(textured(1)[0]).save(tmp_path / f"a.{suffix}")
+            assert len(list(open_video(tmp_path / f"a.{suffix}"))) == 1
+
+
+class TestOpenEXR:
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32])
+    @pytest.mark.parametrize("channels", ["RGB", "RGBA", "Y"])
+    def test_linear_light_becomes_srgb(self, tmp_path: Path, dtype: type, channels: str) -> None:
+        openexr = pytest.importorskip("OpenEXR")
+        codes = np.arange(256, dtype=np.uint8).repeat(12).reshape(48, 64)
+        value = codes / 255
+        linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+        count = len(channels)
+        for number in (1, 2):
+            values = np.ascontiguousarray(np.repeat(linear[..., None], count, 2).squeeze().astype(dtype))
+            values[0, 0], values[1, 1] = 7, -1
+            header = {"compression": openexr.ZIP_COMPRESSION, "type": openexr.scanlineimage}
+            openexr.File(header, {channels: values}).write(str(tmp_path / f"f{number}.exr"))
+        expected = np.repeat(codes[..., None], 3, 2)
+        expected[0, 0], expected[1, 1] = 255, 0
+        for source in (tmp_path, tmp_path / "f*.exr"):
+            first, second = open_video(source)
+            assert np.array_equal(first, expected)
+            assert np.array_equal(second, expected)
+
+    def test_motion_vectors_are_no_picture(self, tmp_path: Path) -> None:
+        pytest.importorskip("OpenEXR")
+        for number in (1, 2):
+            write_flow(tmp_path / f"f{number}.exr", np.zeros((20, 24, 2), np.float32))
+        with pytest.raises(ImageError, match=r"f1\.exr is not an OpenEXR picture"):
+            open_video(tmp_path)
+        for number in (1, 2):
+            write_image(tmp_path / f"f{number}.png", textured(2, (20, 24))[0])
+        assert open_video(tmp_path).frame_count == 2

@@ -246,6 +246,22 @@ class TestNothingLost:
         assert len(list(open_video(old))) == 3
         assert read_flow(tmp_path / "flows/frame_000001.flo")[0].shape == (32, 32, 2)
 
+    def test_two_results_in_one_place(self, run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        encode(tmp_path / "a.mp4", textured(3))
+        arguments = ("--output", "out/frame.png", "--flow-dir", "out", "--flow-format", "kitti")
+        assert run("a.mp4", *arguments) == 2
+        assert "two results would both be out/frame_000001.png" in capsys.readouterr().err
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+    @pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm", "gif"])
+    def test_a_full_disk(self, tmp_path: Path, suffix: str) -> None:
+        (tmp_path / f"a.{suffix}").symlink_to("/dev/full")
+        noise = np.random.default_rng(0).integers(0, 256, (40, 128, 128, 3), dtype=np.uint8)
+        said = pytest.raises(VideoError, match=rf"cannot write .*a\.{suffix}: No space left on device")
+        with said, VideoWriter(tmp_path / f"a.{suffix}", 25) as writer:
+            for image in noise:
+                writer.write(image)
+
     def test_partial_files_never_replace_any(self, tmp_path: Path) -> None:
         names = ("a.txt", "a.partial.txt", "a.partial1.txt")
         for name in names:

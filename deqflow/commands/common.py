@@ -3,6 +3,7 @@
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,10 +179,13 @@ def prepare_outputs(files: Iterable[Path], *, overwrite: bool, sources: Iterable
     """Before any work: make the folders of ``files``, check that they take files and hold none of these.
 
     Raises:
-        ConfigError: a folder cannot be made or written to, or a file is one of ``sources``, or exists and may
-            not be replaced.
+        ConfigError: a folder cannot be made or written to, or a file is named twice, is one of ``sources``,
+            or exists and may not be replaced.
     """
     files = list(files)
+    repeated = [file for file, count in Counter(files).items() if count > 1]
+    if repeated:
+        raise ConfigError(f"two results would both be {repeated[0]}: name another place for one")
     read = identities(sources)
     for folder in dict.fromkeys(file.parent for file in files):
         try:

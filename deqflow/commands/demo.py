@@ -5,7 +5,8 @@ from importlib import resources
 from pathlib import Path
 
 from deqflow.commands.common import EstimatorOptions, check_folder_names, prepare_outputs
-from deqflow.commands.video import Image, PairRecord, VideoOptions, flow_video, print_costs
+from deqflow.commands.video import PairRecord, VideoOptions, flow_video, print_costs
+from deqflow.commands.video_files import Image
 from deqflow.errors import DataError
 from deqflow.io import write_image
 

@@ -3,18 +3,15 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from statistics import mean, median
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import tyro
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deqflow.commands.common import (
@@ -24,17 +21,15 @@ from deqflow.commands.common import (
     prepare_outputs,
     require_memory,
 )
+from deqflow.commands.video_files import Image, Pair, Results, Timed, flow_size, planned_files, told_where
 from deqflow.errors import ConfigError, VideoError
-from deqflow.io import Deinterlace, VideoFrame, VideoSource, VideoWriter, open_video, write_flow
+from deqflow.io import Deinterlace, VideoFrame, VideoSource, open_video
 from deqflow.io.flow_files import SUFFIXES
 from deqflow.io.images import SMALLEST_SIDE
 from deqflow.io.outputs import Replacements
-from deqflow.io.video import OUTPUT_SUFFIXES, Behind, FrameWriter, ImageWriter, ahead
-from deqflow.io.video.writer import FRAME_SUFFIX
-from deqflow.visualize import ColorScale, draw_arrows, flow_to_image, side_by_side
+from deqflow.io.video import OUTPUT_SUFFIXES, Behind, ahead
 
 if TYPE_CHECKING:
-    from deqflow.estimate import FlowEstimate
     from deqflow.estimator import DEQFlow
     from deqflow.stream import FlowStream
 
@@ -44,8 +39,6 @@ else:
 
 LONGEST_TABLE = 100
 """Of a longer video the summary alone is printed."""
-
-Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,24 +120,6 @@ class VideoOptions(EstimatorOptions):
 
 
 @dataclass(frozen=True)
-class Timed:
-    """An estimate and what it cost."""
-
-    estimate: "FlowEstimate"
-    milliseconds: float
-    reused: bool
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The first frame of a pair, shown until the second comes; its estimate, and the one from zero."""
-
-    frame: VideoFrame
-    shown: Timed
-    cold: Timed | None
-
-
-@dataclass(frozen=True)
 class PairRecord:
     """Cost of a pair of frames: as shown, and solved anew if that was compared.
 
@@ -177,24 +152,13 @@ def run(options: VideoOptions) -> int:
     output = options.output
     if not is_file_name(str(output), OUTPUT_SUFFIXES):
         output = output / f"{_stem(options.source)}_flow.mp4"
-    prepare_outputs(_outputs(options, source, output), overwrite=options.overwrite, sources=source.files)
+    prepare_outputs(planned_files(options, source, output), overwrite=options.overwrite, sources=source.files)
     records = flow_video(options, source, output, options.load())
     print_costs(records)
     print(f"Flow video: {output}")
     if options.flow_dir is not None:
-        print(f"Flow files: {options.flow_dir}{_flow_size(options, source)}")
+        print(f"Flow files: {options.flow_dir}{flow_size(options, source)}")
     return 0
-
-
-def _outputs(options: VideoOptions, source: VideoSource, output: Path) -> Iterator[Path]:
-    """All files that are going to be written, as far as the source announces its frames."""
-    numbers = (source.numbers or range(1, 2))[:-1] or (1,)
-    if output.suffix.lower() == FRAME_SUFFIX:
-        yield from (ImageWriter.file(output, number) for number in numbers)
-    else:
-        yield output
-    if options.flow_dir is not None:
-        yield from (options.flow_dir / flow_file_name(number, options.flow_format) for number in numbers)
 
 
 def flow_video(
@@ -223,7 +187,7 @@ def flow_video(
     total = None if source.frame_count is None else max(0, source.frame_count - 1)
     with ExitStack() as stack:
         files = stack.enter_context(Replacements(overwrite=options.overwrite, sources=source.files))
-        stack.enter_context(_tell_where(files))
+        stack.enter_context(told_where(files))
         results = stack.enter_context(Results(options, source, output, files, watch))
         progress = stack.enter_context(tqdm(total=total, unit="pair", desc=Path(source.name).name))
         drawing = stack.enter_context(Behind())
@@ -237,85 +201,6 @@ def flow_video(
     for note in results.notes:
         print(note, file=sys.stderr)
     return records
-
-
-@contextmanager
-def _tell_where(files: Replacements) -> Iterator[None]:
-    """Say, if the run fails, where the files are that were not to replace others yet."""
-    try:
-        yield
-    except BaseException:
-        for path, beside in islice(files.beside.items(), 1):
-            more = f" and {len(files.beside) - 1} more" if len(files.beside) > 1 else ""
-            print(f"{path}{more} as before; what there is of the new pairs: {beside}", file=sys.stderr)
-        raise
-
-
-class Results:
-    """The files of a run, written as the pairs come; a context manager that finishes them."""
-
-    def __init__(
-        self,
-        options: VideoOptions,
-        source: VideoSource,
-        output: Path,
-        files: Replacements,
-        watch: Callable[[int, Image], None] | None,
-    ) -> None:
-        self.options, self.source, self.output, self.files = options, source, output, files
-        self.watch = watch
-        self.scale = ColorScale(fixed=options.max_flow)
-        self.writer: FrameWriter | None = None
-        self.place = output
-        self.notes: list[str] = []
-
-    def add(self, pair: "Pair") -> None:
-        """Write the picture of a pair and its flow."""
-        flow = pair.shown.estimate.flow
-        picture = _picture(self.options.layout, pair.frame.image, flow, self.scale)
-        if self.writer is None:
-            self.writer = self._open()
-        self.writer.write(replace(pair.frame, image=picture))
-        if self.options.flow_dir is not None:
-            name = flow_file_name(pair.frame.number, self.options.flow_format)
-            if self.options.flow_size == "source" and self.source.unscaled_size is not None:
-                from deqflow.geometry import resize_flow
-
-                flow = resize_flow(flow, self.source.unscaled_size)
-            write_flow(self.files.place(self.options.flow_dir / name), flow)
-        if self.watch is not None:
-            self.watch(self.writer.frames_written, picture)
-
-    def _open(self) -> FrameWriter:
-        if self.output.suffix.lower() == FRAME_SUFFIX:
-            return ImageWriter(self.output, self.files.place)
-        self.place = self.files.place(self.output)
-        source = self.source
-        return VideoWriter(
-            self.place,
-            source.fps,
-            time_base=source.time_base,
-            pixel_aspect=source.pixel_aspect,
-            sound=source.sound,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.writer is None:
-            return
-        self.writer.__exit__(kind, error, trace)
-        self.notes = self.writer.notes
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            print(f"{self.writer.frames_written} pairs are in {self.place}", file=sys.stderr)
-
-
-def flow_file_name(number: int, flow_format: str) -> str:
-    """Name of the flow file of a pair, counted from 1."""
-    return f"frame_{number:06d}{SUFFIXES[flow_format]}"
 
 
 def _estimates(options: VideoOptions, source: VideoSource, model: "DEQFlow") -> Iterator[Pair]:
@@ -360,23 +245,6 @@ def _record(shown: Timed, cold: Timed | None) -> PairRecord:
     gap = shown.estimate.flow - cold.estimate.flow
     difference = float(np.hypot(gap[..., 0], gap[..., 1]).mean())
     return PairRecord(*record, cold.estimate.steps, cold.milliseconds, difference)
-
-
-def _picture(layout: str, frame: Image, flow: NDArray[np.float32], scale: ColorScale) -> Image:
-    if layout == "arrows":
-        return draw_arrows(frame, flow)
-    colored = flow_to_image(flow, scale.update(flow), clip=True)
-    return colored if layout == "flow" else side_by_side([frame, colored])
-
-
-def _flow_size(options: VideoOptions, source: VideoSource) -> str:
-    if source.unscaled_size in (None, source.size):
-        return ""
-    (height, width), whole = source.size, source.unscaled_size
-    assert whole is not None
-    if options.flow_size == "source":
-        return f" ({whole[1]}x{whole[0]}, brought back from frames of {width}x{height})"
-    return f" ({width}x{height} of {whole[1]}x{whole[0]}; --flow-size source brings them back)"
 
 
 def _stem(source: str) -> str:

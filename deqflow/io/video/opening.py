@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 
 from deqflow.errors import VideoError
+from deqflow.io.video.animations import is_animation, open_animation
 from deqflow.io.video.containers import Decoding, Deinterlace, open_container
 from deqflow.io.video.frames import VideoSource, forced_rate
 from deqflow.io.video.selection import Moment, Span, View, view_source
@@ -71,7 +72,7 @@ def _open(source: str | PathLike[str] | int, how: Decoding, span: Span) -> Video
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return open_container(path.open("rb", buffering=0), name, how, span)
-        path.open("rb").close()
+        animated = is_animation(path)
     except OSError as error:
         raise VideoError(f"cannot read {path}: {error.strerror or error}") from error
-    return open_container(name, name, how, span)
+    return open_animation(path, how.rate, span) if animated else open_container(name, name, how, span)

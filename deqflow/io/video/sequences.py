@@ -12,10 +12,12 @@ from pathlib import Path
 from deqflow.errors import VideoError, VideoWarning
 from deqflow.io.files import counted_step, list_files, natural_key, visible
 from deqflow.io.images import IMAGE_SUFFIXES, read_image
-from deqflow.io.video.frames import FALLBACK_FPS, VideoFrame, VideoSource, check_size
+from deqflow.io.openexr_image import read_openexr
+from deqflow.io.video.frames import FALLBACK_FPS, Image, VideoFrame, VideoSource, check_size
 from deqflow.io.video.selection import WHOLE, Place, Span
 
 _NUMBER = re.compile(r"%0?(\d*)d")
+_OPENEXR = ".exr"
 _DIGITS = re.compile(r"\d+")
 
 
@@ -31,7 +33,9 @@ def open_folder(folder: Path, rate: Fraction | None = None, span: Span = WHOLE) 
         VideoError: no images, several series of them, or frames below 16 pixels.
         ImageError: the first one cannot be read.
     """
-    return open_images(list_files(folder, IMAGE_SUFFIXES), f"the folder {folder}", rate, span)
+    # Beside other pictures, OpenEXR files are what was computed from them: depth, motion.
+    images = list_files(folder, IMAGE_SUFFIXES) or list_files(folder, {_OPENEXR})
+    return open_images(images, f"the folder {folder}", rate, span)
 
 
 def open_pattern(pattern: Path, rate: Fraction | None = None, span: Span = WHOLE) -> VideoSource:
@@ -66,7 +70,9 @@ def open_images(
     """Make a video of image files, in natural order of their names; see `open_folder`."""
     paths = sorted(paths, key=natural_key)
     if not paths:
-        raise VideoError(f"{name} holds no images (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise VideoError(
+            f"{name} holds no images (looked for {', '.join(sorted({*IMAGE_SUFFIXES, _OPENEXR}))})"
+        )
     _check_series(paths, name)
     numbers = frame_numbers(paths)
     gaps = find_gaps(numbers)
@@ -83,9 +89,9 @@ def open_images(
     def read() -> Iterator[VideoFrame]:
         for time, number, path, follows in picked:
             called = f"frame {round(time * rate) + 1} of {name}"
-            yield VideoFrame(read_image(path), time, number, called, path, follows)
+            yield VideoFrame(_read(path), time, number, called, path, follows)
 
-    height, width = read_image(picked[0].content).shape[:2]
+    height, width = _read(picked[0].content).shape[:2]
     source = VideoSource(
         name,
         float(rate / span.stride),
@@ -96,6 +102,10 @@ def open_images(
         files=tuple(paths),
     )
     return check_size(source)
+
+
+def _read(path: Path) -> Image:
+    return read_openexr(path) if path.suffix.lower() == _OPENEXR else read_image(path)
 
 
 def frame_numbers(paths: list[Path]) -> list[int]:

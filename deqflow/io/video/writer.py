@@ -1,6 +1,7 @@
 """Frames to a video that every player shows, or to numbered images, each at its time."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
@@ -93,9 +94,14 @@ class VideoWriter:
         self._last = -self._encoder.shortest
         self._copy: SoundCopy | None = None
         self._palette: Palette | None = None
-        try:
+        with self._writing():
             self.path.open("wb").close()  # PyAV itself would only find out at the first frame
             self._open()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except (av.FFmpegError, OSError) as error:
             raise VideoError(f"cannot write {self.path}: {error.strerror or error}") from error
 
@@ -123,7 +129,7 @@ class VideoWriter:
                 the first is the beginning of the file; without one, a frame later than the one before.
 
         Raises:
-            VideoError: another shape or type.
+            VideoError: another shape or type, or the file cannot be written on.
         """
         if not isinstance(frame, VideoFrame):
             frame = VideoFrame(frame, self.frames_written / self._fps, self.frames_written + 1, "")
@@ -148,8 +154,9 @@ class VideoWriter:
         if stamp < self._last + self._encoder.shortest:
             return
         self._last = stamp
-        self._copy_sound(at)
-        self._encode(image, stamp, max(self._encoder.shortest, round(self._end / self._tick) - stamp))
+        with self._writing():
+            self._copy_sound(at)
+            self._encode(image, stamp, max(self._encoder.shortest, round(self._end / self._tick) - stamp))
 
     def _begin(self, size: tuple[int, ...], time: Fraction) -> None:
         """Add the sound, whose place in time is known now, and write the header."""
@@ -201,13 +208,18 @@ class VideoWriter:
             self._copy = None
 
     def close(self) -> None:
-        """Finish the file; without a frame nothing can be finished and the file is removed."""
-        if self.frames_written:
-            self._copy_sound(self._end)
-            self._container.mux(self._stream.encode())
-        if self._copy is not None:
-            self._copy.close()
-        self._container.close()
+        """Finish the file; without a frame nothing can be finished and the file is removed.
+
+        Raises:
+            VideoError: it cannot be written.
+        """
+        with self._writing():
+            if self.frames_written:
+                self._copy_sound(self._end)
+                self._container.mux(self._stream.encode())
+            if self._copy is not None:
+                self._copy.close()
+            self._container.close()
         if not self.frames_written:
             self.path.unlink(missing_ok=True)
 
