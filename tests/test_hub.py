@@ -1,5 +1,6 @@
 """Models as folders of the Hugging Face Hub: written, read back, and found in its cache, all offline."""
 
+import hashlib
 import json
 import shutil
 import sys
@@ -11,7 +12,7 @@ from huggingface_hub import ModelCard
 
 import deqflow
 from deqflow.errors import CheckpointError, MissingExtraError
-from deqflow.zoo import create
+from deqflow.zoo import Weights, create
 from deqflow.zoo.hub import CARD, CONFIG, WEIGHTS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -103,7 +104,7 @@ def test_a_model_in_the_cache_of_the_hub_needs_no_connection(folder, model, tmp_
 
 
 def test_folders_that_hold_no_model(tmp_path, folder):
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is neither a file nor a model"):
         deqflow.from_pretrained(tmp_path)
     (tmp_path / WEIGHTS).write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
@@ -126,3 +127,41 @@ def test_without_the_library_the_extra_is_named(folder, model, tmp_path, monkeyp
             call()
     assert not (tmp_path / "new").exists()
     deqflow.from_pretrained(folder)  # a folder needs no hub
+
+
+class TestWeights:
+    def test_those_that_ship_carry_their_recipe(self):
+        weights = Weights.of("deqflow-s")
+        assert weights.model == "deqflow-s" and weights.license == "Apache-2.0"
+        assert weights.recipe["stage"] == "synthetic"
+        assert weights.metadata["steps"] == str(weights.recipe["steps"])
+        assert weights.sha256 == hashlib.sha256(weights.path.read_bytes()).hexdigest()
+
+    def test_a_file_carries_what_it_was_given(self, folder, model):
+        weights = Weights.of(folder / WEIGHTS)
+        assert weights.metrics == {"measured": METRICS}
+        assert weights.recipe == {}
+        assert weights.license == "Apache-2.0"
+        assert_same(weights.load(device="cpu", precision="float32"), model)
+
+    def test_a_model_is_passed_on_with_what_its_file_says(self, folder, model, tmp_path):
+        again = deqflow.save_pretrained(model, tmp_path, metadata=Weights.of(folder / WEIGHTS).metadata)
+        assert Weights.of(again / WEIGHTS).metadata == Weights.of(folder / WEIGHTS).metadata
+        first, second = (ModelCard.load(place / CARD) for place in (folder, again))
+        assert second.data.eval_results == first.data.eval_results
+        assert "- data: scenes of my own" in second.text and "- config" not in second.text
+
+    @pytest.mark.parametrize("source", ["no/such/file", "deqflow-nano"])
+    def test_what_is_neither_a_file_nor_a_model(self, source):
+        with pytest.raises(CheckpointError, match="neither a file nor a model"):
+            Weights.of(source)
+
+    def test_presets_without_weights_of_their_own(self):
+        with pytest.raises(CheckpointError, match="no weights for 'raft'"):
+            Weights.of("raft")
+
+    @pytest.mark.parametrize("value", ["{", "[1]", "[" * 100_000])
+    def test_a_recipe_that_is_none(self, model, tmp_path, value):
+        path = deqflow.save_pretrained(model, tmp_path, metadata={"recipe": value}) / WEIGHTS
+        with pytest.raises(CheckpointError, match="its recipe is no"):
+            Weights.of(path).recipe  # noqa: B018 - reading it is the test

@@ -18,12 +18,14 @@ from deqflow.zoo.loading import (
     skeleton,
 )
 from deqflow.zoo.presets import PRESETS, Preset, PublishedResult
+from deqflow.zoo.weights import Weights
 
 __all__ = [
     "PRESETS",
     "Checkpoint",
     "Preset",
     "PublishedResult",
+    "Weights",
     "build",
     "convert",
     "create",

@@ -15,9 +15,9 @@ from deqflow.estimator import DEQFlow
 from deqflow.extras import requires
 from deqflow.io.files import replace_bytes
 from deqflow.tables import markdown
-from deqflow.zoo.checkpoints import read_checkpoint
-from deqflow.zoo.loading import load, save_weights
+from deqflow.zoo.loading import save_weights
 from deqflow.zoo.presets import PRESETS
+from deqflow.zoo.weights import Weights
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -30,6 +30,9 @@ LICENSES = {"AGPL-3.0": "agpl-3.0", "Apache-2.0": "apache-2.0", "BSD-3-Clause": 
 
 METRICS = {"epe": "end-point error, pixels", "fl_all": "Fl-all, %"}
 """Those of a data set that a card lists, by their names in the results of ``deqflow evaluate --json``."""
+
+NOT_LISTED = ("config", "licence", "metrics", "model", "recipe")
+"""What the weights say of themselves and the card says elsewhere, or leaves to ``Weights``."""
 
 _HOW_TO_USE = """
 Optical flow by a deep-equilibrium model (Bai et al., *Deep Equilibrium Optical Flow Estimation*, CVPR 2022):
@@ -58,8 +61,10 @@ def save_pretrained(
     Args:
         model: one of a preset's architecture.
         folder: made if it is not there.
-        metrics: results to list in the card, as ``deqflow evaluate --json`` writes them.
-        metadata: what else to keep in the weights and tell in the card: data, steps, recipe, licence, ...
+        metrics: results to list in the card, as ``deqflow evaluate --json`` writes them; without them those
+            of ``metadata``.
+        metadata: what else to keep in the weights and tell in the card: data, steps, licence, ...; that of
+            the file which the model is from is ``Weights.of(file).metadata``.
         description: paragraphs of the card.
 
     Returns:
@@ -72,7 +77,8 @@ def save_pretrained(
     about = dict(metadata or {})
     if metrics is not None:
         about["metrics"] = json.dumps({"measured": dict(metrics)})
-    card = _card(model, about, metrics or {}, description)
+    measured = json.loads(about.get("metrics", "{}")).get("measured", {})
+    card = _card(model, about, measured, description)
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(model, folder / WEIGHTS, metadata=about)
     config = {"library_name": "deqflow", "model": model.name, "config": model.config.to_dict()}
@@ -116,10 +122,7 @@ def from_pretrained(
             local_files_only=local_files_only,
             token=token,
         )
-    name = read_checkpoint(path).metadata.get("model", "unnamed")
-    if name not in PRESETS:
-        raise CheckpointError(f"{path} is of the model {name!r}, expected one of {', '.join(PRESETS)}")
-    return load(name, checkpoint=path, **options)
+    return Weights.of(path).load(**options)
 
 
 def _download(repository: str, **options: Any) -> Path:
@@ -151,7 +154,7 @@ def _card(model: DEQFlow, about: Mapping[str, str], metrics: Mapping[str, Any], 
     parameters = sum(parameter.numel() for parameter in model.parameters())
     lines = [f"# {model.name}", _HOW_TO_USE, f"{parameters:,} parameters. License of the weights: {license}."]
     lines += ["", description] if description else []
-    told = {name: value for name, value in about.items() if name not in ("metrics", "recipe", "licence")}
+    told = {name: value for name, value in about.items() if name not in NOT_LISTED}
     if told:
         lines += ["", *(f"- {name.replace('_', ' ')}: {value}" for name, value in told.items())]
     if results:

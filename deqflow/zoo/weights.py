@@ -1,0 +1,90 @@
+"""Weights as objects: a file, the model it is for, how it was trained and what was measured of it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from deqflow.errors import CheckpointError
+from deqflow.estimator import DEQFlow
+from deqflow.zoo.checkpoints import file_sha256
+from deqflow.zoo.loading import load, shipped_weights
+from deqflow.zoo.presets import PRESETS
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A safetensors file of ours and what it says of itself.
+
+    Attributes:
+        path: of the file.
+        model: the preset that it is for.
+        metadata: everything that the file tells, as text: ``data``, ``steps``, ``hours``, ``started_from``, ...
+    """
+
+    path: Path
+    model: str
+    metadata: Mapping[str, str]
+
+    @classmethod
+    def of(cls, source: str | Path) -> "Weights":
+        """Return the weights of a file, or those that ship with a preset; only the file's header is read.
+
+        Args:
+            source: a safetensors file, or the name of a preset.
+
+        Raises:
+            CheckpointError: there is no such file or preset with weights, or the file does not say what it is.
+        """
+        path = shipped_weights(str(source)) if source in PRESETS else Path(source)
+        if not path.is_file():
+            raise CheckpointError(
+                f"{source} is neither a file nor a model; `deqflow models` lists the models"
+            )
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = dict(file.metadata() or {})
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"checkpoint {path} is not a readable safetensors file: {error}") from error
+        if metadata.get("model") not in PRESETS:
+            raise CheckpointError(
+                f"checkpoint {path} is of the model {metadata.get('model')!r}, "
+                f"expected one of {', '.join(PRESETS)}"
+            )
+        return cls(path, metadata["model"], metadata)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The options of the training run, by name; empty if it is not told."""
+        return self._json("recipe")
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What is known of its errors: ``published`` of its architecture, ``measured`` of the file itself."""
+        return self._json("metrics")
+
+    @property
+    def license(self) -> str:
+        """License of the weights: what the file says, else that of its preset."""
+        return self.metadata.get("licence", PRESETS[self.model].licence)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file, in hexadecimal."""
+        return file_sha256(self.path)
+
+    def load(self, **options: Any) -> DEQFlow:
+        """Return the model with these weights; ``options`` are those of `deqflow.load`."""
+        return load(self.model, checkpoint=self.path, **options)
+
+    def _json(self, key: str) -> dict[str, Any]:
+        try:
+            value = json.loads(self.metadata.get(key, "{}"))
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"checkpoint {self.path}: its {key} is no JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise CheckpointError(f"checkpoint {self.path}: its {key} is no JSON object")
+        return value
