@@ -134,7 +134,6 @@ class TestWeights:
         weights = Weights.of("deqflow-s")
         assert weights.model == "deqflow-s" and weights.license == "Apache-2.0"
         assert weights.recipe["stage"] == "synthetic"
-        assert weights.metadata["steps"] == str(weights.recipe["steps"])
         assert weights.sha256 == hashlib.sha256(weights.path.read_bytes()).hexdigest()
 
     def test_a_file_carries_what_it_was_given(self, folder, model):

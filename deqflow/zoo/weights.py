@@ -22,7 +22,7 @@ class Weights:
     Attributes:
         path: of the file.
         model: the preset that it is for.
-        metadata: everything that the file tells, as text: ``data``, ``steps``, ``hours``, ``started_from``, ...
+        metadata: everything that the file tells, as text: ``data``, ``steps``, ``hours``, ...
     """
 
     path: Path
@@ -37,7 +37,7 @@ class Weights:
             source: a safetensors file, or the name of a preset.
 
         Raises:
-            CheckpointError: there is no such file or preset with weights, or the file does not say what it is.
+            CheckpointError: no such file or preset with weights, or a file that does not say what it is.
         """
         path = shipped_weights(str(source)) if source in PRESETS else Path(source)
         if not path.is_file():
