@@ -375,6 +375,14 @@ class DEQFlow(nn.Module):
             begin = operator.start if start is None else start
             return solve(operator, begin, self.defaults.solver, stop, record=steps)
 
+    @torch.no_grad()
+    def next_movement(self, pair: PreparedPair, state: FlowState) -> Tensor:
+        """How far one more evaluation at the finest scale moves the flow, (B, H, W) in pixels."""
+        operator, stride = self.operator(pair), self.config.stride
+        with self._part("solve"):
+            moved = (operator(state).flow - state.flow).float().norm(dim=1, keepdim=True)
+        return pair.padding.crop(F.interpolate(stride * moved, scale_factor=stride))[:, 0]
+
     def decode(self, solution: PairSolution, padding: Padding) -> BatchEstimate:
         """A solution as full-resolution flow, per sample."""
         found = solution.finest

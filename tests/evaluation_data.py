@@ -110,7 +110,7 @@ class ConstantPredictor:
             raise KeyboardInterrupt
         return [
             Prediction(
-                constant_flow(*self.motion, *item.sample.flow.shape[:2]), 0.5, 7, True, 0.25, 0.5, False
+                constant_flow(*self.motion, *item.sample.flow.shape[:2]), 0.5, 7, 7.5, True, 0.25, 0.5, False
             )
             for item in items
         ]

@@ -21,6 +21,8 @@ from deqflow.cli import COMMANDS, main
 from deqflow.commands.flow import PICTURES
 from deqflow.geometry import occlusion
 from deqflow.io import VideoWriter, open_video, read_flow, read_image, write_flow, write_image
+from deqflow.visualize import scalar_map
+from deqflow.visualize.renderings import MOST_MOVEMENT
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -153,6 +155,12 @@ class TestFlow:
         ]
         tinted = np.ptp(pictures["f1_occlusion.png"].astype(int), axis=2) > 0
         assert np.array_equal(tinted, occlusion(*flows))
+        found = model.estimate("frames/f1.png", "frames/f2.png", steps=2)
+        pair = model.prepare(*(model.to_tensor(f"frames/f{number}.png") for number in (1, 2)))
+        moved = model.operator(pair)(found.state).flow - found.state.flow
+        expected = pair.padding.crop(8 * moved.norm(dim=1).repeat_interleave(8, 1).repeat_interleave(8, 2))
+        drawn = scalar_map(expected[0].detach().numpy(), MOST_MOVEMENT)
+        assert np.abs(pictures["f1_movement.png"].astype(int) - drawn).max() <= 2
         assert run("flow", *options, "colour") == 2
         assert "invalid choice" in capfd.readouterr().err
 

@@ -63,6 +63,9 @@ class TestCommand:
         assert report["datasets"]["KITTI-2012"]["zero"]["epe_noc"] == pytest.approx(math.sqrt(5))
         assert report["pairs"][0]["methods"]["deqflow-s"]["steps"] == 3
         assert report["pairs"][0]["methods"]["zero"]["steps"] is None
+        assert (
+            report["datasets"]["KITTI-2012"]["deqflow-s"]["cost"] == 3
+        )  # frames too small for a coarse start
         assert report["settings"]["weights"] == fingerprint(model)
         assert report["settings"]["pairs"]["MPI-Sintel final"] == 3
 

@@ -12,6 +12,7 @@ from deqflow.data.datasets import DATASETS, open_dataset
 from deqflow.data.datasets.headers import pixel_size
 from deqflow.errors import FlowFileError
 from deqflow.io.flow_files import FLOW_FORMATS, read_flow, write_flow
+from deqflow.visualize import ShownPair, scalar_map
 
 
 @pytest.fixture
@@ -52,3 +53,14 @@ def test_a_data_set(shown, tmp_path, monkeypatch, capsys):
     assert main(["evaluate", *options, "--json", str(tmp_path / "a.json")]) == 0
     errors = json.loads((tmp_path / "a.json").read_text())["datasets"]["Renders"]["zero"]
     assert errors["epe"] == pytest.approx((np.hypot(1, 2) + np.hypot(2, 2)) / 2)
+
+
+def test_a_rendering(shown):
+    rendering = shown[2].SPEED
+    flow = np.zeros((HEIGHT, WIDTH, 2), np.float32)
+    flow[:, 5:] = (3, 4)
+    frame = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    picture = rendering(ShownPair(frame, frame, flow, 10.0))
+    assert np.array_equal(
+        picture, scalar_map(np.where(np.arange(WIDTH) >= 5, 5.0, 0) * np.ones((HEIGHT, 1)), 10)
+    )

@@ -20,9 +20,7 @@ from deqflow.io.flow_files import SUFFIXES
 from deqflow.io.images import IMAGE_SUFFIXES
 from deqflow.visualize import RENDERINGS, ColorScale, ShownPair
 
-PICTURES = {
-    name: rendering for name, rendering in RENDERINGS.items() if rendering.needs not in ("truth", "movement")
-}
+PICTURES = {name: rendering for name, rendering in RENDERINGS.items() if rendering.needs != "truth"}
 """The renderings of an estimate alone."""
 
 ENDINGS = {
@@ -53,7 +51,8 @@ class FlowOptions(EstimatorOptions):
             format, kitti KITTI's 16-bit PNG, flo5 Spring's HDF5, pfm FlyingThings3D's, npy and npz NumPy's,
             exr OpenEXR motion vectors. Further PNGs: arrows and overlay on the frame, side-by-side with it,
             warped (frame 2 carried back, which should be frame 1), occlusion (where forward and backward
-            flow disagree) and uncertainty (the error that the model expects of itself).
+            flow disagree), uncertainty (the error that the model expects of itself) and movement (how far one
+            more step would move the flow).
     """
 
     frames: tyro.conf.Positional[tuple[Path, ...]]
@@ -107,6 +106,10 @@ def run(options: FlowOptions) -> int:
         if "occlusion" in paths:
             backward = model.estimate(image, last).flow
             pair = replace(pair, backward=backward, occlusion=occlusion(estimate.flow, backward))
+        if "movement" in paths:
+            prepared = model.prepare(model.to_tensor(last), model.to_tensor(image))
+            movement = model.next_movement(prepared, estimate.state)[0].cpu().numpy()
+            pair = replace(pair, movement=movement)
         for kind, path in paths.items():
             if kind in PICTURES:
                 write_image(path, PICTURES[kind](pair))

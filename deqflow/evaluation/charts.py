@@ -283,12 +283,13 @@ def _axes(xlabel: str, ylabel: str, *, log: str = "") -> Iterator[tuple[Figure, 
 
 
 def _plain_numbers(axis: Axis) -> None:
-    """Write 0.1, 1, 10 on a logarithmic axis, and 2 and 5 between them where there is room."""
+    """Write 0.1, 1, 10 on a logarithmic axis, 2 and 5 too where there is room, and all of a short one."""
 
     def label(value: float, _: float) -> str:
         low, high = axis.get_view_interval()
-        steps = round(value / 10 ** np.floor(np.log10(value) + 1e-9))
-        return f"{value:g}" if steps == 1 or (steps in (2, 5) and high < 200 * low) else ""
+        steps = value / 10 ** np.floor(np.log10(value) + 1e-9)
+        shown = (1,) if high > 200 * low else (1, 2, 5)
+        return f"{value:.3g}" if high < 4 * low or np.isclose(steps, shown).any() else ""
 
     axis.set_major_formatter(label)
     axis.set_minor_formatter(label)

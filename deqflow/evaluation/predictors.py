@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from deqflow.data.datasets import PairDataset
 from deqflow.data.sample import Sample
+from deqflow.estimate import FlowEstimate
 from deqflow.estimator import DEQFlow, EncodedFrame
 from deqflow.geometry import Padding
 from deqflow.step import FlowState
@@ -46,6 +47,7 @@ class Prediction(NamedTuple):
     flow: NDArray[np.float32]
     seconds: float
     steps: int | None = None
+    cost: float | None = None
     converged: bool | None = None
     residual: float | None = None
     residual_peak: float | None = None
@@ -129,20 +131,11 @@ class PairPredictor:
             .float()
             for name in ("frame1", "frame2")
         )
-        estimate = self.model(first, second)
-        flows = items[0].padding.crop(estimate.flow.float()).permute(0, 2, 3, 1).cpu().numpy()
+        estimates = list(self.model(first, second))
         seconds = (time.perf_counter() - start) / len(items)
         return [
-            Prediction(
-                flow,
-                seconds,
-                int(estimate.steps[index]),
-                bool(estimate.converged[index]),
-                float(estimate.residual[index]),
-                float(estimate.residual_peak[index]),
-                reused=False,
-            )
-            for index, flow in enumerate(flows)
+            _prediction(estimate, item.padding, seconds, reused=False)
+            for estimate, item in zip(estimates, items, strict=True)
         ]
 
 
@@ -187,17 +180,23 @@ class SequencePredictor:
         estimate = self.stream.push(_padded(sample.frame2, padding))
         assert estimate is not None  # it is not the first frame
         self._expected = (*place[:2], sample.index + 1, sample.frame1.shape)
-        height, width = sample.frame1.shape[:2]
-        flow = estimate.flow[padding.top : padding.top + height, padding.left : padding.left + width]
-        return Prediction(
-            flow,
-            time.perf_counter() - start,
-            estimate.steps,
-            estimate.converged,
-            estimate.residual,
-            estimate.residual_peak,
-            self.stream.reused,
-        )
+        return _prediction(estimate, padding, time.perf_counter() - start, reused=self.stream.reused)
+
+
+def _prediction(estimate: FlowEstimate, padding: Padding, seconds: float, *, reused: bool) -> Prediction:
+    """Answer with an estimate of padded frames."""
+    height, width = estimate.flow.shape[:2]
+    flow = estimate.flow[padding.top : height - padding.bottom, padding.left : width - padding.right]
+    return Prediction(
+        flow,
+        seconds,
+        estimate.steps,
+        estimate.cost,
+        estimate.converged,
+        estimate.residual,
+        estimate.residual_peak,
+        reused,
+    )
 
 
 def _padded(frame: NDArray[np.uint8], padding: Padding) -> NDArray[np.uint8]:

@@ -51,7 +51,9 @@ class SampleResult:
         height: pixels of a frame.
         regions: errors by names of ``REGIONS``; those without a mask are missing, "all" never is.
         seconds: of computing, reading left out; of a batch, its share.
-        steps: evaluations of the update operator; this and the rest are None for methods that do not iterate.
+        steps: evaluations of the update operator at the finest scale; this and the rest are None for methods
+            that do not iterate.
+        cost: evaluations at every scale, in those of the 1/8 grid.
         converged: whether the tolerance was met.
         residual: how far the flow still moved in the last step, RMS over the frame in pixels.
         residual_peak: the 99.9th percentile of the same.
@@ -69,6 +71,7 @@ class SampleResult:
     regions: dict[str, ErrorSums] = field(default_factory=dict)
     seconds: float = 0.0
     steps: int | None = None
+    cost: float | None = None
     converged: bool | None = None
     residual: float | None = None
     residual_peak: float | None = None

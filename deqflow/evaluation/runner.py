@@ -194,6 +194,7 @@ def _result(method: str, item: Item, prediction: Prediction) -> SampleResult:
         regions=measure_sample(prediction.flow, sample),
         seconds=prediction.seconds,
         steps=prediction.steps,
+        cost=prediction.cost,
         converged=prediction.converged,
         residual=prediction.residual,
         residual_peak=prediction.residual_peak,

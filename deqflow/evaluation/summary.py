@@ -35,7 +35,9 @@ class Total:
         unknown: further pairs, of which no pixel's flow is known; they are part of nothing else here.
         regions: by names of ``REGIONS``; one is missing if no pair has its mask.
         averaging: how the end-point error is averaged.
-        steps: evaluations of the update operator per pair; None if the method does not iterate.
+        steps: evaluations of the update operator per pair at the finest scale; None if the method does not
+            iterate.
+        cost: those at every scale, in evaluations of the 1/8 grid; None if the method does not iterate.
         converged: pairs that met the tolerance; None if the method does not iterate.
         residual: how far the flow moved in the last step, px RMS, mean over pairs; NaN if any is not finite,
             None if the method does not iterate.
@@ -49,6 +51,7 @@ class Total:
     regions: dict[str, ErrorSums]
     averaging: Averaging
     steps: float | None
+    cost: float | None
     converged: int | None
     residual: float | None
     seconds: float
@@ -69,6 +72,7 @@ class Total:
             {name: regions[name] for name in REGIONS if name in regions},
             averaging,
             _mean(result.steps for result in solved) if solved else None,
+            _mean(result.cost for result in solved) if solved else None,
             sum(bool(result.converged) for result in solved) if solved else None,
             _mean(result.residual for result in solved) if solved else None,
             _mean(result.seconds for result in known),
@@ -110,6 +114,7 @@ class Total:
             "epe_image": self.all.epe_image,
             "epe_pixel": self.all.epe_pixel,
             "steps": self.steps,
+            "cost": self.cost,
             "converged": self.converged,
             "residual": self.residual,
             "seconds": self.seconds,
@@ -186,7 +191,7 @@ class Summary:
         """Return errors per pair (of few), data set and group as Markdown, and what must be said of them."""
         first = self.methods[0]
         lines = [
-            f"EPE in pixels; shares of wrong pixels, WAUC, steps and seconds are those of {first}.",
+            f"EPE in pixels; shares of wrong pixels, WAUC, steps, cost and seconds are those of {first}.",
             "",
             *self._overview(),
             "",
@@ -207,14 +212,14 @@ class Summary:
         shared = {group: totals for group, totals in self.group_totals().items() if counts[group] > 1}
         for name, totals in {**self.totals, **shared}.items():
             rows.append(self._row(f"{name} ({totals[self.methods[0]].pairs})", totals, "**"))
-        return markdown(["pair", *self.methods, *FIGURES.values(), "steps", "seconds"], rows)
+        return markdown(["pair", *self.methods, *FIGURES.values(), "steps", "cost", "seconds"], rows)
 
     def _row(self, label: str, totals: dict[str, Total], mark: str) -> list[str]:
         first = totals[self.methods[0]]
         errors = [f"{mark}{totals[method].epe:.3f}{mark}" for method in self.methods]
-        steps = "" if first.steps is None else f"{first.steps:.1f}".removesuffix(".0")
+        work = ["" if v is None else f"{v:.1f}".removesuffix(".0") for v in (first.steps, first.cost)]
         figures = [f"{first.metrics.get(name, math.nan):.2f}" for name in FIGURES]
-        return [f"{mark}{label}{mark}", *errors, *figures, steps, f"{first.seconds:.2f}"]
+        return [f"{mark}{label}{mark}", *errors, *figures, *work, f"{first.seconds:.2f}"]
 
     def _by_region(self) -> list[str]:
         """Sintel's and KITTI's own figures, of the regions that some data set has."""
@@ -308,6 +313,7 @@ def _pair(result: SampleResult) -> dict[str, Any]:
         "nonfinite": result.regions["all"].nonfinite,
         **result.metrics,
         "steps": result.steps,
+        "cost": result.cost,
         "residual": result.residual,
         "seconds": round(result.seconds, 4),
     }

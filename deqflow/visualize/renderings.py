@@ -19,7 +19,7 @@ MOST_ERROR = 5.0
 """Pixels of error, expected or real, at the bright end of its picture."""
 
 MOST_MOVEMENT = 0.5
-"""Pixels per step at the bright end of the picture of the last movement."""
+"""Pixels per step at the bright end of the picture of what still moves."""
 
 _OCCLUDED = np.array((230, 40, 120))
 
@@ -36,7 +36,7 @@ class ShownPair:
         backward: float32 (H, W, 2), the estimate from frame 2 to frame 1.
         occlusion: bool (H, W), true where a point of frame 1 is not visible in frame 2.
         uncertainty: float (H, W), error in pixels that the model expects of itself.
-        movement: float (H, W), how far the flow moved in the solver's last step, in pixels.
+        movement: float (H, W), how far one more step of the solver moves the flow, in pixels.
         truth: float32 (H, W, 2), the true flow; NaN where it is not known.
     """
 
@@ -141,7 +141,9 @@ RENDERINGS: dict[str, Rendering] = {
     "uncertainty": Rendering(
         f"the error that the model expects, up to {MOST_ERROR:g} px", _uncertainty, "uncertainty"
     ),
-    "movement": Rendering(f"the last step's movement, up to {MOST_MOVEMENT:g} px", _movement, "movement"),
+    "movement": Rendering(
+        f"how far one more step moves the flow, up to {MOST_MOVEMENT:g} px", _movement, "movement"
+    ),
     "error": Rendering(f"the error against ground truth, up to {MOST_ERROR:g} px", _error, "truth"),
 }
 """By the names that ``--formats`` of stills and the layouts of video take."""
