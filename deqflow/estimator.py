@@ -279,7 +279,12 @@ class DEQFlow(nn.Module):
 
     @torch.no_grad()
     def solve(
-        self, pair: PreparedPair, state: FlowState | None = None, settings: SolveSettings | None = None
+        self,
+        pair: PreparedPair,
+        state: FlowState | None = None,
+        settings: SolveSettings | None = None,
+        *,
+        trusted: Tensor | None = None,
     ) -> PairSolution:
         """The fixed point of a pair, each scale started from the enlarged fixed point of the one before.
 
@@ -290,31 +295,41 @@ class DEQFlow(nn.Module):
             pair: from ``prepare``.
             state: where to start at the finest scale, which is then the only one.
             settings: None means the model's defaults.
+            trusted: (B, 1, H/s, W/s) bool, where to start from ``state``; elsewhere the solve starts as a
+                cold one does, and goes through every scale for it.
 
         Raises:
             ConfigError: a state of another size.
         """
-        return self._solve(pair, state, self.defaults if settings is None else settings)[0]
+        return self._solve(pair, state, self.defaults if settings is None else settings, trusted)[0]
 
     def _solve(
-        self, pair: PreparedPair, state: FlowState | None, settings: SolveSettings
+        self,
+        pair: PreparedPair,
+        given: FlowState | None,
+        settings: SolveSettings,
+        trusted: Tensor | None = None,
     ) -> tuple[PairSolution, UpdateStep]:
         """As ``solve``, and the operator of the finest scale, with a graph where grad mode is on."""
-        scales = self.scales(pair.first.image, settings) if state is None else settings.scales[-1:]
+        cold = given is None or trusted is not None
+        scales = self.scales(pair.first.image, settings) if cold else settings.scales[-1:]
         first, second = (
             self.encode(frame.image, scales, known=frame.features) for frame in (pair.first, pair.second)
         )
         pair = replace(pair, first=first, second=second)
         evaluations: dict[int, Tensor] = {}
-        before = 0
+        state, before = None, 0
         for scale in scales:
             finest = scale == scales[-1]
             with torch.set_grad_enabled(finest and torch.is_grad_enabled()):
                 operator = self.operator(pair, scale)
-            if state is not None and before:
-                height, width = operator.start.flow.shape[2:]
-                state = state.enlarged(before // scale, (height, width))
-            start = operator.start if state is None else _fitted(state, operator.start)
+            start = operator.start
+            if state is not None:
+                height, width = start.flow.shape[2:]
+                start = _fitted(state.enlarged(before // scale, (height, width)), start)
+            if finest and given is not None:
+                fitted = _fitted(given, start)
+                start = fitted if trusted is None else fitted.where(trusted, start)
             stop = settings.stopping(Movement(scale), scale // self.config.stride)
             with self._part("solve" if finest else "coarse solve"):
                 solution = solve(operator, start, settings.solver, stop)

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deqflow.geometry import forward_splat
 from deqflow.network import Correlation
 
 
@@ -20,6 +19,11 @@ class FlowState(NamedTuple):
     hidden: Tensor
     flow: Tensor
 
+    def where(self, mask: Tensor, other: "FlowState") -> "FlowState":
+        """This state where the mask (B, 1, H/s, W/s) is true, ``other`` elsewhere."""
+        hidden = torch.where(mask, self.hidden, other.hidden).contiguous(memory_format=torch.channels_last)
+        return FlowState(hidden, torch.where(mask, self.flow, other.flow))
+
     def enlarged(self, factor: int, size: tuple[int, int]) -> "FlowState":
         """The state on a grid ``factor`` times as fine, of ``size`` (height, width); the rest is cut off."""
         height, width = size
@@ -28,16 +32,6 @@ class FlowState(NamedTuple):
             for part in (self.hidden, factor * self.flow)
         )
         return FlowState(hidden.contiguous(memory_format=torch.channels_last), flow.contiguous())
-
-
-def carry(state: FlowState) -> FlowState:
-    """Carry a state along its own flow to the pixels of the next frame; holes keep what was there."""
-    carried, weight = forward_splat(torch.cat((state.flow, state.hidden.float()), 1), state.flow)
-    # Below half a pixel's weight it is mostly the blurred rim of a hole.
-    found = weight > 0.5
-    flow = torch.where(found, carried[:, :2], state.flow)
-    hidden = torch.where(found, carried[:, 2:], state.hidden.float()).to(state.hidden.dtype)
-    return FlowState(hidden.contiguous(memory_format=torch.channels_last), flow)
 
 
 @dataclass(frozen=True)

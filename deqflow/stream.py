@@ -1,4 +1,4 @@
-"""Flow of a video, frame by frame: each solve starts where the last one ended, carried along the motion."""
+"""Flow of a video, frame by frame: each solve starts from the last fixed point where that can be trusted."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -7,7 +7,6 @@ from typing import Any, Unpack
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,30 +15,31 @@ from deqflow.equilibrium import Outcome
 from deqflow.errors import VideoError
 from deqflow.estimate import FlowEstimate
 from deqflow.estimator import DEQFlow, EncodedFrame, PreparedPair
-from deqflow.geometry import forward_splat
 from deqflow.io import VideoFrame, VideoSource, open_video, shrink
-from deqflow.io.frames import Frame
-from deqflow.step import FlowState, carry
-
-_THUMBNAIL = 64  # pixels of the longer side
-_CUT_CORRELATION = 0.5
-_CUT_DIFFERENCE = 8.0
+from deqflow.io.frames import Frame, to_array
+from deqflow.io.images import ValueRange, value_range_of
+from deqflow.reuse import LOST, MOST_AFRESH, UNMATCHED, CarriedState, blocks, matching_distance, nearly_equal
+from deqflow.step import FlowState
 
 
 class FlowStream:
-    """Estimates flow between consecutive frames as they come.
+    """Flow between consecutive frames as they come.
 
     Every frame is encoded once. With ``reuse``, the fixed point of a pair starts the solve of the next
     (fixed-point reuse, Bai et al., CVPR 2022): motion mostly goes on, so fewer steps remain to the same
-    tolerance. Frame t's state belongs to its pixels; with ``warp`` it is carried along its own flow
-    to where those pixels are in frame t + 1. What is uncovered (holes) keeps the state that was there before.
+    tolerance. A state is carried along its own flow to the pixels of the next frame and checked there (see
+    ``deqflow.reuse``): cells that it does not explain start as a cold solve does; if most do, all of them.
 
-    At a cut there is nothing to reuse: the solve starts as that of a first pair does (see `is_cut`). The flow
-    across a cut is estimated all the same, so that there is always one estimate per pair of frames.
+    A frame that equals the one before to the bit has zero flow without a solve; one that nearly equals it is
+    solved cold. Neither replaces the state that waits for motion to go on (animation on twos). Across a cut
+    there is an estimate too, and nothing of it is reused.
 
     Attributes:
         frames: how many frames have been pushed.
         reused: whether the last estimate started from the one before.
+        afresh: share of its cells that did not.
+        duplicate: whether the last frame equaled the one before.
+        cut: whether the last two frames show different scenes.
     """
 
     def __init__(
@@ -47,103 +47,134 @@ class FlowStream:
         model: DEQFlow,
         *,
         reuse: bool = True,
-        warp: bool = True,
+        check: bool = True,
         detect_cuts: bool = True,
+        value_range: ValueRange | None = None,
         **options: Unpack[SolveOptions],
     ) -> None:
-        """Prepare a stream; ``options`` say how to solve, as in `DEQFlow.forward`."""
+        """Prepare a stream.
+
+        Args:
+            model: the estimator.
+            reuse: start each solve from the one before.
+            check: trust a start only where it explains the frames.
+            detect_cuts: drop the state of a pair across a cut.
+            value_range: of floating-point frames; None decides at the first pair, see `DEQFlow.estimate`.
+            options: how to solve, as in `DEQFlow.forward`.
+        """
         self.model, self.settings = model, model.settings(**options)
-        self.reuse, self.warp, self.detect_cuts = reuse, warp, detect_cuts
-        self.frames = 0
-        self.reused = False
-        self._size: torch.Size | None = None
-        self._frame: EncodedFrame | None = None
-        self._state: FlowState | None = None
+        self.reuse, self.check, self.detect_cuts = reuse, check, detect_cuts
+        self.value_range = value_range
+        self.reset()
 
     def reset(self) -> None:
-        """Forgets everything: the next frame is a first frame, of any size."""
-        self._size = self._frame = self._state = None
-        self.frames = 0
-        self.reused = False
+        """Forget everything: the next frame is a first frame, of any size."""
+        self.frames, self.afresh = 0, 1.0
+        self.reused = self.duplicate = self.cut = False
+        self._range = self.value_range
+        self._first: NDArray[Any] | None = None  # until its range of values is decided
+        self._size: torch.Size | None = None
+        self._frame: EncodedFrame | None = None
+        self._carried: CarriedState | None = None
 
     @torch.inference_mode()
     def push(self, frame: Frame) -> FlowEstimate | None:
-        """Takes the next frame and returns the flow from the one before to it; None for the first.
+        """Take the next frame and return the flow from the one before to it; None for the first.
 
         Args:
-            frame: path or array, as for `DEQFlow.estimate`.
+            frame: of any kind that `DEQFlow.estimate` takes.
 
         Raises:
             ImageError: the frame cannot be used.
             VideoError: its size is not that of the frames before.
         """
-        image = self.model.to_tensor(frame, f"frame {self.frames + 1}")
+        name = f"frame {self.frames + 1}"
+        image = self._tensor(to_array(frame, name), name)
         if self._size is not None and image.shape != self._size:
             raise VideoError(
-                f"frame {self.frames + 1} is {image.shape[3]}x{image.shape[2]} pixels, "
+                f"{name} is {image.shape[3]}x{image.shape[2]} pixels, "
                 f"those before are {self._size[3]}x{self._size[2]}"
             )
         self._size = image.shape
         padding = self.model.padding(image)
         padded = padding.pad(image)
-        # Without reuse every pair is solved at every scale; else ``solve`` encodes others when needed.
-        scales = () if self.reuse else self.model.scales(padded, self.settings)
-        encoded = self.model.encode(padded, scales)
-        estimate = None
-        if self._frame is not None:
-            start = self._start(encoded)
-            self.reused = start is not None
-            solution = self.model.solve(PreparedPair(self._frame, encoded, padding), start, self.settings)
-            estimate = self.model.decode(solution, padding)[0]
-            # What diverged is no place to start from.
-            self._state = None if estimate.outcome is Outcome.DIVERGED else estimate.state
-        self._frame = encoded
+        last = self._frame
+        self.duplicate = last is not None and torch.equal(last.image, padded)
+        if last is None or not self.duplicate:
+            # Without reuse every pair is solved at every scale; else ``solve`` encodes others when needed.
+            scales = () if self.reuse else self.model.scales(padded, self.settings)
+            self._frame = self.model.encode(padded, scales)
+        assert self._frame is not None
         self.frames += 1
+        if last is None:
+            return None
+        pair = PreparedPair(last, self._frame, padding)
+        if self.duplicate:
+            self.reused, self.cut, self.afresh = False, False, 0.0
+            return self._still(pair)
+        return self._estimate(pair)
+
+    def _tensor(self, array: NDArray[Any], name: str) -> Tensor:
+        """A frame as (1, 3, H, W) of 0..255; the first two decide how floating-point values are read."""
+        if self._range is None and self._first is not None:
+            self._range = value_range_of([self._first, array], f"frames {self.frames} and {self.frames + 1}")
+            if value_range_of([self._first]) != self._range:
+                first = self.model.to_tensor(self._first, f"frame {self.frames}", self._range)
+                self._frame = self.model.encode(self.model.padding(first).pad(first))
+            self._first = None
+        if self.frames == 0 and np.issubdtype(array.dtype, np.floating):
+            self._first = array
+        return self.model.to_tensor(array, name, self._range)
+
+    def _estimate(self, pair: PreparedPair) -> FlowEstimate:
+        """Solve a pair from what is known of the one before, and keep what the next may start from."""
+        stride = self.model.config.stride
+        waits = self.check and nearly_equal(pair)
+        start = None if waits or not self.reuse else self._carried
+        state, trusted = (None, None) if start is None else self._start(pair, start)
+        self.reused, self.afresh = state is not None, 1.0
+        if state is not None:
+            self.afresh = 0.0 if trusted is None else 1 - float(trusted.float().mean())
+        solution = self.model.solve(pair, state, self.settings, trusted=trusted)
+        estimate = self.model.decode(solution, pair.padding)[0]
+        distance, inside = matching_distance(pair, estimate.state.flow, stride)
+        matched = distance[inside]
+        self.cut = self.detect_cuts and matched.numel() > 0 and float(matched.median()) > UNMATCHED
+        if self.cut or estimate.outcome is Outcome.DIVERGED:
+            self._carried = None  # no place to start from
+        elif not waits:
+            self._carried = CarriedState.along(estimate.state, torch.where(inside, distance, torch.inf))
         return estimate
 
-    def _start(self, new: EncodedFrame) -> FlowState | None:
-        """Where to start the solve from the last frame to the new one; None for a cold start."""
-        if not self.reuse or self._state is None or self._frame is None:
-            return None
-        start = carry(self._state) if self.warp else self._state
-        if not self.detect_cuts:
-            return start
-        last, image = (_brightness(frame.image) for frame in (self._frame, new))
-        return None if is_cut(last, image, start.flow) else start
+    def _start(self, pair: PreparedPair, carried: CarriedState) -> tuple[FlowState | None, Tensor | None]:
+        """Where to start a pair, and in which cells to start from there (None: in all)."""
+        if not self.check:
+            return carried.state, None
+        failed, seen = carried.checked(pair, self.model.config.stride)
+        if int(failed.sum()) >= MOST_AFRESH * int(seen.sum()):
+            return None, None
+        if bool(blocks(failed, LOST).any()):
+            return carried.state, carried.found & ~failed
+        # A small thing and what was uncovered only forget: the flow around them is as good a start as any.
+        fresh = self.model.initial_state(pair.first)._replace(flow=carried.state.flow)
+        return carried.state.where(carried.found & ~failed, fresh), None
 
-
-def is_cut(last: Tensor, new: Tensor, flow: Tensor) -> bool:
-    """Whether a new scene begins: the new frame resembles neither the last nor where its motion leads.
-
-    Both comparisons are made on thumbnails. It is a cut if their correlation is below 0.5 and they differ by
-    more than 8 gray levels on average. (Correlation, as it is blind to flashes and exposure. Neighbouring
-    frames of ordinary video stay above 0.9, fast motion at ten frames per second above 0.7; 95 % of unrelated
-    pairs are below 0.4. A start from the wrong state mostly costs some steps: the solver still iterates.)
-
-    Args:
-        last: brightness 0..255 on the flow's grid, (1, 1, h, w).
-        new: the same of the new frame.
-        flow: (1, 2, h, w), expected to lead from the last to the new frame.
-    """
-    moved, weight = forward_splat(last, flow)
-    predicted = torch.where(weight > 0.5, moved, last)
-    return all(_differ(old, new) for old in (last, predicted))
-
-
-def _differ(first: Tensor, second: Tensor) -> bool:
-    height, width = first.shape[-2:]
-    factor = max(1.0, max(height, width) / _THUMBNAIL)
-    size = (max(1, round(height / factor)), max(1, round(width / factor)))
-    a, b = (F.adaptive_avg_pool2d(image, size).flatten() for image in (first, second))
-    if float((a - b).abs().mean()) <= _CUT_DIFFERENCE:
-        return False
-    a, b = a - a.mean(), b - b.mean()
-    correlation = float(a @ b / (a.norm() * b.norm()).clamp_min(1e-6))
-    return correlation < _CUT_CORRELATION
-
-
-def _brightness(image: Tensor) -> Tensor:
-    return F.avg_pool2d(image.mean(1, keepdim=True), 8)
+    def _still(self, pair: PreparedPair) -> FlowEstimate:
+        """The estimate of two equal frames: nothing moves, and nothing was solved."""
+        state = self.model.initial_state(pair.first)
+        height, width = (self._size or pair.first.image.shape)[2:]
+        known = self.model.uncertainty is not None
+        return FlowEstimate(
+            flow=np.zeros((height, width, 2), np.float32),
+            uncertainty=np.zeros((height, width), np.float32) if known else None,
+            state=state,
+            residual=0.0,
+            residual_peak=0.0,
+            steps=0,
+            evaluations={self.model.config.stride: 0},
+            outcome=Outcome.CONVERGED,
+            trace=np.zeros(0, np.float32),
+        )
 
 
 def estimate_video(
@@ -151,7 +182,7 @@ def estimate_video(
     model: DEQFlow,
     *,
     reuse: bool = True,
-    warp: bool = True,
+    check: bool = True,
     detect_cuts: bool = True,
     max_frames: int | None = None,
     max_side: int | None = None,
@@ -164,8 +195,8 @@ def estimate_video(
             gap in numbered images.
         model: the estimator.
         reuse: start each solve from the one before; see `FlowStream`.
-        warp: carry the reused state along the motion.
-        detect_cuts: start anew at cuts.
+        check: trust a start only where it explains the frames.
+        detect_cuts: drop the state of a pair across a cut.
         max_frames: read no more frames than this.
         max_side: scale frames down to this many pixels on the longer side; the flow is of the scaled frames.
         options: how to solve, as in `DEQFlow.forward`.
@@ -176,7 +207,7 @@ def estimate_video(
     """
     frames = open_video(source) if isinstance(source, str | PathLike | int) else source
     name = frames.name if isinstance(frames, VideoSource) else "the video"
-    stream = FlowStream(model, reuse=reuse, warp=warp, detect_cuts=detect_cuts, **options)
+    stream = FlowStream(model, reuse=reuse, check=check, detect_cuts=detect_cuts, **options)
     count = 0
     timed = frames.frames() if isinstance(frames, VideoSource) else frames
     for frame in islice(timed, max_frames):

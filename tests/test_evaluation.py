@@ -41,8 +41,9 @@ from deqflow.evaluation.report import render as render_page
 from deqflow.evaluation.results import SampleResult
 from deqflow.evaluation.runner import batches, read_ahead, run_benchmark
 from deqflow.evaluation.summary import Summary
+from deqflow.reuse import carry
 from deqflow.step import FlowState
-from deqflow.stream import FlowStream, carry
+from deqflow.stream import FlowStream
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 
 from deqflow.cli import main
@@ -11,7 +12,7 @@ from deqflow.errors import ConfigError, DataError
 from deqflow.io.images import write_image
 from deqflow.io.video import VideoWriter
 from deqflow.training import loop
-from deqflow.training.footage import FootagePairs, find_footage, open_footage, read_shots
+from deqflow.training.footage import FootagePairs, find_footage, is_cut, open_footage, read_shots
 from deqflow.training.options import TrainOptions
 
 SCENES = [
@@ -137,3 +138,19 @@ def test_only_better_weights_are_written(footage, tmp_path_factory, monkeypatch,
     assert "better: held-out photometric error 2.000 before, 1.500 at step 1" in told.out + told.err
     with safe_open(str(output / "deqflow-s.safetensors"), framework="np") as file:
         assert file.metadata()["held_out_photometric"] == "1.5" and file.metadata()["steps"] == "1"
+
+
+def test_what_is_a_cut() -> None:
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.full((1, 1, 12, 16), 100.0)
+    one, other = (255 * torch.rand(1, 1, 12, 16, generator=generator) for _ in range(2))
+    still = torch.zeros(1, 2, 12, 16)
+    assert is_cut(one, other, still)
+    assert not is_cut(one, one + 40, still)  # a flash
+    assert not is_cut(one, 0.6 * one, still)  # exposure
+    assert not is_cut(flat, flat + 3, still)
+    moved = one.roll(5, dims=3)  # unlike the last frame, but just what its motion leads to
+    assert is_cut(one, moved, still)
+    motion = still.clone()
+    motion[:, 0] = 5
+    assert not is_cut(one, moved, motion)

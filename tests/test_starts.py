@@ -11,7 +11,8 @@ from deqflow.data.synthetic import MOTIONS, SceneConfig
 from deqflow.equilibrium import FixedPointIteration, OneStep, Trajectory
 from deqflow.errors import ConfigError
 from deqflow.network import GatedStripConfig
-from deqflow.step import FlowState, carry
+from deqflow.reuse import carry
+from deqflow.step import FlowState
 from deqflow.training.batch import StepRandomness, collate
 from deqflow.training.data import open_sources
 from deqflow.training.loop import Trainer, run

@@ -13,12 +13,14 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from deqflow.data.datasets import PairDataset
 from deqflow.data.sample import Sample
 from deqflow.estimate import FlowEstimate
-from deqflow.estimator import DEQFlow, EncodedFrame
+from deqflow.estimator import DEQFlow, PreparedPair
 from deqflow.geometry import Padding
+from deqflow.reuse import CarriedState
 from deqflow.step import FlowState
 from deqflow.stream import FlowStream
 
@@ -145,11 +147,8 @@ class FlowOnlyStream(FlowStream):
     Teed and Deng, ECCV 2020, section 3.3.
     """
 
-    def _start(self, new: EncodedFrame) -> FlowState | None:
-        start = super()._start(new)
-        if start is None or self._frame is None:
-            return None
-        return FlowState(self.model.initial_state(self._frame).hidden, start.flow)
+    def _start(self, pair: PreparedPair, carried: CarriedState) -> tuple[FlowState | None, Tensor | None]:
+        return FlowState(self.model.initial_state(pair.first).hidden, carried.state.flow), None
 
 
 class SequencePredictor:

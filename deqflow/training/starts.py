@@ -14,7 +14,8 @@ from torch import Generator, Tensor
 
 from deqflow.equilibrium import Solver
 from deqflow.estimator import DEQFlow, PreparedPair
-from deqflow.step import FlowState, carry
+from deqflow.reuse import carry
+from deqflow.step import FlowState
 
 WrongKind = Literal["still", "other-motion", "other-sample", "carried"]
 

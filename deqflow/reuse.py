@@ -1,0 +1,122 @@
+"""Fixed-point reuse on video: a state is carried to the next frame, and checked there cell by cell.
+
+A fixed point depends on where its solve started as soon as motion changes (Anil et al., NeurIPS 2022), so a
+carried state is a proposal. It is held against the frames before it is trusted: where the carried flow
+explains the new frame worse than the last flow explained the last one, or worse than no motion does, the
+solve starts afresh.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deqflow.estimator import PreparedPair
+from deqflow.geometry import backward_warp, forward_splat
+from deqflow.step import FlowState
+
+WORSE_THAN_BEFORE = 0.5
+"""Rise of the matching distance over that of the last fixed point from which a cell starts afresh."""
+
+WORSE_THAN_STILL = 0.3
+"""The same over that of no motion. Both were tuned on rendered motions."""
+
+MOST_AFRESH = 0.5
+"""Share of failed cells, of those that could be checked, beyond which nothing of a state is used."""
+
+LOST = 3
+"""Side of a block of failed cells from which coarser scales are asked where it went."""
+
+UNMATCHED = 1.0
+"""Median matching distance of a fixed point above which the two frames show different scenes."""
+
+
+def matching_distance(pair: PreparedPair, flow: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """How unlike the features are that a flow brings together, from 0; about 1.5 where nothing matches.
+
+    Args:
+        pair: encoded at ``stride``.
+        flow: (B, 2, h, w) in pixels of that grid.
+        stride: of the features.
+
+    Returns:
+        The distance (B, 1, h, w), and bool (B, 1, h, w), true where the flow stays inside the frame.
+    """
+    first, second = (_centered(frame.features[stride].matching) for frame in (pair.first, pair.second))
+    warped, inside = backward_warp(second, flow)
+    difference = (first - warped).square().mean(dim=1, keepdim=True)
+    size = (first.square() + warped.square()).mean(dim=1, keepdim=True) / 2
+    return difference / (size + 0.2), inside  # so that where nothing is seen, nothing differs
+
+
+def _centered(features: Tensor) -> Tensor:
+    """Features without their mean over the frame, of unit spread, which published encoders leave alone."""
+    features = features.float()
+    features = features - features.mean(dim=(2, 3), keepdim=True)
+    return features * torch.rsqrt(features.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-6)
+
+
+@dataclass(frozen=True)
+class CarriedState:
+    """The fixed point of a pair at the pixels of its second frame, where the next pair begins.
+
+    Attributes:
+        state: hidden and flow, both carried along the flow; in holes that of their surroundings.
+        found: (B, 1, h, w) bool, false in holes: cells that were uncovered.
+        distance: (B, 1, h, w) matching distance at the fixed point, carried along.
+    """
+
+    state: FlowState
+    found: Tensor
+    distance: Tensor
+
+    @classmethod
+    def along(cls, state: FlowState, distance: Tensor) -> "CarriedState":
+        """Carry a state, with the matching distance of its flow, along its own flow."""
+        parts = torch.cat((state.flow, distance, state.hidden.float()), dim=1)
+        carried, weight = forward_splat(parts, state.flow)
+        found = weight > 0.5  # below half a cell it is mostly the blurred rim of a hole
+        flow, distance, hidden = filled(carried, found).split([2, 1, state.hidden.shape[1]], dim=1)
+        hidden = hidden.to(state.hidden.dtype).contiguous(memory_format=torch.channels_last)
+        return cls(FlowState(hidden, flow), found, distance)
+
+    def checked(self, pair: PreparedPair, stride: int) -> tuple[Tensor, Tensor]:
+        """Where the state does not explain a pair, and where that could be told, (B, 1, h, w) bool each.
+
+        A lone cell is taken for noise. Nothing can be told of holes, and of what leaves the frame.
+        """
+        moved, inside = matching_distance(pair, self.state.flow, stride)
+        still, _ = matching_distance(pair, torch.zeros_like(self.state.flow), stride)
+        worse = (moved > self.distance + WORSE_THAN_BEFORE) | (moved > still + WORSE_THAN_STILL)
+        seen = inside & self.found
+        return blocks(worse & seen, 2), seen
+
+
+def carry(state: FlowState) -> FlowState:
+    """A state carried along its own flow, see ``CarriedState``."""
+    return CarriedState.along(state, torch.zeros_like(state.flow[:, :1])).state
+
+
+def filled(values: Tensor, known: Tensor) -> Tensor:
+    """Values (B, C, h, w) with what is not known (B, 1, h, w) filled from around it, coarse to fine."""
+    if min(values.shape[2:]) < 2 or bool(known.all()):
+        return torch.where(known, values, 0) if not bool(known.any()) else values
+    weight = known.to(values.dtype)
+    size = values.shape[2:]
+    share = F.avg_pool2d(weight, 2, ceil_mode=True)
+    coarse = F.avg_pool2d(values * weight, 2, ceil_mode=True) / share.clamp_min(1e-6)
+    around = F.interpolate(filled(coarse, share > 0), size, mode="bilinear")
+    return torch.where(known, values, around)
+
+
+def blocks(cells: Tensor, side: int) -> Tensor:
+    """Which cells (B, 1, h, w) belong to a block of ``side`` times ``side`` of them."""
+    whole = -F.max_pool2d(-cells.float(), side, stride=1)
+    return F.max_pool2d(F.pad(whole, (side - 1,) * 4), side, stride=1) > 0
+
+
+def nearly_equal(pair: PreparedPair) -> bool:
+    """Whether frame 2 is frame 1 once more, but for noise: no 8x8 block has changed by more than 2 levels."""
+    difference = (pair.first.image - pair.second.image).mean(dim=1, keepdim=True)
+    return float(F.avg_pool2d(difference, 8).abs().max()) <= 2.0
