@@ -175,15 +175,17 @@ def test_reuse_is_right_where_motion_changes(trained: DEQFlow, picture: np.ndarr
 
 
 def test_a_thing_that_starts_to_move_is_seen(trained: DEQFlow, picture: np.ndarray) -> None:
-    thing, frames = picture[40:80, 60:100], []
-    for index, left in enumerate((20, 20, 20, 34)):
-        frames.append(window(picture, 2 * index))  # behind it the picture moves by 2 px a frame
-        frames[-1][30:70, left : left + 40] = thing
+    thing, frames = picture[40:90, 60:110], []
+    for index, left in enumerate((40, 40, 40, 54)):
+        # Behind it the picture moves by 2 px a frame.
+        frames.append(window(picture, 2 * index, size=(168, 184)))
+        frames[-1][60:110, left : left + 50] = thing
     stream = FlowStream(trained)
     estimates = [stream.push(frame) for frame in frames]
     assert stream.reused and 0 < stream.afresh < 0.5
-    assert np.median(estimates[-1].flow[38:62, 28:52, 0]) == pytest.approx(14, abs=1)
-    assert np.median(estimates[-1].flow[:, 90:, 0]) == pytest.approx(2, abs=0.3)
+    assert estimates[-1].evaluations.keys() == {16, 8} and estimates[-2].evaluations.keys() == {8}
+    assert np.median(estimates[-1].flow[68:102, 48:82, 0]) == pytest.approx(14, abs=1)
+    assert np.median(estimates[-1].flow[:, 130:, 0]) == pytest.approx(2, abs=0.3)
 
 
 def test_a_frame_that_comes_twice_takes_no_solve(
