@@ -87,6 +87,9 @@ class TestCommand:
         )
         assert evaluate_command("--dataset", "sintel", "--data", benchmarks / "MPI-Sintel", *common) == 0
         assert "**MPI-Sintel final (3)**" in capsys.readouterr().out
+        assert evaluate_command("--data", benchmarks / "MPI-Sintel", *common) == 0
+        alone = capsys.readouterr().out
+        assert "**MPI-Sintel final (3)**" in alone and "KITTI" not in alone.partition("Left out")[0]
 
     @pytest.mark.parametrize("start", ["--reuse", "--warm-start"])
     def test_sequences(self, benchmarks, tmp_path, model, start):
@@ -140,7 +143,7 @@ class TestCommand:
             ((), "--data"),
             (("--dataset", "sintel"), "--data"),
             (("--data", "data", "--split", "training"), "--split goes with --dataset"),
-            (("--data", "data/MPI-Sintel"), "holds no known data set"),
+            (("--data", "data/MPI-Sintel/training"), "holds no known data set"),
             (("--dataset", "sintle", "--data", "data"), "there is no data set 'sintle'"),
             (("--dataset", "sintel", "--data", "absent"), "absent is not a folder"),
             (("--dataset", "sintel", "--data", "data", "--split", "evening"), "no split 'evening'"),

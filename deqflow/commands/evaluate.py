@@ -26,8 +26,8 @@ class EvaluateOptions(ModelOptions):
     processes share the work.
 
     Attributes:
-        data: Folder that holds data sets under their official names (MPI-Sintel, KITTI-2015, ...), or that of
-            the one data set named.
+        data: Folder that holds data sets under their official names (MPI-Sintel, KITTI-2015, ...), or a data
+            set's own.
         dataset: Names of data sets to use, see `deqflow datasets list`; without it, all that are there.
         split: Part of the data sets named; without it validation where there is such a split, else training.
         limit: Use the first so many pairs of each data set.

@@ -67,7 +67,7 @@ def own_folder(family: Family, root: Path) -> Path:
 
 
 def find_benchmarks(root: str | Path) -> list[PairDataset]:
-    """The data sets with ground truth that lie under ``root``, each in the folder of its official name.
+    """The data sets with ground truth that lie in ``root`` under their official names, or that it is itself.
 
     Of FlyingChairs all pairs are taken, so that no list of the split is needed.
 
@@ -79,14 +79,19 @@ def find_benchmarks(root: str | Path) -> list[PairDataset]:
     expected = ", ".join(family.folder for family in DATASETS.values() if family.folder)
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: expected one that holds data sets such as {expected}")
-    found: list[PairDataset] = []
-    for family in DATASETS.values():
-        if family.folder and (root / family.folder).is_dir():
-            split = "all" if "all" in family.splits else "training"
-            found.extend(family.open(root / family.folder, split))
+    found = [
+        (family, root / family.folder)
+        for family in DATASETS.values()
+        if family.folder and (root / family.folder).is_dir()
+    ]
+    found = found or [(family, root) for family in DATASETS.values() if family.lies_in(root)]
     if not found:
         raise DataError(f"{root} holds no known data set: expected at least one of {expected}")
-    return found
+    return [
+        dataset
+        for family, folder in found
+        for dataset in family.open(folder, "all" if "all" in family.splits else "training")
+    ]
 
 
 def official_pairs(title: str, split: str = "training") -> int:

@@ -67,11 +67,7 @@ def find_families(root: Path, name: str | None = None) -> list[tuple[Family, Pat
     if root.is_file():
         found = [(family, root) for family, _ in found if root.suffix.lower() in family.files]
     else:
-        found = [
-            (family, folder)
-            for family, folder in found
-            if any(not path.name.startswith(".") for sign in family.signs for path in folder.glob(sign))
-        ]
+        found = [(family, folder) for family, folder in found if family.lies_in(folder)]
     if not found:
         trees = ", ".join(f"{family.title} ({family.tree})" for family in wanted.values())
         raise DataError(f"{root} holds no known data set: expected one of {trees}")

@@ -56,3 +56,8 @@ class Family:
     files: tuple[str, ...] = ()
     augmentation: Mapping[str, Augmentation] = field(default_factory=lambda: MappingProxyType({}))
     submission: SubmissionLayout | None = None
+
+    def lies_in(self, folder: Path) -> bool:
+        """Return whether a folder is this data set's own, by what lies there."""
+        found = (path for sign in self.signs for path in folder.glob(sign))
+        return any(not path.name.startswith(".") for path in found)
