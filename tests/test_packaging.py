@@ -198,6 +198,17 @@ class TestExtras:
         assert any(line.startswith(package) for line in project["optional-dependencies"][extra])
         assert not Path("report").exists() and not Path("runs").exists()
 
+    def test_a_flow_file_names_its_extra_before_any_work(self, inputs, monkeypatch, capsys):
+        monkeypatch.setitem(sys.modules, "h5py", None)
+        monkeypatch.setattr("deqflow.zoo.load", None)
+        for arguments in (
+            ["flow", "frame1.png", "frame2.png", "--output", "new/flow.flo5"],
+            ["video", "clip.mp4", "--output", "new", "--flow-dir", "new/flow", "--flow-format", "flo5"],
+        ):
+            assert main(arguments) == 2
+            assert "h5py, which `pip install 'deqflow[flo5]'` brings" in capsys.readouterr().err
+        assert not Path("new/flow").exists()
+
     @pytest.mark.parametrize(
         ("package", "extra", "signature"),
         [("h5py", "flo5", b"\x89HDF\r\n\x1a\n"), ("OpenEXR", "exr", b"\x76\x2f\x31\x01")],

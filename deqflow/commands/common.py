@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deqflow.errors import ConfigError
-from deqflow.io.flow_files import FLOW_FORMATS
+from deqflow.io.flow_files import FLOW_FORMATS, check_flow_format
 from deqflow.io.images import IMAGE_SUFFIXES, SMALLEST_SIDE
 from deqflow.io.outputs import check_output, identities
 
@@ -181,11 +181,15 @@ def prepare_outputs(files: Iterable[Path], *, overwrite: bool, sources: Iterable
     Raises:
         ConfigError: a folder cannot be made or written to, or a file is named twice, is one of ``sources``,
             or exists and may not be replaced.
+        FlowFileError: the library for a flow file is not installed.
     """
     files = list(files)
     repeated = [file for file, count in Counter(files).items() if count > 1]
     if repeated:
         raise ConfigError(f"two results would both be {repeated[0]}: name another place for one")
+    for file in files:
+        if file.suffix.lower() in FLOW_FORMATS:
+            check_flow_format(file)
     read = identities(sources)
     for folder in dict.fromkeys(file.parent for file in files):
         try:

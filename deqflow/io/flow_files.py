@@ -82,6 +82,15 @@ def write_flow(path: str | PathLike[str], flow: Flow, valid: Mask | None = None)
     replace_bytes(path, data)
 
 
+def check_flow_format(path: Path) -> None:
+    """Raise FlowFileError unless this file's format is known and its library is installed."""
+    pixel = np.zeros((1, 1, 2), np.float32), np.ones((1, 1), bool)
+    try:
+        _format_of(path).encode(*pixel)
+    except ModuleNotFoundError as error:
+        raise _library_missing(path, _format_of(path), error) from error
+
+
 def _clip(path: Path, flow_format: FlowFormat, flow: Flow) -> Flow:
     if flow_format.limits is None:
         return flow
