@@ -90,7 +90,7 @@ COMMANDS = {
     "train": Command(
         "train a model",
         "deqflow.training.options:TrainOptions",
-        "deqflow.training.loop:run",
+        "deqflow.training.trainer:run",
         parse="deqflow.training.stages:parse",
         extra="train",
     ),

@@ -17,8 +17,8 @@ from deqflow.equilibrium import FixedPointIteration, Recorded, Unrolled
 from deqflow.evaluation.bench import compare_models, compare_solvers, measure_speed, solver_table, speed_table
 from deqflow.evaluation.memory import training_memory
 from deqflow.memory import SavedBytes
-from deqflow.training.options import TrainOptions
-from deqflow.training.scenes import open_scenes
+from deqflow.training.data import open_scenes
+from deqflow.training.options import SceneOptions
 
 SIZE = (64, 96)
 
@@ -137,7 +137,7 @@ def test_errors_of_several_weights_on_the_same_scenes(tmp_path, capsys):
     assert [row[0].strip() for row in rows] == ["deqflow-s", str(other)]
     assert float(rows[0][1]) < float(rows[1][1])
     model = zoo.load("deqflow-s", device="cpu")
-    samples = [open_scenes(TrainOptions(height=64, width=64)).held_out(index) for index in (3, 4)]
+    samples = [open_scenes(SceneOptions(height=64, width=64)).held_out[0].read(index) for index in (3, 4)]
     (found,) = compare_models({"shipped": model}, samples).values()
     for index, sample in enumerate(samples):
         estimate = model.estimate(sample.frame1, sample.frame2)

@@ -11,9 +11,9 @@ from deqflow.cli import main
 from deqflow.errors import ConfigError, DataError
 from deqflow.io.images import write_image
 from deqflow.io.video import VideoWriter
-from deqflow.training import loop
+from deqflow.training import trainer
 from deqflow.training.footage import FootagePairs, find_footage, is_cut, open_footage, read_shots
-from deqflow.training.options import TrainOptions
+from deqflow.training.options import FootageOptions
 
 SCENES = [
     np.kron(np.random.default_rng(seed).integers(0, 256, (12, 16, 3)), np.ones((10, 10, 1))).astype(np.uint8)
@@ -42,7 +42,7 @@ def footage(tmp_path):
 
 @pytest.fixture
 def options(footage):
-    return TrainOptions(data=footage, height=64, width=64, held_out=0.34, validation_pairs=3)
+    return FootageOptions(data=footage, height=64, width=64, held_out=0.34, validation_pairs=3)
 
 
 def test_videos_and_folders_are_found_in_order(footage):
@@ -85,8 +85,8 @@ def test_pairs_are_neighbours_and_drawn_from_seed_and_number(footage):
 
 def test_the_end_of_every_shot_is_held_out(options):
     sources = open_footage(options)
-    assert sources.held_out_pairs == 3 and sources.epoch is None
-    held_out = {sources.held_out(index).name for index in range(3)}
+    assert [kind.count for kind in sources.held_out] == [3] and sources.epoch is None
+    held_out = {sources.held_out[0].read(index).name for index in range(3)}
     assert held_out <= {"flight.mp4 0 0", "flight.mp4 0 1", "walk 0 0", "walk 6 0"}
     drawn = {int(sources.training[number].name.split()[-1]) for number in range(80)}
     assert max(drawn) <= 4  # of eight frames three are held out, of six two
@@ -110,9 +110,9 @@ def test_what_cannot_be_used_is_named(options, tmp_path_factory):
 def test_training_on_footage_from_the_command_line(footage, tmp_path_factory, capsys):
     output = tmp_path_factory.mktemp("run")
     arguments = (
-        f"train --stage footage --data {footage} --init deqflow-s --output {output} --steps 3 --batch 2 "
-        "--height 64 --width 64 --solver-steps 4 6 --held-out 0.34 --validate-steps 3 --validation-pairs 2 "
-        "--validate-minutes 0 --device cpu"
+        f"train --stage footage --data {footage} --init deqflow-s --output {output} --train-steps 3 "
+        "--batch 2 --height 64 --width 64 --solver-steps 4 6 --held-out 0.34 --validate-steps 3 "
+        "--validation-pairs 2 --validate-minutes 0 --device cpu"
     )
     assert main([*arguments.split(), "--dry-run"]) == 0
     told = capsys.readouterr().out
@@ -127,12 +127,12 @@ def test_only_better_weights_are_written(footage, tmp_path_factory, monkeypatch,
     """Whatever the frames say: the evaluations are given."""
     output = tmp_path_factory.mktemp("run")
     arguments = (
-        f"train --stage footage --data {footage} --init deqflow-s --output {output} --steps 2 --batch 2 "
-        "--height 64 --width 64 --solver-steps 4 4 --held-out 0.34 --validate-steps 1 --validate-minutes 0 "
-        "--device cpu"
+        f"train --stage footage --data {footage} --init deqflow-s --output {output} --train-steps 2 "
+        "--batch 2 --height 64 --width 64 --solver-steps 4 4 --held-out 0.34 --validate-steps 1 "
+        "--validate-minutes 0 --device cpu"
     )
     scores = iter([2.0, 1.5, 1.8])
-    monkeypatch.setattr(loop, "evaluate", lambda *_: {"photometric": next(scores)})
+    monkeypatch.setattr(trainer, "evaluate", lambda *_: {"photometric": next(scores)})
     assert main(arguments.split()) == 0
     told = capsys.readouterr()
     assert "better: held-out photometric error 2.000 before, 1.500 at step 1" in told.out + told.err

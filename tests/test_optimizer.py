@@ -9,15 +9,15 @@ from training_runs import needs_muon
 
 from deqflow.errors import ConfigError
 from deqflow.training.optimizer import LEAST_SIDE, MuonAdamW, create_optimizer
-from deqflow.training.options import Stage
+from deqflow.training.options import TrainOptions
 from deqflow.zoo import create
 
 
 def test_a_release_without_muon_is_told(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
     with pytest.raises(ConfigError, match=r"muon needs PyTorch 2\.9 or newer"):
-        create_optimizer(filters(), Stage(optimizer="muon"))
-    assert isinstance(create_optimizer(filters(), Stage()), torch.optim.AdamW)
+        create_optimizer(filters(), TrainOptions(optimizer="muon"))
+    assert isinstance(create_optimizer(filters(), TrainOptions()), torch.optim.AdamW)
 
 
 def filters(memory_format=torch.contiguous_format):
@@ -37,7 +37,7 @@ def given_gradients(model, seed=0):
 @needs_muon
 def test_every_parameter_is_in_one_group_and_filters_share_their_memory():
     model = create("deqflow-s")
-    optimizer = create_optimizer(model, Stage(optimizer="muon"))
+    optimizer = create_optimizer(model, TrainOptions(optimizer="muon"))
     assert isinstance(optimizer, MuonAdamW)
     places = [p.data_ptr() for group in optimizer.param_groups for p in group["params"]]
     assert sorted(places) == sorted(p.data_ptr() for p in model.parameters())
@@ -45,7 +45,7 @@ def test_every_parameter_is_in_one_group_and_filters_share_their_memory():
     for parameter in model.parameters():
         is_matrix = parameter.ndim >= 2 and min(len(parameter), parameter[0].numel()) >= LEAST_SIDE
         assert (parameter.data_ptr() in in_muon) == is_matrix
-    assert isinstance(create_optimizer(model, Stage()), torch.optim.AdamW)
+    assert isinstance(create_optimizer(model, TrainOptions()), torch.optim.AdamW)
 
 
 @needs_muon

@@ -177,7 +177,7 @@ class TestExtras:
     @pytest.mark.parametrize(
         ("package", "extra", "modules", "arguments"),
         [
-            ("tensorboard", "train", ["torch.utils.tensorboard", "deqflow.training.loop"], ["train"]),
+            ("tensorboard", "train", ["torch.utils.tensorboard", "deqflow.training.trainer"], ["train"]),
             (
                 "jinja2",
                 "report",

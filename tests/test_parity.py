@@ -26,7 +26,7 @@ from deqflow.equilibrium import (
 )
 from deqflow.estimator import DEQFlow, PairSolution
 from deqflow.step import Movement
-from deqflow.training.losses import correction_loss
+from deqflow.training.supervised import correction_loss
 
 PUBLISHED_ANDERSON = Anderson(window=6, ridge=1e-4, ridge_scale="absolute")
 

@@ -7,20 +7,19 @@ import torch
 from training_runs import assert_same_run, finish, newest_state, small, start_several, weights
 
 from deqflow.config import ModelConfig, SolveSettings
-from deqflow.data.synthetic import MOTIONS, SceneConfig
-from deqflow.equilibrium import FixedPointIteration, OneStep, Trajectory
+from deqflow.data.synthetic import MOTIONS, SceneConfig, SyntheticScenes, Textures
+from deqflow.equilibrium import FixedPointIteration, OneStep, Recorded, Trajectory
 from deqflow.errors import ConfigError
 from deqflow.network import GatedStripConfig
+from deqflow.processes import Processes
 from deqflow.reuse import carry
 from deqflow.step import FlowState
-from deqflow.training.batch import StepRandomness, collate
-from deqflow.training.data import open_sources
-from deqflow.training.loop import Trainer, run
-from deqflow.training.losses import residual_loss, right_cells
-from deqflow.training.objectives import create_objective
+from deqflow.training.data import collate, evaluate
 from deqflow.training.stages import stage_for
-from deqflow.training.starts import SHARES, WrongStart, wrong_state
-from deqflow.zoo import create, load, save_weights
+from deqflow.training.starts import SHARES, StepRandomness, WrongStart, wrong_state
+from deqflow.training.supervised import CorrectionObjective, residual_loss, right_cells
+from deqflow.training.trainer import Trainer, open_sources, run
+from deqflow.zoo import create, load, read_checkpoint, save_weights
 
 PLAIN = FixedPointIteration()
 
@@ -142,7 +141,7 @@ def test_a_stopped_run_with_wrong_starts_resumes_to_the_same_bits(tmp_path, monk
 
 def test_two_processes_with_wrong_starts_are_alike_and_repeat_to_the_bit(tmp_path):
     for name in ("one", "again"):
-        options = small(tmp_path / name, steps=3, **WRONG)
+        options = small(tmp_path / name, train_steps=3, **WRONG)
         assert finish(*start_several(options)) == [0, 0]
     assert_same_run(tmp_path / "one", tmp_path / "again")
     assert newest_state(tmp_path / "one")["skipped"] == 0
@@ -151,16 +150,8 @@ def test_two_processes_with_wrong_starts_are_alike_and_repeat_to_the_bit(tmp_pat
 def test_a_solve_in_training_starts_where_it_is_told(model):
     image1, image2 = frames(2)
     start = solved(model, image1, image2, 5)
-    options = small(None, solver_steps=(3, 3), corrections=1)
-    objective = create_objective(model, options)
-    path = model.trajectory(
-        model.prepare(image1, image2),
-        start,
-        correction=objective.correction,
-        gradient=OneStep(),
-        solver=PLAIN,
-        steps=3,
-    )
+    pair, how = model.prepare(image1, image2), {"gradient": OneStep(), "solver": PLAIN, "steps": 3}
+    path = model.trajectory(pair, start, correction=Recorded(count=1), **how)
     torch.testing.assert_close(path.points[-1].flow, solved(model, image1, image2, 8).flow)
 
 
@@ -204,12 +195,12 @@ def test_a_closed_gate_holds_any_state_but_a_bounded_one_only_the_candidates_fix
 
 
 def test_the_bound_is_of_the_weights_file_and_used_where_it_is_loaded(tmp_path):
-    options = small(tmp_path / "run", steps=1, minimum_gate=0.25, init="deqflow-s")
+    options = small(tmp_path / "run", train_steps=1, minimum_gate=0.25, init="deqflow-s")
     run(options)
     found = load("deqflow-s", checkpoint=tmp_path / "run" / "deqflow-s.safetensors", device="cpu")
     assert found.config.update.minimum_gate == 0.25 == found.update.minimum_gate
     # A later run keeps it unless told otherwise.
-    again = {"init": str(tmp_path / "run" / "deqflow-s.safetensors"), "steps": 1}
+    again = {"init": str(tmp_path / "run" / "deqflow-s.safetensors"), "train_steps": 1}
     run(small(tmp_path / "same", **again))
     run(small(tmp_path / "free", **again, minimum_gate=0.0))
     for name, bound in (("same", 0.25), ("free", 0.0)):
@@ -261,7 +252,7 @@ def test_a_flow_that_is_wrong_may_move_for_free(tmp_path):
     for where in (False, True):
         for weight in (0.0, 0.5):
             options = small(tmp_path, residual_where_right=where, residual_weight=weight)
-            loss, _ = create_objective(model, options)(batch, StepRandomness(torch.arange(16), 3))
+            loss, _ = CorrectionObjective(model, options)(batch, StepRandomness(torch.arange(16), 3))
             losses[where, weight] = float(loss.detach())
     assert losses[True, 0.5] == losses[True, 0.0] == losses[False, 0.0] < losses[False, 0.5]
 
@@ -270,7 +261,7 @@ def test_faster_scenes_are_trained_on_and_usual_ones_held_out(tmp_path):
     usual, fast = (open_sources(small(tmp_path, scenes=motion)) for motion in ("usual", "fast"))
     assert MOTIONS["usual"] == SceneConfig() == usual.training.config
     assert fast.training.config == MOTIONS["fast"] != SceneConfig()
-    assert (usual.held_out(3).frame1 == fast.held_out(3).frame1).all()
+    assert (usual.held_out[0].read(3).frame1 == fast.held_out[0].read(3).frame1).all()
     assert usual.identity["scenes"] != fast.identity["scenes"]
     assert usual.identity["held out"] == fast.identity["held out"]
     lengths = [
@@ -280,6 +271,22 @@ def test_faster_scenes_are_trained_on_and_usual_ones_held_out(tmp_path):
     assert lengths[1] > 1.2 * lengths[0]
 
 
-def test_better_weights_on_held_out_scenes_are_kept_too(tmp_path, capsys):
-    run(small(tmp_path, steps=1, keep_best=True, validation_pairs=1))
-    assert "better: held-out EPE" in capsys.readouterr().out
+def test_better_weights_on_held_out_scenes_are_kept_too(tmp_path, capsys, monkeypatch):
+    scores = iter([3.0, 2.0, 1.5])
+    monkeypatch.setattr("deqflow.training.trainer.evaluate", lambda *_: {"epe_4_steps": next(scores)})
+    for steps, told in ((1, "3.000 before, 2.000 at step 1"), (2, "3.000 before, 1.500 at step 2")):
+        run(small(tmp_path, train_steps=steps, keep_best=True))
+        assert f"better: held-out EPE {told}" in capsys.readouterr().out
+    assert read_checkpoint(tmp_path / "deqflow-s.safetensors").metadata["held_out_epe"] == "1.5"
+
+
+def test_a_few_of_the_faster_scenes_are_held_out_besides(tmp_path):
+    options = small(tmp_path, scenes="fast", validation_pairs=5)
+    sources, model = open_sources(options), create("deqflow-s").eval()
+    assert [(kind.kind, kind.count) for kind in sources.held_out] == [("", 5), ("fast_", 2)]
+    found = evaluate(model, sources, options, Processes(torch.device("cpu")), CorrectionObjective.error_of)
+    names = ["epe_4_steps", "epe_8_steps", "fast_epe_4_steps", "fast_epe_8_steps"]
+    assert list(found) == names and all(value > 0 for value in found.values())
+    sample = sources.held_out[1].read(1)
+    expected = SyntheticScenes(Textures(), 64, 64, seed=2_000_003, config=MOTIONS["fast"])[1]
+    assert (sample.frame1 == expected.frame1).all()

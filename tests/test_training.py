@@ -13,14 +13,12 @@ from training_runs import arguments, assert_same_run, finish, needs_muon, small,
 from deqflow.cli import main
 from deqflow.data.synthetic import Textures
 from deqflow.errors import ConfigError
-from deqflow.training.batch import Batch, StepRandomness, collate
-from deqflow.training.data import StepSampler, open_sources
-from deqflow.training.loop import Trainer, run
-from deqflow.training.losses import correction_loss
-from deqflow.training.model import create_model
-from deqflow.training.objectives import create_objective
-from deqflow.training.scenes import split_textures
-from deqflow.training.schedule import linear, one_cycle
+from deqflow.training.checkpoint import create_model
+from deqflow.training.data import Batch, StepSampler, collate, split_textures
+from deqflow.training.optimizer import linear, one_cycle
+from deqflow.training.starts import StepRandomness
+from deqflow.training.supervised import CorrectionObjective, correction_loss
+from deqflow.training.trainer import Trainer, open_sources, run
 from deqflow.zoo import file_sha256, load, read_checkpoint
 
 
@@ -76,7 +74,7 @@ def test_held_out_scenes_share_no_texture_with_training(shared_textures, tmp_pat
 def test_held_out_scenes_are_others(tmp_path):
     sources = open_sources(small(tmp_path))
     assert sources.training[0].frame1.shape == (64, 64, 3)
-    assert (sources.training[0].frame1 != sources.held_out(0).frame1).any()
+    assert (sources.training[0].frame1 != sources.held_out[0].read(0).frame1).any()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +122,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, optimizer
 
 
 def test_the_command_trains_reports_and_validates(tmp_path, capsys):
-    options = small(tmp_path, steps=2)
+    options = small(tmp_path, train_steps=2)
     words = arguments(replace(options, validate_minutes=1e-6), "--validation-pairs", "2")
     assert main(["train", *words]) == 0
     captured = capsys.readouterr()
@@ -136,9 +134,9 @@ def test_the_command_trains_reports_and_validates(tmp_path, capsys):
 
 
 def test_training_starts_from_given_weights(tmp_path):
-    run(small(tmp_path / "first", steps=1))
+    run(small(tmp_path / "first", train_steps=1))
     given = tmp_path / "first" / "deqflow-s.safetensors"
-    run(small(tmp_path / "second", steps=1, init=str(given), learning_rate=0.0, weight_decay=0.0))
+    run(small(tmp_path / "second", train_steps=1, init=str(given), learning_rate=0.0, weight_decay=0.0))
     for name, value in load_file(tmp_path / "second" / "deqflow-s.safetensors").items():
         torch.testing.assert_close(value, load_file(given)[name])
 
@@ -160,7 +158,7 @@ def assert_same_gradient(one, two):
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_share_the_gradient_of_one(tmp_path, count):
-    options = small(tmp_path / "several", steps=1, batch=count)
+    options = small(tmp_path / "several", train_steps=1, batch=count)
     run(replace(options, output=tmp_path / "one"))
     assert finish(*start_several(options, count)) == [0] * count
     assert_same_gradient(tmp_path / "one", tmp_path / "several")
@@ -179,7 +177,7 @@ def test_a_bidirectional_batch_has_the_gradient_of_its_pairs_one_by_one(tmp_path
     for batch in (both, single):
         torch.manual_seed(0)
         model = create_model(options, torch.device("cpu"))
-        loss, metrics = create_objective(model, options)(batch, randomness)
+        loss, metrics = CorrectionObjective(model, options)(batch, randomness)
         loss.backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         found.append((loss.detach(), metrics.epe, gradients))
@@ -188,18 +186,16 @@ def test_a_bidirectional_batch_has_the_gradient_of_its_pairs_one_by_one(tmp_path
 
 
 def test_bidirectional_pairs_come_in_twos(tmp_path):
-    run(small(tmp_path / "run", steps=1, bidirectional=True))
+    run(small(tmp_path / "run", train_steps=1, bidirectional=True))
     with pytest.raises(ConfigError, match="batch must be even for bidirectional pairs, not 3"):
         small(tmp_path, batch=3, bidirectional=True)
-    with pytest.raises(ConfigError, match=r"bidirectional needs scenes, .* not custom"):
-        small(tmp_path, stage="custom", bidirectional=True)
     with pytest.raises(ConfigError, match="batch 2 must be a multiple of 1 processes times 2 parts times 2"):
         run(small(tmp_path / "parts", accumulate=2, bidirectional=True))
 
 
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path):
-    run(small(tmp_path / "whole", steps=1))
-    run(small(tmp_path / "parts", steps=1, accumulate=2))
+    run(small(tmp_path / "whole", train_steps=1))
+    run(small(tmp_path / "parts", train_steps=1, accumulate=2))
     assert_same_gradient(tmp_path / "whole", tmp_path / "parts")
     with pytest.raises(ConfigError, match="batch 2 must be a multiple"):
         run(small(tmp_path / "thirds", accumulate=3))
@@ -225,7 +221,7 @@ def test_as_many_steps_start_at_the_coarse_fixed_point_as_asked(tmp_path):
 
 
 def test_training_from_coarse_starts_is_training_of_another_path(tmp_path):
-    sizes = {"height": 160, "width": 160, "steps": 2}
+    sizes = {"height": 160, "width": 160, "train_steps": 2}
     run(small(tmp_path / "zero", **sizes))
     run(small(tmp_path / "coarse", coarse_start_probability=1.0, **sizes))
     (zero, _), (coarse, _) = weights(tmp_path / "zero"), weights(tmp_path / "coarse")
@@ -234,13 +230,13 @@ def test_training_from_coarse_starts_is_training_of_another_path(tmp_path):
 
 
 def test_weights_tell_what_they_were_trained_from(tmp_path):
-    run(small(tmp_path / "first", steps=1))
+    run(small(tmp_path / "first", train_steps=1))
     initial = tmp_path / "first" / "deqflow-s.safetensors"
     digest = file_sha256(initial)
-    options = small(tmp_path / "second", steps=1, init=str(initial))
+    options = small(tmp_path / "second", train_steps=1, init=str(initial))
     run(options)
     initial.unlink()
     shutil.copy(tmp_path / "second" / "deqflow-s.safetensors", initial)  # a state remembers what was there
-    run(replace(options, steps=2))
+    run(replace(options, train_steps=2))
     told = read_checkpoint(tmp_path / "second" / "deqflow-s.safetensors").metadata["started_from"]
     assert told == f"deqflow-s.safetensors (SHA-256 {digest}, 1 steps, 0.00 hours, from random weights)"

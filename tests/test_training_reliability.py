@@ -28,13 +28,12 @@ from training_runs import (
 from deqflow.cli import main
 from deqflow.errors import CheckpointError, ConfigError, DataError, TrainingError
 from deqflow.processes import Processes
-from deqflow.training import loop
-from deqflow.training.data import batches, open_sources
-from deqflow.training.loop import run
+from deqflow.training.checkpoint import StateStore, read_state
+from deqflow.training.data import batches
 from deqflow.training.optimizer import MuonAdamW
 from deqflow.training.pairs import Epochs
-from deqflow.training.state import StateStore, read_sealed, seal
 from deqflow.training.supervised import CorrectionObjective
+from deqflow.training.trainer import open_sources, run
 
 CPU = Processes(torch.device("cpu"))
 
@@ -56,20 +55,19 @@ def whole_of_two(tmp_path_factory):
 
 
 def test_every_changed_byte_of_a_state_is_noticed(tmp_path):
-    store = StateStore(tmp_path, keep=2)
-    path = store.save({"step": 1, "model": {"weight": torch.arange(5.0)}})
+    path = StateStore(tmp_path, keep=2).save({"step": 1, "model": {"weight": torch.arange(5.0)}})
     data = path.read_bytes()
-    assert read_sealed(path) == data
+    assert torch.equal(read_state(path)["model"]["weight"], torch.arange(5.0))
     for place in range(len(data)):
         changed = bytearray(data)
         changed[place] ^= 0x10
         path.write_bytes(changed)
         with pytest.raises(CheckpointError, match="damaged"):
-            read_sealed(path)
+            read_state(path)
     for length in (0, 1, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
         with pytest.raises(CheckpointError, match="damaged"):
-            read_sealed(path)
+            read_state(path)
 
 
 def test_only_the_last_states_are_kept(tmp_path):
@@ -98,29 +96,17 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path):
 
 
 def test_a_folder_of_damaged_states_only_is_refused_and_kept(tmp_path, capsys):
-    (tmp_path / "state.pt").write_bytes(b"not a state")
-    with pytest.warns(UserWarning), pytest.raises(CheckpointError, match=r"state\.pt is not a whole"):
+    (tmp_path / "state-00000001.pt").write_bytes(b"not a state")
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(CheckpointError, match=r"state-00000001\.pt is not a whole"),
+    ):
         run(small(tmp_path))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert main(["train", *arguments(small(tmp_path))]) == 2
-    assert "state.pt" in capsys.readouterr().err
-    assert (tmp_path / "state.pt").read_bytes() == b"not a state"
-
-
-def test_states_of_the_first_format_are_resumed(whole, tmp_path):
-    run(small(tmp_path, save_minutes=0.0, keep=9))
-    for path in tmp_path.glob("state-0000000[456].pt"):
-        path.unlink()
-    state = newest_state(tmp_path)
-    first = {
-        name: state[name] for name in ("step", "model", "average", "optimizer", "seconds", "rng", "options")
-    }
-    for path in tmp_path.glob("state-*.pt"):
-        path.unlink()
-    torch.save({**first, "format": 1, "schedule": {"last_epoch": 3}}, tmp_path / "state.pt")
-    run(small(tmp_path))
-    assert_same_run(whole, tmp_path)
+    assert "state-00000001.pt" in capsys.readouterr().err
+    assert (tmp_path / "state-00000001.pt").read_bytes() == b"not a state"
 
 
 @pytest.mark.parametrize("touch", [4, 7, 11])
@@ -133,10 +119,10 @@ def test_a_run_killed_while_it_writes_resumes_to_the_same_bits(whole, tmp_path, 
 
 @pytest.mark.slow
 def test_a_run_killed_at_every_third_touch_of_a_file_resumes_to_the_same_bits(tmp_path):
-    assert finish(start(small(tmp_path / "whole", steps=2))) == [0]
+    assert finish(start(small(tmp_path / "whole", train_steps=2))) == [0]
     died = 0
     for touch in range(0, 1000, 3):
-        options = small(tmp_path / str(touch), steps=2, save_minutes=0.0, keep=1)
+        options = small(tmp_path / str(touch), train_steps=2, save_minutes=0.0, keep=1)
         first = finish(start(options, die_at=touch))
         if first == [0]:
             break
@@ -149,7 +135,7 @@ def test_a_run_killed_at_every_third_touch_of_a_file_resumes_to_the_same_bits(tm
 
 @pytest.mark.slow
 def test_a_run_killed_again_and_again_resumes_to_the_same_bits(tmp_path):
-    options = small(tmp_path / "killed", steps=30, save_minutes=0.0)
+    options = small(tmp_path / "killed", train_steps=30, save_minutes=0.0)
     assert finish(start(replace(options, output=tmp_path / "whole"))) == [0]
     kills = 0
     for attempt in range(40):
@@ -182,7 +168,7 @@ def test_two_processes_killed_at_many_instants_resume_to_the_same_bits(whole_of_
 
 
 def test_a_full_disk_ends_the_run_and_leaves_the_state_before(tmp_path, capsys, monkeypatch):
-    options = small(tmp_path, steps=2)
+    options = small(tmp_path, train_steps=2)
     run(options)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("state-*.pt")}
 
@@ -190,7 +176,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_state_before(tmp_path, capsys, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    assert main(["train", *arguments(replace(options, steps=4))]) == 2
+    assert main(["train", *arguments(replace(options, train_steps=4))]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert "No space left on device" in told and "state-00000002.pt is intact" in told
     assert {path.name: path.read_bytes() for path in tmp_path.glob("state-*.pt")} == before
@@ -200,7 +186,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_state_before(tmp_path, capsys, 
 def test_a_state_that_the_system_refuses_to_write_leaves_the_one_before(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     before = (tmp_path / "run" / "state-00000006.pt").read_bytes()
-    options = small(tmp_path / "run", steps=7)
+    options = small(tmp_path / "run", train_steps=7)
     assert finish(start(options, largest_file=len(before) // 2)) == [1]
     assert [path.name for path in options.output.glob("*state*")] == ["state-00000006.pt"]
     assert (options.output / "state-00000006.pt").read_bytes() == before
@@ -216,7 +202,7 @@ def wait_for(output, pattern):
 
 
 def test_sigterm_saves_and_ends_well(tmp_path):
-    process = start(small(tmp_path, steps=100_000, save_minutes=1000.0))
+    process = start(small(tmp_path, train_steps=100_000, save_minutes=1000.0))
     wait_for(tmp_path, "events.out.tfevents.*")
     time.sleep(0.5)
     process.terminate()
@@ -226,7 +212,7 @@ def test_sigterm_saves_and_ends_well(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_reaches_the_workers_too_lets_the_run_save_and_end_well(tmp_path, number):
-    process = start(small(tmp_path, steps=100_000, save_minutes=0.0, workers=2), own_group=True)
+    process = start(small(tmp_path, train_steps=100_000, save_minutes=0.0, workers=2), own_group=True)
     wait_for(tmp_path, "state-*.pt")
     os.killpg(process.pid, number)
     assert finish(process) == [0]
@@ -245,10 +231,10 @@ def broken_at(monkeypatch, steps):
 
 
 def test_steps_that_are_not_numbers_change_nothing_and_are_counted(tmp_path, monkeypatch):
-    run(small(tmp_path / "two", steps=2))
+    run(small(tmp_path / "two", train_steps=2))
     with monkeypatch.context() as patched:
         broken_at(patched, {2, 3})
-        run(small(tmp_path / "four", steps=4, learning_rate=5e-4))
+        run(small(tmp_path / "four", train_steps=4, learning_rate=5e-4))
     (before, _), (after, state) = weights(tmp_path / "two"), weights(tmp_path / "four")
     assert state["skipped"] == 2 and state["skipped_in_a_row"] == 2
     # Both schedules give the first two steps the same rates: they are still warming up.
@@ -311,7 +297,9 @@ def test_a_worker_that_dies_is_told_in_a_sentence(tmp_path, monkeypatch):
 
 
 def test_a_run_whose_next_pair_cannot_be_read_saves_what_it_reached(tmp_path, capsys):
-    options = custom(tmp_path, steps=8, save_minutes=1000.0, held_out=0.0, keep_best=False, validate_steps=0)
+    options = custom(
+        tmp_path, train_steps=8, save_minutes=1000.0, held_out=0.0, keep_best=False, validate_steps=0
+    )
     order = [batch.names for batch in batches(open_sources(options).training, 0, 8, options, CPU)]
     last = order[-1][0]
     before = next(step for step, names in enumerate(order) if last in names)
@@ -322,7 +310,7 @@ def test_a_run_whose_next_pair_cannot_be_read_saves_what_it_reached(tmp_path, ca
 
 
 def test_a_run_that_loses_a_process_saves_what_it_reached(tmp_path):
-    first, second = start_several(small(tmp_path, steps=100_000, save_minutes=1000.0))
+    first, second = start_several(small(tmp_path, train_steps=100_000, save_minutes=1000.0))
     wait_for(tmp_path, "events.out.tfevents.*")
     time.sleep(3.0)  # for at least one step
     second.kill()
@@ -347,12 +335,12 @@ def test_a_run_that_ends_within_a_change_of_its_weights_saves_nothing(tmp_path, 
 
 
 def test_another_recipe_or_other_data_are_told_or_refused(tmp_path, capsys):
-    options = small(tmp_path, steps=1)
+    options = small(tmp_path, train_steps=1)
     run(options)
-    run(replace(options, steps=2, gamma=0.5))
+    run(replace(options, train_steps=2, gamma=0.5))
     told = capsys.readouterr().err
     assert "steps 2 instead of 1" in told and "gamma 0.5 instead of 0.8" in told
-    run(replace(options, steps=3, height=72, gamma=0.5))
+    run(replace(options, train_steps=3, height=72, gamma=0.5))
     assert "height 72 instead of 64" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"stage 'synthetic', not 'custom'"):
         run(replace(custom(tmp_path), output=options.output))
@@ -363,30 +351,28 @@ def test_a_machine_of_another_precision_is_told(tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(
             torch.cpu, "get_capabilities", lambda fast=fast: {"amx_bf16": fast}, raising=False
         )
-        run(small(tmp_path, steps=step, precision="auto"))
+        run(small(tmp_path, train_steps=step, precision="auto"))
     assert "precision float32 instead of bfloat16" in capsys.readouterr().err
     assert json.loads(newest_state(tmp_path)["options"])["precision"] == "float32"
 
 
 def test_other_textures_are_told(tmp_path, capsys, monkeypatch):
-    options = small(tmp_path, steps=1)
+    options = small(tmp_path, train_steps=1)
     run(options)
-    monkeypatch.setattr("deqflow.training.scenes.scenes_fingerprint", lambda *_: "another version")
-    run(replace(options, steps=2))
+    monkeypatch.setattr("deqflow.training.data.scenes_fingerprint", lambda *_: "another version")
+    run(replace(options, train_steps=2))
     assert "other scenes than before" in capsys.readouterr().err
 
 
-def test_an_unknown_format_is_refused(tmp_path):
-    torch.save({"format": 99, "step": 1}, tmp_path / "state.pt")
+def test_an_unknown_format_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("deqflow.training.checkpoint.FORMAT", 99)
+        StateStore(tmp_path, keep=1).save({"step": 1})
     with pytest.raises(CheckpointError, match="format 99"):
         run(small(tmp_path))
 
 
 def test_a_state_of_other_weights_is_refused(tmp_path):
-    StateStore(tmp_path, keep=1).save({"step": 1, "model": {}, "options": "{}"})
+    StateStore(tmp_path, keep=1).save({"step": 1, "model": {}, "options": "{}", "identity": "{}"})
     with pytest.raises(CheckpointError, match="not a training state of this model"):
         run(small(tmp_path))
-
-
-def test_seal_is_a_zip_comment():
-    assert loop.StateStore is StateStore and seal(b"PK\x05\x06" + bytes(18))[-71:-64] == b"sha256 "

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -20,15 +20,13 @@ from deqflow.data.datasets import open_dataset
 from deqflow.errors import ConfigError, DataError, DataWarning, TrainingError
 from deqflow.io.flow_files import read_flow, write_flow
 from deqflow.processes import Processes
-from deqflow.training.data import open_sources
-from deqflow.training.loop import run
-from deqflow.training.losses import charbonnier, correction_loss, robust
-from deqflow.training.model import freeze_batch_norm
+from deqflow.training.checkpoint import Progress, check_resumable, freeze_batch_norm
+from deqflow.training.data import evaluate
 from deqflow.training.options import TrainOptions
 from deqflow.training.pairs import Part, choose_held_out
-from deqflow.training.resume import check_resumable
 from deqflow.training.stages import STAGES, parse, stage_for
-from deqflow.training.validation import Progress, evaluate
+from deqflow.training.supervised import CorrectionObjective, charbonnier, correction_loss, robust
+from deqflow.training.trainer import open_sources, run
 from deqflow.zoo import create
 
 
@@ -50,7 +48,7 @@ def test_stages_are_the_published_ones(
     model, stage, steps, batch, crop, rate, gamma, solver, corrections, gradient
 ):
     (options,) = parsed("--stage", stage, "--model", model)
-    assert (options.steps, options.batch, options.learning_rate) == (steps, batch, rate)
+    assert (options.train_steps, options.batch, options.learning_rate) == (steps, batch, rate)
     assert (options.height, options.width) == crop
     assert (options.gamma, options.corrections, options.gradient) == (gamma, corrections, gradient)
     assert (options.solver, options.solver_steps) == (solver[0], (solver[1], solver[1]))
@@ -81,9 +79,11 @@ def test_the_1step_variant_solves_every_stage_as_chairs():
 
 
 def test_every_field_of_a_stage_can_be_changed_and_defaults_are_those_of_before():
-    assert parsed() == [TrainOptions(**asdict(STAGES["synthetic"]))]
-    (options,) = parsed("--stage", "things", "--model", "deqflow-b", "--steps", "7", "--gradient", "implicit")
-    assert (options.steps, options.gradient, options.learning_rate) == (7, "implicit", 1.25e-4)
+    assert parsed() == [STAGES["synthetic"]]
+    (options,) = parsed(
+        "--stage", "things", "--model", "deqflow-b", "--train-steps", "7", "--gradient", "implicit"
+    )
+    assert (options.train_steps, options.gradient, options.learning_rate) == (7, "implicit", 1.25e-4)
     assert options.output == Path("runs/deqflow-b-things")
     (raft,) = parsed("--stage", "chairs", "--model", "raft-small")
     assert (raft.gradient, raft.corrections, raft.solver_steps) == ("unrolled", 12, (12, 12))
@@ -98,6 +98,40 @@ def test_a_chain_changes_what_is_said_in_all_of_its_stages():
     assert [options.output for options in chain] == [Path("out/chairs"), Path("out/things")]
     with pytest.raises(ConfigError, match="--stages"):
         parsed("--stage", "chairs", "--stages", "chairs", "things")
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("footage", ["--residual-weight", "0.1"]),
+        ("footage", ["--loss=l1"]),
+        ("footage", ["--subpixel-positions", "4"]),
+        ("footage", ["--jacobian-weight", "1"]),
+        ("footage", ["--textures", "folder"]),
+        ("custom", ["--bidirectional"]),
+        ("custom", ["--no-permissive-only"]),
+        ("custom", ["--smoothness", "1"]),
+        ("synthetic", ["--data", "folder"]),
+        ("synthetic", ["--held-out", "0.1"]),
+    ],
+)
+def test_an_option_that_a_stage_does_not_read_is_refused_in_a_sentence(stage, words, capsys):
+    assert main(["train", "--stage", stage, *words]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told == f"deqflow: error: stage {stage} does not read {words[0].partition('=')[0]}"
+
+
+def test_an_option_that_no_stage_reads_is_one_that_does_not_exist(capsys):
+    assert main(["train", "--steps", "3"]) == 2
+    told = capsys.readouterr().err
+    assert "Unrecognized options: --steps, 3" in told and "--train-steps" in told
+
+
+def test_a_chain_takes_what_one_of_its_stages_reads():
+    first, second = parsed("--stages", "synthetic", "chairs", "--textures", "photos", "--data", "sets")
+    assert (first.textures, second.data) == (Path("photos"), Path("sets"))
+    with pytest.raises(ConfigError, match="stage things, kitti does not read --textures"):
+        parsed("--stages", "things", "kitti", "--textures", "photos", "--data", "sets")
 
 
 @pytest.mark.parametrize("text", ["", "sintel:", "0*sintel", "x*sintel", "sintel clean", "2*"])
@@ -130,7 +164,7 @@ def mixture(tmp_path, **changes):
 
 def test_an_epoch_has_every_pair_as_often_as_the_mixture_says(tmp_path):
     sources = open_sources(mixture(tmp_path))
-    assert sources.epoch == 6 and sources.held_out_pairs == 0
+    assert sources.epoch == 6 and sources.held_out[0].count == 0
     orders = [[sources.training[epoch * 6 + place].name for place in range(6)] for epoch in range(3)]
     assert all(sorted(order) == sorted(["00001", "00002", "00003"] * 2) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
@@ -179,7 +213,7 @@ def own(tmp_path, **changes):
     data = tmp_path / "footage"
     if not data.exists():
         footage(data, sequences=2, frames=3)
-    options = small(tmp_path / "run", steps=2, stage="custom", data_sets=("custom",), data=data)
+    options = small(tmp_path / "run", train_steps=2, stage="custom", data_sets=("custom",), data=data)
     options = replace(options, keep_best=True, held_out=0.5, validate_steps=1)
     return replace(options, **changes)
 
@@ -191,7 +225,7 @@ def metadata(path):
 
 def test_weights_are_written_only_if_they_are_better(tmp_path, capsys, monkeypatch):
     scores = iter([3.0, 2.0, 2.5])
-    monkeypatch.setattr("deqflow.training.loop.evaluate", lambda *_: {"epe": next(scores)})
+    monkeypatch.setattr("deqflow.training.trainer.evaluate", lambda *_: {"epe": next(scores)})
     run(own(tmp_path))
     written = tmp_path / "run" / "deqflow-s.safetensors"
     assert "better: held-out EPE 3.000 before, 2.000 at step 1" in capsys.readouterr().out
@@ -211,7 +245,7 @@ def test_weights_are_written_only_if_they_are_better(tmp_path, capsys, monkeypat
 
 
 def test_weights_of_unknown_quality_are_not_overwritten(tmp_path):
-    run(small(tmp_path / "other", steps=1))
+    run(small(tmp_path / "other", train_steps=1))
     (tmp_path / "run").mkdir()
     shutil.copy(tmp_path / "other" / "deqflow-s.safetensors", tmp_path / "run")
     with pytest.raises(TrainingError, match=r"deqflow-s\.safetensors exists"):
@@ -220,8 +254,8 @@ def test_weights_of_unknown_quality_are_not_overwritten(tmp_path):
 
 def test_training_stops_early(tmp_path, monkeypatch):
     scores = iter([3.0, 2.0, 2.5, 2.6, 2.7])
-    monkeypatch.setattr("deqflow.training.loop.evaluate", lambda *_: {"epe": next(scores)})
-    options = own(tmp_path, steps=50, patience=2)
+    monkeypatch.setattr("deqflow.training.trainer.evaluate", lambda *_: {"epe": next(scores)})
+    options = own(tmp_path, train_steps=50, patience=2)
     run(options)
     assert newest_state(options.output)["step"] == 3
     run(options)  # resumed: nothing is left to do, and nothing is evaluated
@@ -250,7 +284,7 @@ def test_pairs_of_which_nothing_is_known_are_named_and_in_no_mean(tmp_path):
     first, *others = sorted((tmp_path / "footage").rglob("*.flo"))
     sources, model = open_sources(options), create("deqflow-s").eval()
     alone = Processes(torch.device("cpu"))
-    sample = sources.held_out(0)
+    sample = sources.held_out[0].read(0)
     estimate = model.estimate(sample.frame1, sample.frame2)
     expected = np.hypot(*np.moveaxis(estimate.flow - sample.flow, 2, 0)).mean()
     for flow in others:
@@ -259,10 +293,11 @@ def test_pairs_of_which_nothing_is_known_are_named_and_in_no_mean(tmp_path):
         pairs = [sources.training[number] for number in range(8)]
     assert len({pair.name for pair in pairs}) == 1
     with pytest.warns(DataWarning):
-        assert evaluate(model, sources, options, alone)["epe"] == pytest.approx(expected, rel=1e-3)
+        found = evaluate(model, sources, options, alone, CorrectionObjective.error_of)
+    assert found["epe"] == pytest.approx(expected, rel=1e-3)
     forget(first)
     with pytest.warns(DataWarning), pytest.raises(DataError, match="none of the 4 held-out pairs"):
-        evaluate(model, sources, options, alone)
+        evaluate(model, sources, options, alone, CorrectionObjective.error_of)
     with pytest.warns(DataWarning), pytest.raises(DataError, match="100 pairs in a row"):
         open_sources(options).training[0]
 
@@ -277,14 +312,16 @@ def test_progress_counts_evaluations_since_the_best():
 
 def test_a_chain_goes_from_stage_to_stage_and_resumes_in_the_middle(tmp_path):
     stages = [
-        small(tmp_path / "synthetic", steps=1),
-        replace(mixture(tmp_path), output=tmp_path / "chairs", steps=1, learning_rate=0.0, weight_decay=0.0),
+        small(tmp_path / "synthetic", train_steps=1),
+        replace(
+            mixture(tmp_path), output=tmp_path / "chairs", train_steps=1, learning_rate=0.0, weight_decay=0.0
+        ),
     ]
     run(stages)
     first, second = (load_file(part.output / "deqflow-s.safetensors") for part in stages)
     assert all(torch.equal(first[name], second[name]) for name in first)
     touched = os.stat(tmp_path / "synthetic" / "state-00000001.pt").st_mtime_ns
-    run([stages[0], replace(stages[1], steps=2)])
+    run([stages[0], replace(stages[1], train_steps=2)])
     assert os.stat(tmp_path / "synthetic" / "state-00000001.pt").st_mtime_ns == touched
     assert newest_state(tmp_path / "chairs")["step"] == 2
 
@@ -322,7 +359,7 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path, capsys):
     ids=lambda changes: "-".join(map(str, changes.values())),
 )
 def test_every_loss_and_gradient_trains(tmp_path, changes):
-    run(small(tmp_path, steps=1, batch=1, **changes))
+    run(small(tmp_path, train_steps=1, batch=1, **changes))
     state = newest_state(tmp_path)
     moments = [moment["exp_avg"] for moment in state["optimizer"]["state"].values()]
     assert state["skipped"] == 0
@@ -338,7 +375,7 @@ def test_published_models_train(tmp_path, model):
         name: getattr(stage, name)
         for name in ("scheme", "gradient", "residual_weight", "subpixel_positions", "schedule", "ema")
     }
-    run(small(tmp_path, model=model, steps=1, batch=1, corrections=2, **how))
+    run(small(tmp_path, model=model, train_steps=1, batch=1, corrections=2, **how))
     state = newest_state(tmp_path)
     assert state["skipped"] == 0
     assert len(state["optimizer"]["state"]) == len(list(create(model).parameters()))
@@ -347,7 +384,9 @@ def test_published_models_train(tmp_path, model):
 def test_the_jacobian_penalty_changes_the_gradient(tmp_path):
     moments = []
     for weight in (0.0, 10.0):
-        options = small(tmp_path / str(weight), steps=1, batch=1, jacobian_weight=weight, jacobian_every=1)
+        options = small(
+            tmp_path / str(weight), train_steps=1, batch=1, jacobian_weight=weight, jacobian_every=1
+        )
         run(options)
         state = newest_state(options.output)["optimizer"]["state"]
         moments.append(torch.cat([state[key]["exp_avg"].flatten() for key in sorted(state)]))
@@ -377,9 +416,10 @@ def test_frozen_batch_normalisation_keeps_its_statistics():
 
 
 def test_resuming_tells_only_what_changes_the_learning():
-    state = {"options": json.dumps({"stage": "custom", "model": "raft", "seed": 0, "workers": 1})}
-    options = {"stage": "custom", "model": "raft", "seed": 1, "workers": 4, "new": 1}
-    now = json.dumps({**options, "optimizer": "adamw"})
+    before = {"stage": "custom", "model": "raft", "optimizer": "adamw", "seed": 0, "workers": 1}
+    state = {"options": json.dumps(before), "identity": "{}"}
+    options = {**before, "seed": 1, "workers": 4, "new": 1}
+    now = json.dumps(options)
     with pytest.raises(ConfigError, match="optimizer 'adamw', not 'muon'"):
         check_resumable(Path("s.pt"), state, json.dumps({**options, "optimizer": "muon"}), {})
     assert check_resumable(Path("s.pt"), state, now, {"scenes": "a"}) == ["seed 1 instead of 0"]
@@ -391,14 +431,19 @@ def test_resuming_tells_only_what_changes_the_learning():
     ]
 
 
+def briefly(stage, tmp_path, **changes):
+    """A stage as it is, on a small machine."""
+    here = {"output": tmp_path / "run", "data": tmp_path, "validate_minutes": 0.0, "device": "cpu"}
+    return replace(stage, **{**here, "precision": "float32", **changes})
+
+
 def test_the_sintel_mixture_trains_on_dense_and_sparse_pairs(repository, tmp_path):
     sample = repository / "datasets" / "sample"
     for folder, name in (("MPI-Sintel", "sintel"), ("KITTI-2015", "kitti-2015")):
         (tmp_path / folder).symlink_to(sample / name)
-    stage = stage_for("sintel", "deqflow-s")
     mixed = ("2*sintel:clean", "sintel:final", "3*kitti-2015")
-    options = replace(small(tmp_path / "run", steps=1), **vars(stage), data=tmp_path)
-    options = replace(options, data_sets=mixed, steps=1, batch=6, height=64, width=96, solver_steps=(3, 3))
+    size = {"batch": 6, "height": 64, "width": 96, "solver_steps": (3, 3)}
+    options = briefly(stage_for("sintel"), tmp_path, train_steps=1, data_sets=mixed, **size)
     sources = open_sources(options)
     counts = {
         name: sum(len(part) for part in open_dataset(name, tmp_path) if word in part.title)
@@ -417,9 +462,9 @@ def test_a_published_stage_trains_on_the_mixture_it_names(tmp_path, name):
     make_kitti(data / "KITTI-2015", "image_2")
     make_hd1k(data / "HD1K")
     stage = stage_for(name, "deqflow-tiny")
-    options = replace(small(tmp_path / "run"), **vars(stage), model="deqflow-tiny", data=data)
     # All as published but for size and length.
-    options = replace(options, steps=2, batch=1, height=64, width=64, solver_steps=(6, 6))
+    size = {"batch": 1, "height": 64, "width": 64, "solver_steps": (6, 6)}
+    options = briefly(stage, tmp_path, train_steps=2, data=data, **size)
     parts = [Part.parse(text) for text in stage.data_sets]
     pairs = [part.repeat * sum(map(len, part.open(data))) for part in parts]
     assert all(pairs) and open_sources(options).epoch == sum(pairs)

@@ -14,9 +14,10 @@ from deqflow.evaluation.bench import Calibration, calibration_table
 from deqflow.io import read_image, write_image
 from deqflow.network import Mixture, MixtureConfig, MixtureHead, extract_positions
 from deqflow.network.uncertainty import INNER_SCALE
-from deqflow.training.batch import Batch, StepRandomness
-from deqflow.training.objectives import create_objective
+from deqflow.training.data import Batch
 from deqflow.training.stages import STAGES
+from deqflow.training.starts import StepRandomness
+from deqflow.training.supervised import CorrectionObjective
 from deqflow.visualize import scalar_map
 from deqflow.visualize.renderings import MOST_ERROR
 from deqflow.zoo import PRESETS, load, save_weights
@@ -97,7 +98,7 @@ def gradients(model, loss):
     generator = torch.Generator().manual_seed(0)
     image1, image2 = 255 * torch.rand(2, 1, 3, 64, 64, generator=generator)
     batch = Batch(image1, image2, torch.randn(1, 2, 64, 64, generator=generator), torch.ones(1, 1, 64, 64))
-    objective = create_objective(model, replace(STAGES["synthetic"], loss=loss))
+    objective = CorrectionObjective(model, replace(STAGES["synthetic"], loss=loss))
     value, _ = objective(batch, StepRandomness(torch.arange(16), solver_steps=3))
     value.backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -120,9 +121,9 @@ def test_as_a_loss_the_mixture_moves_everything():
 
 def test_the_mixture_as_a_loss_needs_a_head():
     stage = replace(STAGES["synthetic"], loss="mixture")
-    create_objective(tiny(uncertainty=MixtureConfig(width=8)), stage)
+    CorrectionObjective(tiny(uncertainty=MixtureConfig(width=8)), stage)
     with pytest.raises(ConfigError, match="loss mixture needs a model with an uncertainty head"):
-        create_objective(tiny(uncertainty=None), stage)
+        CorrectionObjective(tiny(uncertainty=None), stage)
 
 
 def test_the_command_draws_it(tmp_path, capsys):

@@ -8,8 +8,9 @@ import torch
 
 from deqflow import zoo
 from deqflow.data.synthetic import SyntheticScenes, Textures
-from deqflow.training.batch import Batch, StepRandomness
+from deqflow.training.data import Batch
 from deqflow.training.stages import stage_for
+from deqflow.training.starts import StepRandomness
 from deqflow.training.unsupervised import (
     UnsupervisedObjective,
     census_distance,

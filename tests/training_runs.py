@@ -15,18 +15,19 @@ import pytest
 import torch
 
 from deqflow.io.flow_files import write_flow
-from deqflow.training.loop import run
-from deqflow.training.options import TrainOptions
-from deqflow.training.state import StateStore
+from deqflow.training.checkpoint import StateStore
+from deqflow.training.stages import STAGES
+from deqflow.training.trainer import run
 
 needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch has no Muon before 2.9")
 
 
-def small(output, **changes):
-    """A run of a few seconds on procedural textures."""
-    options = TrainOptions(
+def small(output, stage="synthetic", **changes):
+    """A run of a few seconds, unless told otherwise on procedural textures."""
+    options = type(STAGES[stage])(
+        stage=stage,
         output=output,
-        steps=6,
+        train_steps=6,
         batch=2,
         height=64,
         width=64,
@@ -43,7 +44,7 @@ def arguments(options, *extra):
     first, last = options.solver_steps
     named = {
         "output": options.output,
-        "steps": options.steps,
+        "train-steps": options.train_steps,
         "optimizer": options.optimizer,
         "batch": options.batch,
         "height": options.height,
@@ -110,7 +111,7 @@ def footage(root, sequences=3, frames=4, size=(72, 88)):
 
 # Children of a server that has imported everything start in no time, and never saw this process's threads.
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["deqflow.training.loop", "training_runs"])
+_server.set_forkserver_preload(["deqflow.training.trainer", "training_runs"])
 WATCHED = {"open", "os.rename", "os.remove"}
 
 

@@ -5,7 +5,7 @@ Candidates take turns in one run, so that a machine whose speed drifts slows all
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -92,15 +92,16 @@ class PairOptions(WeightOptions):
 
         from deqflow.data.datasets import find_benchmarks
         from deqflow.data.sample import known_only
-        from deqflow.training.options import TrainOptions
-        from deqflow.training.scenes import open_scenes
+        from deqflow.training.data import open_scenes
+        from deqflow.training.options import SceneOptions
 
         samples: Iterable[Sample]
         if self.data is not None:
             samples = chain.from_iterable(find_benchmarks(self.data))
         else:
-            training = TrainOptions(textures=self.textures, height=self.height, width=self.width)
-            samples = map(open_scenes(training).held_out, range(self.first, self.first + self.pairs))
+            scenes = SceneOptions(textures=self.textures, height=self.height, width=self.width)
+            held_out = open_scenes(scenes).held_out[0]
+            samples = map(held_out.read, range(self.first, self.first + self.pairs))
         return known_only(tqdm(samples, unit="pair"))
 
 
@@ -262,16 +263,14 @@ class TrainingOptions(FrameOptions):
         """Time the synthetic stage as it is, but for the way its pairs are made of scenes."""
         import torch
 
-        from deqflow.training.options import TrainOptions
+        from deqflow.evaluation.training_time import measure_training, training_table
+        from deqflow.training.options import SceneOptions
         from deqflow.training.stages import stage_for
-        from deqflow.training.timing import measure_training, training_table
 
         stage = stage_for("synthetic", self.model)
-        both = TrainOptions(
-            **asdict(replace(stage, height=self.height, width=self.width, bidirectional=True)),
-            model=self.model,
-            textures=self.textures,
-            device=self.device,
+        assert isinstance(stage, SceneOptions)
+        both = replace(
+            stage, height=self.height, width=self.width, textures=self.textures, device=self.device
         )
         variants = {
             _in_precision(ways, precision): replace(

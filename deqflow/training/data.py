@@ -1,35 +1,223 @@
 """What a stage trains on and is evaluated on, and the way from there to batches on a device."""
 
+import hashlib
+import json
 import re
 import signal
+import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from deqflow.data.sample import Sample
+from deqflow.data.sample import Sample, warn_unknown
+from deqflow.data.synthetic import MOTIONS, SyntheticScenes, Textures
 from deqflow.errors import DataError, DeqflowError, TrainingError
+from deqflow.estimator import DEQFlow
 from deqflow.processes import Processes
-from deqflow.training.batch import Batch, collate
-from deqflow.training.footage import open_footage
-from deqflow.training.options import TrainOptions
-from deqflow.training.pairs import open_pairs
-from deqflow.training.scenes import open_scenes
-from deqflow.training.sources import Sources
+from deqflow.training.options import SceneOptions, TrainOptions
 
 
-def open_sources(options: TrainOptions) -> Sources:
-    """The training and held-out pairs of a stage.
+@dataclass(frozen=True)
+class HeldOut:
+    """Pairs that are never trained on.
+
+    Attributes:
+        read: the pair at an index from 0.
+        count: how many of them to evaluate on.
+        kind: put before the names of their errors; none for those that decide which weights are better.
+    """
+
+    read: Callable[[int], Sample]
+    count: int
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a stage's pairs come from.
+
+    Attributes:
+        training: pair ``n`` of the run, for every n from 0: the epochs follow each other in it.
+        held_out: pairs to evaluate on; those of the first kind decide.
+        epoch: pairs until all have been seen once; None if they never repeat.
+        identity: what the pairs are drawn from, to be compared when a run is resumed.
+        summary: a line for people.
+        textures: what synthetic scenes are made of, for people.
+        on_corrupt: ``skip`` leaves held-out pairs that cannot be read out of the mean, ``stop`` raises.
+    """
+
+    training: Dataset[Sample]
+    held_out: tuple[HeldOut, ...]
+    epoch: int | None
+    identity: Mapping[str, str]
+    summary: str
+    textures: str = ""
+    on_corrupt: str = "stop"
+
+
+def digest(names: Sequence[str]) -> str:
+    """Return how many names there are, and a short digest of them in their order."""
+    return f"{len(names)}, {hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:16]}"
+
+
+def corrupt(name: str, error: Exception, on_corrupt: str) -> None:
+    """Name a pair that cannot be read, and raise DataError unless ``on_corrupt`` is ``skip``."""
+    told = f"{name} cannot be read: {error}"
+    if on_corrupt != "skip":
+        raise DataError(f"{told} (--on-corrupt skip goes on without it)") from error
+    print(f"deqflow: {told}; the run goes on without it", file=sys.stderr)
+
+
+HELD_OUT_SEED = 2_000_003
+"""Added to the seed for the scenes that are never trained on."""
+HELD_OUT_EVERY = 16
+"""One in so many photos and cut-outs is kept for the held-out scenes."""
+
+
+def open_scenes(options: SceneOptions) -> Sources:
+    """Open training scenes, and held-out ones of another seed, usual motion and textures never trained on.
+
+    Where faster scenes are trained on, a few of them are held out besides.
 
     Raises:
-        ConfigError: an option that is missing or does not fit the data.
-        DataError: data or textures that cannot be used.
+        DataError: textures that cannot be used.
     """
-    if options.stage == "synthetic":
-        return open_scenes(options)
-    return open_footage(options) if options.stage == "footage" else open_pairs(options)
+    folder = options.textures
+    every = Textures() if folder is None else Textures.from_folder(folder, options.permissive_only)
+    textures, kept = (split_textures(every, held_out=flag) for flag in (False, True))
+    size, motion = (options.height, options.width), options.scenes
+    counts = f"{len(textures.photos)} photos, {len(textures.objects)} cut-outs"
+    licence = "permissive licences only" if options.permissive_only else "all licences"
+    names = [path.name for path in (*every.photos, *every.objects)]
+
+    def unseen(motion: str, count: int, kind: str = "") -> HeldOut:
+        seed = options.seed + HELD_OUT_SEED
+        return HeldOut(
+            SyntheticScenes(kept, *size, seed=seed, config=MOTIONS[motion]).__getitem__, count, kind
+        )
+
+    held_out = [unseen("usual", options.validation_pairs)]
+    if motion != "usual":
+        held_out.append(unseen(motion, -(-options.validation_pairs // 4), f"{motion}_"))
+    return Sources(
+        training=SyntheticScenes(
+            textures, *size, seed=options.seed, config=MOTIONS[motion], bidirectional=options.bidirectional
+        ),
+        held_out=tuple(held_out),
+        epoch=None,
+        identity={
+            "scenes": scenes_fingerprint(motion),
+            "textures": f"{counts}, {digest(names)}",
+            "held out": f"{options.width}x{options.height}, {scenes_fingerprint()}, {digest(names)}",
+        },
+        summary="synthetic scenes" if motion == "usual" else f"{motion} synthetic scenes",
+        textures=f"{counts}, {licence}",
+    )
+
+
+def split_textures(textures: Textures, *, held_out: bool) -> Textures:
+    """Choose the photos and cut-outs to train on, or those kept back; a list of one serves both."""
+
+    def part(files: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(f for i, f in enumerate(files) if (i % HELD_OUT_EVERY == 0) == held_out) or files
+
+    return replace(textures, photos=part(textures.photos), objects=part(textures.objects))
+
+
+@cache
+def scenes_fingerprint(motion: str = "usual") -> str:
+    """Return a digest of a few small scenes: another version or configuration renders others."""
+    scenes = SyntheticScenes(Textures(), 48, 48, seed=1, config=MOTIONS[motion])
+    hashed = hashlib.sha256()
+    for index in range(8):
+        sample = scenes[index]
+        for array in (sample.frame1, sample.frame2, sample.flow):
+            hashed.update(array.tobytes())
+    return hashed.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pairs as tensors: images (B, 3, H, W) of 0..255, flow (B, 2, H, W), valid (B, 1, H, W) float.
+
+    Where the flow from frame 2 to frame 1 is known as well, ``backward`` and ``backward_valid`` hold it.
+    """
+
+    image1: Tensor
+    image2: Tensor
+    flow: Tensor
+    valid: Tensor
+    names: tuple[str, ...] = ()
+    backward: Tensor | None = None
+    backward_valid: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether the flow back is known too."""
+        return self.backward is not None
+
+    def ground_truth(self) -> tuple[Tensor, Tensor]:
+        """Return flow and validity, those of the way back after all those of the way there."""
+        if self.backward is None or self.backward_valid is None:
+            return self.flow, self.valid
+        return torch.cat((self.flow, self.backward)), torch.cat((self.valid, self.backward_valid))
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the same on a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """Return the same in memory that a GPU can fetch from (called by DataLoader)."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in self.tensors().items()}
+        return replace(self, **changed)
+
+    def save(self, path: Path) -> None:
+        """Write the tensors as a safetensors file, to be looked at."""
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in self.tensors().items()}
+        save_file(tensors, path, metadata={"names": json.dumps(self.names)})
+
+    def split(self, parts: int) -> list["Batch"]:
+        """Cut into equal parts, to be computed one after the other."""
+        chunks = {name: tensor.chunk(parts) for name, tensor in self.tensors().items()}
+        share = len(self.names) // parts
+        return [
+            Batch(
+                **{name: chunk[i] for name, chunk in chunks.items()},
+                names=self.names[i * share : (i + 1) * share],
+            )
+            for i in range(parts)
+        ]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples of one size."""
+
+    def stacked(name: str) -> Tensor:
+        maps = np.stack([np.atleast_3d(getattr(sample, name)) for sample in samples])
+        return torch.from_numpy(maps).permute(0, 3, 1, 2).float()
+
+    names = tuple(sample.name for sample in samples)
+    there = Batch(stacked("frame1"), stacked("frame2"), stacked("flow"), stacked("valid"), names)
+    if samples[0].backward is None:
+        return there
+    return replace(there, backward=stacked("backward"), backward_valid=stacked("backward_valid"))
 
 
 class StepSampler(Sampler[list[int]]):
@@ -40,13 +228,13 @@ class StepSampler(Sampler[list[int]]):
         self.share = batch // processes
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Lists of numbers, one for each step."""
+        """Yield lists of numbers, one for each step."""
         for step in range(self.first, self.last):
             start = step * self.batch + self.rank * self.share
             yield list(range(start, start + self.share))
 
     def __len__(self) -> int:
-        """Number of steps."""
+        """Return the number of steps."""
         return self.last - self.first
 
 
@@ -55,7 +243,7 @@ GRACE = 30
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """In a worker: go on when Ctrl-C or SIGTERM reaches all processes; the run ends after a whole step.
+    """Let a worker go on when Ctrl-C or SIGTERM reaches all processes; the run ends after a whole step.
 
     SIGTERM is also how the run would end a worker that hangs: the second one is obeyed, the first one late.
     """
@@ -72,7 +260,7 @@ def _leave_signals_to_the_run(worker: int) -> None:
 def batches(
     data: Dataset[Sample], first: int, last: int, options: TrainOptions, processes: Processes
 ) -> Iterator[Batch]:
-    """This process's share of the batches of steps ``first`` to ``last``, read ahead by workers if any.
+    """Yield this process's share of the batches of steps ``first`` to ``last``, read ahead by workers if any.
 
     Raises:
         DataError: a pair cannot be read and ``on_corrupt`` is ``stop``.
@@ -106,3 +294,60 @@ def batches(
             f"a process that reads training pairs died ({str(error).splitlines()[0].rstrip('. ')}); "
             "often memory runs out: give fewer --workers"
         ) from error
+
+
+@torch.no_grad()
+def evaluate(
+    model: DEQFlow,
+    sources: Sources,
+    options: TrainOptions,
+    processes: Processes,
+    error: Callable[[Batch, Tensor], Tensor],
+) -> dict[str, float]:
+    """Return mean errors over the held-out pairs, shared out among the processes; empty without such pairs.
+
+    Synthetic scenes are solved with the most solver steps of training and twice as many, other pairs as the
+    model is by default. Pairs without a pixel of known flow are named by a `DataWarning` and left out.
+
+    Args:
+        model: in evaluation mode after this.
+        sources: of the pairs.
+        options: of the run.
+        processes: this one among those of the run.
+        error: of a batch of one and its flow.
+
+    Raises:
+        DataError: pairs are held out, and not one can be evaluated.
+    """
+    most = options.solver_steps[1]
+    ways: dict[str, dict[str, Any]] = {options.error_name: {}}
+    if isinstance(options, SceneOptions):
+        counts = {f"{options.error_name}_{count}_steps": count for count in (most, 2 * most)}
+        ways = {name: {"steps": count, "tolerance": 0.0} for name, count in counts.items()}
+    model.eval()
+    errors: dict[str, float] = {}
+    for held_out in sources.held_out:
+        sums = dict.fromkeys(ways, 0.0)
+        pairs = 0
+        for index in range(processes.rank, held_out.count, processes.count):
+            try:
+                sample = held_out.read(index)
+            except (DeqflowError, OSError) as reason:
+                corrupt(f"held-out pair {index}", reason, sources.on_corrupt)
+                continue
+            if options.error_name == "epe" and not sample.known:
+                warn_unknown(sample.name)
+                continue
+            batch = collate([sample]).to(processes.device)
+            for name, how in ways.items():
+                sums[name] += float(error(batch, model(batch.image1, batch.image2, **how).flow))
+            pairs += 1
+        means = processes.mean({**sums, "pairs": pairs})
+        if held_out.count and not means["pairs"]:
+            raise DataError(
+                f"none of the {held_out.count} held-out pairs can be evaluated: "
+                "expected some that can be read and have a pixel of known flow"
+            )
+        if means["pairs"]:
+            errors |= {f"{held_out.kind}{name}": means[name] / means["pairs"] for name in ways}
+    return errors

@@ -19,9 +19,9 @@ from deqflow.geometry import forward_splat
 from deqflow.io.files import natural_key, visible
 from deqflow.io.images import IMAGE_SUFFIXES
 from deqflow.io.video import open_video
-from deqflow.training.options import TrainOptions
+from deqflow.training.data import HeldOut, Sources, digest
+from deqflow.training.options import FootageOptions
 from deqflow.training.pairs import spread
-from deqflow.training.sources import Sources, digest
 
 ROOM = 1.3
 """Frames are kept so much larger than the crops: room to choose from, and no more than that in memory."""
@@ -55,7 +55,7 @@ class Shot:
         return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def open_footage(options: TrainOptions) -> Sources:
+def open_footage(options: FootageOptions) -> Sources:
     """Pairs of frames of what ``options.data`` holds; the end of every shot is held out.
 
     Raises:
@@ -79,8 +79,7 @@ def open_footage(options: TrainOptions) -> Sources:
     frames = sum(len(shot.frames) for shot in shots)
     return Sources(
         training=pairs,
-        held_out=lambda index: middle(*chosen[index], crop),
-        held_out_pairs=len(chosen),
+        held_out=(HeldOut(lambda index: middle(*chosen[index], crop), len(chosen)),),
         epoch=None,
         identity={
             "footage": digest([f"{shot.name}: {len(shot.frames)}" for shot in shots]),

@@ -1,6 +1,6 @@
-"""The optimizers of a run."""
+"""The optimizers of a run, their learning rate and the average of what they reach."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from deqflow.errors import ConfigError
-from deqflow.training.options import Stage
+from deqflow.training.options import TrainOptions
 
 LEAST_SIDE = 8
 """Matrices with fewer rows or columns than this are left to AdamW: little of them can be made orthogonal."""
@@ -34,15 +34,15 @@ class Optimizer(Protocol):
         """Go on from a state."""
 
 
-def create_optimizer(model: nn.Module, stage: Stage) -> Optimizer:
-    """AdamW, or Muon with AdamW for what is not a matrix; the same rate serves both."""
-    if stage.optimizer == "muon":
+def create_optimizer(model: nn.Module, options: TrainOptions) -> Optimizer:
+    """Create AdamW, or Muon with AdamW for what is not a matrix; the same rate serves both."""
+    if options.optimizer == "muon":
         if not hasattr(torch.optim, "Muon"):
             raise ConfigError(
                 f"optimizer muon needs PyTorch 2.9 or newer, this is {torch.__version__}; adamw does without"
             )
-        return MuonAdamW(model.parameters(), stage.learning_rate, stage.weight_decay)
-    return torch.optim.AdamW(model.parameters(), lr=stage.learning_rate, weight_decay=stage.weight_decay)
+        return MuonAdamW(model.parameters(), options.learning_rate, options.weight_decay)
+    return torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
 
 
 class MuonAdamW:
@@ -107,3 +107,47 @@ class MuonAdamW:
 def _memory_order(tensor: Tensor) -> tuple[int, ...]:
     """Dimensions in the order that makes the tensor contiguous: channels-last filters have theirs last."""
     return tuple(range(tensor.ndim)) if tensor.is_contiguous() else (0, 2, 3, 1)
+
+
+EXTRA_STEPS = 100
+"""The published schedule goes on for so many steps after the last one."""
+
+
+def learning_rate(options: TrainOptions, step: int) -> float:
+    """Return the rate of a step, counted from 0: a function, so that there is nothing of it to save."""
+    shape = one_cycle if options.schedule == "one-cycle" else linear
+    return options.learning_rate * shape(step, options.train_steps, options.warmup)
+
+
+def linear(step: int, steps: int, warmup: float) -> float:
+    """Return a share of the peak: up from nearly nothing, then down to zero at ``steps``."""
+    rise = max(1.0, warmup * steps)
+    return min((step + 1) / rise, max(0.0, (steps - step) / max(1.0, steps - rise)))
+
+
+def one_cycle(step: int, steps: int, warmup: float) -> float:
+    """Return a share of the peak: from 1/25 up, then down to 4e-6, ``EXTRA_STEPS`` after the last step.
+
+    The same numbers as ``torch.optim.lr_scheduler.OneCycleLR`` with ``anneal_strategy="linear"``, which the
+    published code uses. Source: Smith and Topin, Super-Convergence, 2018.
+    """
+    first, last = 1 / 25, 1 / 25 * 1e-4
+    total = steps + EXTRA_STEPS
+    peak = max(warmup * total - 1, 1e-9)
+    if step <= peak:
+        return first + (1 - first) * step / peak
+    return 1 + (last - 1) * (step - peak) / (total - 1 - peak)
+
+
+def averaging(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """Return the update of an exponential moving average whose memory grows with the run.
+
+    The random start is soon forgotten so.
+    """
+
+    @torch.no_grad()
+    def update(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(list(average), list(current), 1 - now)
+
+    return update

@@ -14,8 +14,8 @@ from deqflow.data.datasets import PairDataset, PairFiles, open_dataset
 from deqflow.data.datasets.catalogue import augmentation_in
 from deqflow.data.sample import Sample, warn_unknown
 from deqflow.errors import ConfigError, DataError, DeqflowError
-from deqflow.training.options import TrainOptions
-from deqflow.training.sources import Sources, corrupt, digest
+from deqflow.training.data import HeldOut, Sources, corrupt, digest
+from deqflow.training.options import PairOptions
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class Part:
         return chosen
 
 
-def open_pairs(options: TrainOptions) -> Sources:
+def open_pairs(options: PairOptions) -> Sources:
     """The mixture that ``options.data_sets`` names, without the sequences kept back.
 
     Raises:
@@ -95,11 +95,11 @@ def open_pairs(options: TrainOptions) -> Sources:
     ]
     return Sources(
         training=Epochs(training, options.seed, options.on_corrupt),
-        held_out=lambda index: evaluated[index].read(),
-        held_out_pairs=len(evaluated),
+        held_out=(HeldOut(lambda index: evaluated[index].read(), len(evaluated)),),
         epoch=len(training),
         identity={**identity, "held out": digest([pair.name for pair in held_out])},
         summary=" + ".join(counts) + (f", {len(held_out)} pairs held out" if held_out else ""),
+        on_corrupt=options.on_corrupt,
     )
 
 
@@ -135,7 +135,7 @@ def spread(pairs: Sequence[T], most: int) -> list[T]:
     return [pairs[index * len(pairs) // count] for index in range(count)]
 
 
-def augmentation(options: TrainOptions, part: Part) -> Augmentation:
+def augmentation(options: PairOptions, part: Part) -> Augmentation:
     """What is done to the pairs of a data set in a stage, to the stage's crop."""
     crop = (options.height, options.width)
     if not options.augment:

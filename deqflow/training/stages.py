@@ -6,7 +6,7 @@ and ``footage`` are our own.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,9 +14,16 @@ from typing import Any
 import tyro
 
 from deqflow.errors import ConfigError
-from deqflow.training.options import Stage, StageName, TrainOptions, Variant
+from deqflow.training.options import (
+    FootageOptions,
+    PairOptions,
+    SceneOptions,
+    StageName,
+    TrainOptions,
+    Variant,
+)
 
-_SYNTHETIC = Stage(
+_SYNTHETIC = SceneOptions(
     batch=8,
     bidirectional=True,
     optimizer="muon",
@@ -29,10 +36,10 @@ _SYNTHETIC = Stage(
     loss="robust",
     residual_where_right=True,
 )
-_CHAIRS = Stage(
+_CHAIRS = PairOptions(
     stage="chairs",
     data_sets=("chairs",),
-    steps=120_000,
+    train_steps=120_000,
     batch=12,
     height=368,
     width=496,
@@ -77,16 +84,15 @@ _KITTI = replace(
     _SINTEL,
     stage="kitti",
     data_sets=("kitti-2015",),
-    steps=50_000,
+    train_steps=50_000,
     height=288,
     width=960,
     learning_rate=1e-4,
     gradient="one-step",
 )
-_CUSTOM = Stage(
-    stage="custom",
+_CUSTOM = PairOptions(
     data_sets=("custom",),
-    steps=2_000,
+    train_steps=2_000,
     learning_rate=1e-4,
     freeze_batch_norm=True,
     held_out=0.1,
@@ -95,9 +101,17 @@ _CUSTOM = Stage(
     patience=5,
 )
 
-_FOOTAGE = replace(_CUSTOM, stage="footage", data_sets=())
+_FOOTAGE = FootageOptions(
+    train_steps=2_000,
+    learning_rate=1e-4,
+    freeze_batch_norm=True,
+    held_out=0.1,
+    validate_steps=100,
+    keep_best=True,
+    patience=5,
+)
 
-STAGES: Mapping[StageName, Stage] = MappingProxyType(
+STAGES: Mapping[StageName, TrainOptions] = MappingProxyType(
     {
         "synthetic": _SYNTHETIC,
         "chairs": _CHAIRS,
@@ -110,54 +124,50 @@ STAGES: Mapping[StageName, Stage] = MappingProxyType(
 )
 """Every stage as DEQ-Flow trains it, ``synthetic``, ``custom`` and ``footage`` as deqflow-s does."""
 
-OWN = "deqflow-s"
 _HOW = (
     *("solver", "solver_steps", "coarse_start_probability", "corrections"),
     *("scheme", "gradient", "gradient_steps", "attach_flow"),
 )
+_RAFT: Mapping[str, Any] = {
+    "solver": "plain",
+    "solver_steps": (12, 12),
+    "corrections": 12,
+    "gradient": "unrolled",
+    "attach_flow": False,
+    "coarse_start_probability": 0.0,
+    "wrong_start_probability": 0.0,
+    "residual_weight": 0.0,
+    "subpixel_positions": 64,
+}
 _RAFT_CHANGES: Mapping[StageName, Mapping[str, Any]] = {
-    "chairs": {"steps": 100_000, "batch": 10},
-    "things": {"steps": 100_000},
-    "sintel": {"steps": 100_000, "weight_decay": 1e-5, "gamma": 0.85},
+    "chairs": {"train_steps": 100_000, "batch": 10},
+    "things": {"train_steps": 100_000},
+    "sintel": {"train_steps": 100_000, "weight_decay": 1e-5, "gamma": 0.85},
     "kitti": {"weight_decay": 1e-5, "gamma": 0.85},
 }
 
 
-def stage_for(name: StageName, model: str = OWN, variant: Variant = "published") -> Stage:
-    """A stage as the model is trained in it.
+def stage_for(name: StageName, model: str = "deqflow-s", variant: Variant = "published") -> TrainOptions:
+    """Return a stage's options as the model is trained in it.
 
     The data, steps and rates of a stage are the same for every DEQ model; how its fixed point is solved and
-    differentiated goes by the model. RAFT is unrolled over 12 iterations, with a loss on each.
+    differentiated goes by the model's family. RAFT is unrolled over 12 iterations, with a loss on each.
 
     Args:
         name: of the stage.
         model: a preset of the zoo.
         variant: ``1step`` solves and differentiates every stage as Chairs does.
     """
-    stage = STAGES[name]
+    stage = replace(STAGES[name], model=model, variant=variant)
+    changes: dict[str, Any] = {}
     if model.startswith("raft"):
-        unrolled = replace(
-            stage,
-            solver="plain",
-            solver_steps=(12, 12),
-            corrections=12,
-            gradient="unrolled",
-            attach_flow=False,
-            coarse_start_probability=0.0,
-            wrong_start_probability=0.0,
-            residual_weight=0.0,
-            subpixel_positions=64,
-        )
-        return replace(unrolled, **_RAFT_CHANGES.get(name, {}))
-    if model == OWN:
-        own = {
-            field: getattr(STAGES["synthetic"], field)
-            for field in (*_HOW, "subpixel_positions", "residual_weight", "ema")
-        }
-        return replace(stage, **own)
-    if variant == "1step" or name in ("synthetic", "custom", "footage"):
-        return replace(stage, **{field: getattr(_CHAIRS, field) for field in _HOW})
-    return stage
+        changes = {**_RAFT, **_RAFT_CHANGES.get(name, {})}
+    elif model == "deqflow-s" or model.startswith("deqflow-s-"):
+        own = (*_HOW, "subpixel_positions", "residual_weight", "ema")
+        changes = {field: getattr(_SYNTHETIC, field) for field in own}
+    elif variant == "1step" or name in ("synthetic", "custom", "footage"):
+        changes = {field: getattr(_CHAIRS, field) for field in _HOW}
+    return replace(stage, **{field: value for field, value in changes.items() if hasattr(stage, field)})
 
 
 @dataclass(frozen=True)
@@ -166,32 +176,48 @@ class _Selection:
 
     stage: StageName = "synthetic"
     stages: tuple[StageName, ...] = ()
-    model: str = OWN
+    model: str = "deqflow-s"
     variant: Variant = "published"
 
 
 def parse(options: type[TrainOptions], *, args: Sequence[str], prog: str) -> list[TrainOptions]:
-    """A command line as the stages to run one after the other: a stage's values, changed where it says so.
+    """Read a command line as the stages to run in a row: the values of each, changed where it says so.
+
+    Args:
+        options: the class whose subclasses the options of the stages are.
+        args: the words of the command line.
+        prog: what to call the command in messages.
 
     Raises:
-        ConfigError: an option outside its range, or both ``--stage`` and ``--stages``.
+        ConfigError: an option outside its range, one that no stage of the run reads, or both ``--stage`` and
+            ``--stages``.
     """
     quiet = [word for word in args if word not in ("-h", "--help")]
     selected, _ = tyro.cli(_Selection, args=quiet, prog=prog, return_unknown_args=True)
     if selected.stages and "--stage" in args:
         raise ConfigError("--stage names one stage and --stages several: give one of them")
-    return [
-        _parse_stage(options, args, prog, selected, name) for name in selected.stages or (selected.stage,)
-    ]
+    names = selected.stages or (selected.stage,)
+    plans, unread = [], []
+    for name in names:
+        stage = stage_for(name, selected.model, selected.variant)
+        folder = selected.model if name == "synthetic" or selected.stages else f"{selected.model}-{name}"
+        stage = replace(stage, output=Path("runs") / folder)
+        plan, rest = tyro.cli(type(stage), args=args, prog=prog, default=stage, return_unknown_args=True)
+        plans.append(replace(plan, stage=name, output=plan.output / name) if selected.stages else plan)
+        unread.append(rest)
+    unknown = set.intersection(*map(set, unread))
+    for word in sorted(unknown):
+        if word.startswith("--") and _field(word) in set().union(*map(_fields, STAGES.values())):
+            raise ConfigError(f"stage {', '.join(names)} does not read {word.partition('=')[0]}")
+    if unknown:
+        tyro.cli(type(stage), args=args, prog=prog, default=stage)  # ends by naming what it cannot parse
+    return plans
 
 
-def _parse_stage(
-    options: type[TrainOptions], args: Sequence[str], prog: str, selected: _Selection, name: StageName
-) -> TrainOptions:
-    stage = stage_for(name, selected.model, selected.variant)
-    folder = selected.model if name == "synthetic" or selected.stages else f"{selected.model}-{name}"
-    default = options(
-        **asdict(stage), model=selected.model, variant=selected.variant, output=Path("runs") / folder
-    )
-    chosen = tyro.cli(options, args=args, prog=prog, default=default)
-    return replace(chosen, stage=name, output=chosen.output / name) if selected.stages else chosen
+def _fields(stage: TrainOptions) -> set[str]:
+    return {field.name for field in fields(stage)}
+
+
+def _field(word: str) -> str:
+    """Name the field that a word of the command line is about."""
+    return word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")

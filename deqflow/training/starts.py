@@ -1,4 +1,4 @@
-"""Wrong starts: training solves that begin at the state of another motion.
+"""The solve of a training step: where it starts, and the points of it that losses are taken on.
 
 A model whose fixed point depends on where the solve began stays at whatever state it is given. Starting part
 of the training steps from states of other motions over the same frame makes the losses pull from there too.
@@ -6,16 +6,37 @@ Source: Anil et al., Path Independent Equilibrium Models Can Better Exploit Test
 2022.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Generator, Tensor
 
-from deqflow.equilibrium import Solver
+from deqflow.equilibrium import (
+    Anderson,
+    Broyden,
+    Correction,
+    FixedPointIteration,
+    Gradient,
+    Implicit,
+    NeumannPhantom,
+    OneStep,
+    Phantom,
+    Recorded,
+    Segments,
+    Solver,
+    Step,
+    StoppingRule,
+    Trajectory,
+    Unrolled,
+    jacobian_penalty,
+)
+from deqflow.equilibrium.state import S
 from deqflow.estimator import DEQFlow, PreparedPair
 from deqflow.reuse import carry
 from deqflow.step import FlowState
+from deqflow.training.options import SupervisedOptions, TrainOptions
 
 WrongKind = Literal["still", "other-motion", "other-sample", "carried"]
 
@@ -58,6 +79,107 @@ class WrongStart:
         down, right = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
         offset = int(torch.randint(2**31, (), generator=generator))
         return cls(kind, evaluations, (down, right), offset)
+
+
+@dataclass(frozen=True)
+class StepRandomness:
+    """What a step is drawn, from the seed and its number: the same on every process and in every resumed run.
+
+    Attributes:
+        subpixel_positions: (K,) positions inside a coarse pixel that losses look at, see
+            ``ConvexUpsampling.at_positions``; none for losses that look at all.
+        solver_steps: evaluations of the solve.
+        coarse_start: whether the solve starts from the fixed point at twice the stride.
+        probe: seed of the Jacobian penalty's probe; None leaves the penalty out.
+        wrong_start: what to start from instead of zeros or the coarse fixed point; None does not.
+    """
+
+    subpixel_positions: Tensor
+    solver_steps: int
+    coarse_start: bool = False
+    probe: int | None = None
+    wrong_start: WrongStart | None = None
+
+    @classmethod
+    def of_step(cls, step: int, options: TrainOptions, device: torch.device) -> "StepRandomness":
+        """Draw the randomness of a step, counted from 0."""
+        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+        positions = torch.randperm(64, generator=generator)[: _positions(options)].to(device)
+        fewest, most = options.solver_steps
+        solver_steps = int(torch.randint(fewest, most + 1, (), generator=generator))
+        probe = int(torch.randint(2**31, (), generator=generator))
+        coarse = float(torch.rand((), generator=generator)) < options.coarse_start_probability
+        wrong = float(torch.rand((), generator=generator)) < options.wrong_start_probability
+        return cls(
+            positions,
+            solver_steps,
+            coarse and not wrong,
+            probe if _penalized(options) and step % options.jacobian_every == 0 else None,
+            WrongStart.draw(generator) if wrong else None,
+        )
+
+    @classmethod
+    def longest(cls, options: TrainOptions, device: torch.device) -> "StepRandomness":
+        """Return the draws that a step costs most with, but for wrong starts."""
+        return cls(
+            torch.arange(_positions(options), device=device),
+            options.solver_steps[1],
+            options.coarse_start_probability > 0,
+            0 if _penalized(options) else None,
+        )
+
+
+def _positions(options: TrainOptions) -> int:
+    return options.subpixel_positions if isinstance(options, SupervisedOptions) else 0
+
+
+def _penalized(options: TrainOptions) -> TypeGuard[SupervisedOptions]:
+    return isinstance(options, SupervisedOptions) and options.jacobian_weight > 0
+
+
+def follow(
+    model: DEQFlow,
+    options: TrainOptions,
+    image1: Tensor,
+    image2: Tensor,
+    randomness: StepRandomness,
+    *,
+    bidirectional: bool,
+) -> Trajectory[FlowState]:
+    """Solve a batch from where the step's randomness says to the points that losses are taken on.
+
+    Args:
+        model: whose parameters are trained.
+        options: how the solve goes, where its points are and how each is differentiated.
+        image1: (B, 3, H, W) of 0..255.
+        image2: (B, 3, H, W).
+        randomness: of this step.
+        bidirectional: the states are those of 2B pairs, the way back after the way there.
+
+    Returns:
+        The points, a `PenalizedTrajectory` where the randomness has a probe.
+    """
+    solver, stride = choose_solver(options, model), model.config.stride
+    settings = replace(model.defaults, steps=randomness.solver_steps, tolerance=0.0, solver=solver)
+    coarse = replace(settings, scales=(2 * stride, stride))
+    scales = model.scales(image1, coarse) if randomness.coarse_start else ()
+    correction: Correction = choose_correction(options)
+    if randomness.probe is not None:
+        correction = Penalized(correction, randomness.probe)
+    start = None
+    if randomness.wrong_start is not None:
+        wrong = randomness.wrong_start
+        start = wrong_state(model, image1, image2, wrong, solver, bidirectional=bidirectional)
+    pair = model.prepare(image1, image2, scales=scales, bidirectional=bidirectional)
+    return model.trajectory(
+        pair,
+        model.coarse_start(pair, coarse) if scales else start,
+        correction=correction,
+        gradient=choose_gradient(options),
+        solver=solver,
+        steps=randomness.solver_steps,
+        attach_flow=options.attach_flow,
+    )
 
 
 @torch.no_grad()
@@ -109,3 +231,60 @@ def wrong_state(
         by = 1 + start.offset % (len(firsts) - 1)
         return FlowState(*(part.roll(-by, dims=0) for part in state))
     return state
+
+
+def choose_gradient(options: TrainOptions) -> Gradient:
+    """Choose how each point is differentiated (unrolling differentiates the path itself instead)."""
+    if options.gradient == "phantom":
+        return Phantom(steps=options.gradient_steps, damping=options.damping)
+    if options.gradient == "neumann":
+        return NeumannPhantom(steps=options.gradient_steps, damping=options.damping)
+    return Implicit() if options.gradient == "implicit" else OneStep()
+
+
+def choose_correction(options: TrainOptions) -> Correction:
+    """Choose where along the path losses are taken."""
+    positions = options.positions or None
+    if options.gradient == "unrolled":
+        return Unrolled(count=options.corrections, positions=positions)
+    scheme = Segments if options.scheme == "segments" else Recorded
+    return scheme(count=options.corrections, positions=positions)
+
+
+def choose_solver(options: TrainOptions, model: DEQFlow) -> Solver:
+    """Choose the solver of the forward pass."""
+    solvers: dict[str, Callable[[], Solver]] = {
+        "plain": FixedPointIteration,
+        "anderson": Anderson,
+        "broyden": Broyden,
+    }
+    return model.defaults.solver if options.solver == "model" else solvers[options.solver]()
+
+
+@dataclass(frozen=True)
+class PenalizedTrajectory(Trajectory[S]):
+    """A path, and the mean Jacobian penalty at its last point."""
+
+    penalty: Tensor
+
+
+@dataclass(frozen=True)
+class Penalized:
+    """A correction that also measures the Jacobian at the last point of the path.
+
+    Attributes:
+        inner: where losses are taken.
+        seed: of the probe vector.
+    """
+
+    inner: Correction
+    seed: int
+
+    def follow(
+        self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule
+    ) -> PenalizedTrajectory[S]:
+        """See ``Correction.follow``."""
+        path = self.inner.follow(step, state, solver, gradient, stop)
+        probes = torch.Generator(state[0].device).manual_seed(self.seed)
+        penalty = jacobian_penalty(step, path.points[-1], generator=probes).mean()
+        return PenalizedTrajectory(path.points, path.states, path.residual, penalty)

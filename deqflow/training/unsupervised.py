@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from deqflow.estimator import DEQFlow
 from deqflow.geometry import backward_warp, forward_backward_consistency
-from deqflow.training.batch import Batch, StepRandomness
-from deqflow.training.options import Stage
-from deqflow.training.paths import choose_correction, follow
+from deqflow.training.data import Batch
+from deqflow.training.options import FootageOptions
+from deqflow.training.starts import StepRandomness, follow
 
 CENSUS_RADIUS = 3
 LUMA = (0.2989, 0.5870, 0.1140)
@@ -133,13 +133,12 @@ class UnsupervisedObjective(nn.Module):
 
     Args:
         model: whose parameters are trained.
-        stage: what counts how much, and how it is differentiated.
+        options: what counts how much, and how it is differentiated.
     """
 
-    def __init__(self, model: DEQFlow, stage: Stage) -> None:
+    def __init__(self, model: DEQFlow, options: FootageOptions) -> None:
         super().__init__()
-        self.model, self.stage = model, stage
-        self.correction = choose_correction(stage)
+        self.model, self.options = model, options
         if model.uncertainty is not None:
             # Without ground truth there is no error to learn from, and DistributedDataParallel wants a
             # gradient of every parameter that asks for one.
@@ -147,20 +146,20 @@ class UnsupervisedObjective(nn.Module):
 
     def forward(self, batch: Batch, randomness: StepRandomness) -> tuple[Tensor, UnsupervisedMetrics]:
         """Loss of both directions, over all pixels: likeness needs whole neighbourhoods of them."""
-        stage = self.stage
+        options = self.options
         first, second = torch.cat((batch.image1, batch.image2)), torch.cat((batch.image2, batch.image1))
         flows, residual = self._flows(batch.image1, batch.image2, randomness)
         last = flows[-1].detach()
         visible = forward_backward_consistency(last, last.roll(len(batch.image1), dims=0))
         looks = [photometric_loss(first, second, found, visible) for found in flows]
         slopes = [smoothness_loss(first, found) for found in flows]
-        decay = [stage.gamma ** (len(flows) - 1 - index) for index in range(len(flows))]
+        decay = [options.gamma ** (len(flows) - 1 - index) for index in range(len(flows))]
         parts = zip(decay, looks, slopes, strict=True)
-        loss = torch.stack([w * (look + stage.smoothness * slope) for w, look, slope in parts]).sum()
+        loss = torch.stack([w * (look + options.smoothness * slope) for w, look, slope in parts]).sum()
         distilled = last.new_zeros(())
-        if stage.distillation > 0:
+        if options.distillation > 0:
             distilled = self._distillation(batch, last, visible, randomness)
-            loss = loss + stage.distillation * distilled
+            loss = loss + options.distillation * distilled
         metrics = (looks[-1], slopes[-1], distilled, visible.float().mean(), residual)
         return loss, UnsupervisedMetrics(*(value.detach() for value in metrics))
 
@@ -168,7 +167,7 @@ class UnsupervisedObjective(nn.Module):
         self, image1: Tensor, image2: Tensor, randomness: StepRandomness
     ) -> tuple[list[Tensor], Tensor]:
         """Full-resolution flows along the path, those back after those there, and the mean residual."""
-        path = follow(self.model, self.stage, image1, image2, randomness, self.correction, bidirectional=True)
+        path = follow(self.model, self.options, image1, image2, randomness, bidirectional=True)
         flows = [self.model.flow_at(state) for state in path.states]
         return flows, path.residual[:, 0].mean()
 
@@ -184,3 +183,9 @@ class UnsupervisedObjective(nn.Module):
         image1, image2 = (image[inner].contiguous() for image in (batch.image1, batch.image2))
         flows, _ = self._flows(image1, image2, randomness)
         return distillation_loss(flows[-1], flow[inner], visible[inner])
+
+    @staticmethod
+    def error_of(batch: Batch, flow: Tensor) -> Tensor:
+        """Return the mean photometric error over all pixels, so that no choice of them can lower it."""
+        everywhere = torch.ones_like(batch.valid, dtype=torch.bool)
+        return photometric_loss(batch.image1, batch.image2, flow, everywhere)

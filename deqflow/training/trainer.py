@@ -1,4 +1,8 @@
-"""The training loop, from the first step or from where the last run stopped."""
+"""Training: the model, its data and its objective, and the loop from the first step or where a run stopped.
+
+A pair goes from ``Sources.training`` (``data.py``) in a ``Batch`` through the objective (``supervised.py`` or
+``unsupervised.py``), whose solve starts as ``starts.py`` says, to the optimizer's step (``optimizer.py``).
+"""
 
 import contextlib
 import json
@@ -12,29 +16,45 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
+from torch.profiler import record_function
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from deqflow.errors import CheckpointError, ConfigError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.io.files import replace_bytes
+from deqflow.memory import step_cost
 from deqflow.processes import Processes, start_processes
-from deqflow.training.batch import Batch, StepRandomness
-from deqflow.training.data import batches, open_sources
-from deqflow.training.dry_run import describe
-from deqflow.training.model import create_model, origin
-from deqflow.training.objectives import create_objective
-from deqflow.training.optimizer import create_optimizer
-from deqflow.training.options import TrainOptions, error_name
-from deqflow.training.resume import check_resumable
-from deqflow.training.schedule import learning_rate
-from deqflow.training.state import StateStore
-from deqflow.training.validation import Progress, evaluate, score_of
+from deqflow.training.checkpoint import Progress, StateStore, check_resumable, create_model, origin, score_of
+from deqflow.training.data import Batch, Sources, batches, collate, evaluate, open_scenes
+from deqflow.training.footage import open_footage
+from deqflow.training.optimizer import averaging, create_optimizer, learning_rate
+from deqflow.training.options import FootageOptions, PairOptions, SceneOptions, TrainOptions
+from deqflow.training.pairs import open_pairs
+from deqflow.training.starts import StepRandomness
+from deqflow.training.supervised import CorrectionObjective
+from deqflow.training.unsupervised import UnsupervisedObjective
 from deqflow.zoo import save_weights
+
+PARTS: dict[type[TrainOptions], tuple[Callable[[Any], Sources], Callable[[DEQFlow, Any], Any]]] = {
+    SceneOptions: (open_scenes, CorrectionObjective),
+    PairOptions: (open_pairs, CorrectionObjective),
+    FootageOptions: (open_footage, UnsupervisedObjective),
+}
+"""Where the pairs come from and what is minimized, by the class of a stage's options."""
+
+
+def open_sources(options: TrainOptions) -> Sources:
+    """Open the training and held-out pairs of a stage.
+
+    Raises:
+        ConfigError: an option that is missing or does not fit the data.
+        DataError: data or textures that cannot be used.
+    """
+    return PARTS[type(options)][0](options)
 
 
 def run(plan: TrainOptions | Sequence[TrainOptions]) -> None:
@@ -66,21 +86,9 @@ def run(plan: TrainOptions | Sequence[TrainOptions]) -> None:
             processes.wait()
 
 
-def averaging(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
-    """Exponential moving average whose memory grows with the run: the random start is soon forgotten."""
-
-    @torch.no_grad()
-    def update(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-        now = min(decay, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(list(average), list(current), 1 - now)
-
-    return update
-
-
 MODULES = ("model", "average", "optimizer")
 COUNTERS = ("step", "seconds", "skipped", "skipped_in_a_row")
 """The parts of a trainer that its state holds, by name."""
-
 
 WISHES = ("stop", "save", "validate")
 """What each process wants after a step; means above zero say that one of them does."""
@@ -92,7 +100,7 @@ class Trainer:
     def __init__(self, options: TrainOptions, processes: Processes) -> None:
         self.options, self.processes = options, processes
         if options.batch % (processes.count * options.accumulate * options.ways):
-            ways = " times 2 directions" if options.bidirectional else ""
+            ways = f" times {options.ways} directions" if options.ways > 1 else ""
             raise ConfigError(
                 f"batch {options.batch} must be a multiple of {processes.count} processes times "
                 f"{options.accumulate} parts{ways}"
@@ -100,9 +108,12 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.sources = open_sources(options)
         self.model = create_model(options, processes.device)
+        self.recipe = options.recipe(str(self.model.precision).removeprefix("torch."))
         self.average = AveragedModel(self.model, multi_avg_fn=averaging(options.ema))
-        objective = create_objective(self.model, options)
-        self.objective: nn.Module = DistributedDataParallel(objective) if processes.count > 1 else objective
+        self.criterion = PARTS[type(options)][1](self.model, options)
+        self.objective: nn.Module = self.criterion
+        if processes.count > 1:
+            self.objective = DistributedDataParallel(self.criterion)
         self.optimizer = create_optimizer(self.model, options)
         self.step, self.seconds = 0, 0.0
         self.skipped = self.skipped_in_a_row = 0
@@ -110,22 +121,46 @@ class Trainer:
         self.to_beat = self._score_to_beat() if options.keep_best else math.inf
         self.store = StateStore(options.output, options.keep)
         newest = self.store.newest()
-        if newest is not None:
+        if newest is None:
+            self.origin = origin(options)
+        else:
             self._restore(*newest)
-        remembered = None if newest is None else newest[1].get("origin")
-        self.origin = origin(options) if remembered is None else str(remembered)
         self.saved_step = self.step
         self.whole = True  # but for the moment in which the weights change
         self.writer: SummaryWriter | None = None
         self.stopping = False
 
     def rehearse(self) -> None:
-        """Say what the run would take, from one step; nothing is written."""
-        told = describe(
-            self.options, self.processes, self.sources, self.model, self.objective, self.optimizer
-        )
-        if self.processes.first:
-            print(told)
+        """Do one step with two frames and say what the run would take; nothing is written."""
+        options, processes, sources = self.options, self.processes, self.sources
+        batch = collate([sources.training[0]]).to(processes.device)
+        randomness = StepRandomness.longest(options, processes.device)
+        cost, loss, metrics = step_cost(self.model, lambda: self.objective(batch, randomness))
+        self.optimizer.step()
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        # Weights, averaged weights, gradients and the optimizer's two moments.
+        fixed, pair = 5 * 4 * parameters / 2**30, cost.kept / options.ways / 2**30
+        at_once = options.batch // processes.count // options.accumulate
+        operations, pairs = cost.operations / options.ways, options.train_steps * options.batch
+        epochs = "no pair comes twice"
+        if sources.epoch is not None:
+            per_epoch = -(-sources.epoch // options.batch)
+            epochs = f"{sources.epoch} pairs, {per_epoch} steps per epoch, {pairs / sources.epoch:.2f} epochs"
+        error, value = options.error_name, float(getattr(metrics, options.error_name))
+        lines = {
+            "stage": f"{options.stage}, {options.train_steps} steps of {options.batch} pairs of "
+            f"{options.width}x{options.height}",
+            "data": "; ".join(filter(None, (sources.summary, sources.textures))),
+            "pairs": f"{epochs}; {sum(kind.count for kind in sources.held_out)} to validate on",
+            "model": f"{options.model}, {parameters:,} parameters",
+            "memory": f"{fixed:.2f} GiB for weights and optimizer, {at_once * pair:.2f} GiB for the graph of "
+            f"{at_once} pairs ({pair:.2f} each), in each of {processes.count} processes",
+            "operations": f"{operations / 1e12:.3f} TFLOP per pair, forward and backward; "
+            f"{operations * pairs / 1e18:.3f} EFLOP for the stage",
+            "one step": f"loss {float(loss):.3f}, {error} {value:.2f}, {cost.seconds:.1f} s for two frames",
+        }
+        if processes.first:
+            print("\n".join(f"{name:10}  {text}" for name, text in lines.items()))
 
     def train(self) -> bool:
         """Run until the last step, ``max_minutes``, SIGTERM or SIGINT; save on the way and at the end.
@@ -138,20 +173,18 @@ class Trainer:
             self.writer = SummaryWriter(str(self.options.output), purge_step=self.step or None)
         before = {name: signal.signal(name, self._stop) for name in (signal.SIGTERM, signal.SIGINT)}
         first, options = self.processes.first, self.options
+        bar = tqdm(
+            total=options.train_steps, initial=self.step, disable=not first, smoothing=0.02, unit="step"
+        )
         try:
-            with (
-                tqdm(
-                    total=options.steps, initial=self.step, unit="step", disable=not first, smoothing=0.02
-                ) as bar,
-                self._rescue(),
-            ):
+            with bar, self._rescue():
                 self._loop(bar)
         finally:
             for name, handler in before.items():
                 signal.signal(name, handler)
             if self.writer is not None:
                 self.writer.close()
-        return self.step >= options.steps or self._out_of_patience()
+        return self.step >= options.train_steps or self._out_of_patience()
 
     def _loop(self, bar: "tqdm[None]") -> None:
         options, processes = self.options, self.processes
@@ -159,7 +192,7 @@ class Trainer:
         started = saved = validated = mark = time.monotonic()
         if options.keep_best and self.progress.start is None:
             self._validate()
-        last = self.step if self._out_of_patience() else options.steps
+        last = self.step if self._out_of_patience() else options.train_steps
         for batch in batches(self.sources.training, self.step, last, options, processes):
             now = time.monotonic()
             self.seconds = before + now - started
@@ -172,7 +205,7 @@ class Trainer:
             means = self._train_step(batch.to(processes.device), dict(zip(WISHES, wishes, strict=True)))
             self._report(bar, means, options.batch / (time.monotonic() - mark))
             mark = time.monotonic()
-            done = self.step == options.steps and (options.validate_minutes > 0 or options.keep_best)
+            done = self.step == options.train_steps and (options.validate_minutes > 0 or options.keep_best)
             due = options.validate_steps > 0 and self.step % options.validate_steps == 0
             if means["validate"] > 0 or due or done:
                 self._validate()
@@ -187,13 +220,13 @@ class Trainer:
         elif processes.first and not options.keep_best:
             self._save_weights()  # a kill may have come between the last state and its weights
         if options.keep_best and processes.first:
-            error = error_name(options.stage)
+            error = options.error_name
             told = self.progress.verdict(self.weights_path, "EPE" if error == "epe" else f"{error} error")
             tqdm.write(f"deqflow: {told}")
 
     @contextlib.contextmanager
     def _rescue(self) -> Iterator[None]:
-        """Whatever ends the run (a pair, a worker, another process, memory), what it had reached is saved."""
+        """Save what the run had reached, whatever ends it (a pair, a worker, another process, memory)."""
         try:
             yield
         except Exception:
@@ -205,15 +238,18 @@ class Trainer:
         return 0 < self.options.patience <= self.progress.worse
 
     def _train_step(self, batch: Batch, wishes: dict[str, bool]) -> dict[str, float]:
-        """One optimiser step; returns the means over the processes of what it measured and of the wishes."""
+        """Do one step; return the means over the processes of what it measured and of the wishes."""
         options = self.options
         randomness = StepRandomness.of_step(self.step, options, self.processes.device)
         self.optimizer.zero_grad(set_to_none=True)
         measured: dict[str, float] = {}
         for index, part in enumerate(batch.split(options.accumulate)):
-            with self._exchange_gradients(last=index == options.accumulate - 1):
+            # Gradients are exchanged between processes once a step, with the last part of its batch.
+            last = index == options.accumulate - 1
+            with contextlib.nullcontext() if last else self._unsynchronized():
                 loss, metrics = self.objective(part, randomness)
-                (loss / options.accumulate).backward()
+                with record_function("backward"):
+                    (loss / options.accumulate).backward()
             for name, value in (("loss", loss.detach()), *vars(metrics).items()):
                 measured[name] = measured.get(name, 0.0) + float(value) / options.accumulate
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
@@ -222,8 +258,9 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(options, self.step)
             self.whole = False
-            self.optimizer.step()
-            self.average.update_parameters(self.model)
+            with record_function("optimizer"):
+                self.optimizer.step()
+                self.average.update_parameters(self.model)
             self.skipped_in_a_row = 0
         else:
             self._skip(batch)
@@ -232,17 +269,18 @@ class Trainer:
         return means
 
     def _score_to_beat(self) -> float:
-        """The error of the weights that are already there, which only better ones replace."""
-        if not self.sources.held_out_pairs:
+        """Return the error of the weights that are already there, which only better ones replace."""
+        if not any(kind.count for kind in self.sources.held_out):
             raise ConfigError("keep_best needs pairs to compare on: give --held-out or --validation-sets")
-        error = error_name(self.options.stage)
-        return score_of(self.weights_path, self.sources.identity["held out"], error)
+        return score_of(self.weights_path, self.sources.identity["held out"], self.options.error_name)
 
-    def _exchange_gradients(self, *, last: bool) -> contextlib.AbstractContextManager[object]:
-        """Between processes, once a step: with the last part of its batch."""
-        if last or not isinstance(self.objective, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self.objective.no_sync()
+    def _unsynchronized(self) -> contextlib.AbstractContextManager[object]:
+        objective = self.objective
+        return (
+            objective.no_sync()
+            if isinstance(objective, DistributedDataParallel)
+            else contextlib.nullcontext()
+        )
 
     def _skip(self, batch: Batch) -> None:
         """Count a step whose loss or gradient is not a number; too many in a row end the run."""
@@ -251,11 +289,7 @@ class Trainer:
         if self.skipped_in_a_row < self.options.max_skipped:
             return
         path = self.options.output / f"skipped-{self.step:08d}-{self.processes.rank}.safetensors"
-        save_file(
-            {name: tensor.contiguous().cpu() for name, tensor in batch.tensors().items()},
-            path,
-            metadata={"names": json.dumps(batch.names)},
-        )
+        batch.save(path)
         raise TrainingError(
             f"loss or gradient was not finite in {self.skipped_in_a_row} steps in a row; the batch of step "
             f"{self.step} is in {path}"
@@ -264,28 +298,23 @@ class Trainer:
     def _report(self, bar: "tqdm[None]", means: dict[str, float], rate: float) -> None:
         if self.writer is None:
             return
-        error = error_name(self.options.stage)
+        error = self.options.error_name
         told = {
             error: f"{means[error]:.2f}",
             "residual": f"{means['residual']:.3f}",
             "pairs_s": f"{rate:.1f}",
         }
-        if self.skipped:
-            told["skipped"] = str(self.skipped)
-        bar.set_postfix(told, refresh=False)
+        bar.set_postfix(told | ({"skipped": str(self.skipped)} if self.skipped else {}), refresh=False)
         bar.update()
         scalars = {name: value for name, value in means.items() if name not in WISHES}
-        scalars |= {
-            "pairs_per_second": rate,
-            "skipped": self.skipped,
-            "learning_rate": learning_rate(self.options, self.step - 1),
-        }
+        scalars |= {"pairs_per_second": rate, "skipped": self.skipped}
+        scalars["learning_rate"] = learning_rate(self.options, self.step - 1)
         for name, value in scalars.items():
             self.writer.add_scalar(f"train/{name}", value, self.step)
 
     def _validate(self) -> None:
-        """Errors of the averaged weights on the held-out pairs, shared out among the processes."""
-        scores = evaluate(self.averaged, self.sources, self.options, self.processes)
+        """Evaluate the averaged weights on the held-out pairs; write them if they are to be and better."""
+        scores = evaluate(self.averaged, self.sources, self.options, self.processes, self.criterion.error_of)
         if not scores:
             return
         better = self.progress.note(scores, self.step)
@@ -295,13 +324,13 @@ class Trainer:
             self.writer.add_scalar(f"held_out/{name}", value, self.step)
         told = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
         tqdm.write(f"step {self.step}, {self.seconds / 3600:.2f} h: held out {told}")
-        error, score = next(iter(scores.items()))
+        score = next(iter(scores.values()))
         if self.options.keep_best and better and score < self.to_beat:
-            claim = {f"held_out_{error}": repr(score), "held_out": self.sources.identity["held out"]}
-            self._save_weights(**claim)
+            claim = {f"held_out_{self.options.error_name}": repr(score)}
+            self._save_weights(held_out=self.sources.identity["held out"], **claim)
 
     def _save(self) -> None:
-        """The state; and the averaged weights, unless only better ones are wanted."""
+        """Write the state; and the averaged weights, unless only better ones are wanted."""
         if not self.processes.first:
             return
         content = {name: getattr(self, name) for name in COUNTERS} | {
@@ -320,15 +349,15 @@ class Trainer:
             self._save_weights()
 
     def _restore(self, path: Path, content: dict[str, Any]) -> None:
-        """Go on from a state; says what differs from the run that it was saved by."""
+        """Go on from a state, and say what differs from the run that it was saved by."""
         changed = check_resumable(path, content, self.recipe, self.sources.identity)
         try:
             for name in MODULES:
                 getattr(self, name).load_state_dict(content[name])
             torch.set_rng_state(content["rng"])
             for name in COUNTERS:
-                setattr(self, name, content.get(name, getattr(self, name)))
-            self.progress = Progress(**content.get("progress", {}))
+                setattr(self, name, content[name])
+            self.progress, self.origin = Progress(**content["progress"]), str(content["origin"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{path} is not a training state of this model: {reason}") from error
@@ -339,7 +368,7 @@ class Trainer:
             print(f"deqflow: resuming {path} at step {self.step}{told}", file=sys.stderr)
 
     def _save_weights(self, **scores: str) -> None:
-        """The averaged weights, with how they came about, and the recipe beside them."""
+        """Write the averaged weights, with how they came about, and the recipe beside them."""
         about = {
             "weights": "exponential moving average" if self.options.ema else "of the last step",
             "data": self.sources.summary,
@@ -352,13 +381,6 @@ class Trainer:
         save_weights(self.averaged, self.weights_path, metadata=about | scores)
         recipe = json.dumps(json.loads(self.recipe), indent=1)
         replace_bytes(self.weights_path.with_suffix(".json"), f"{recipe}\n".encode())
-
-    @property
-    def recipe(self) -> str:
-        """The options as JSON, without the paths of this machine, with the precision ``auto`` came to."""
-        options = asdict(self.options) | {"precision": str(self.model.precision).removeprefix("torch.")}
-        places = ("data", "textures", "output", "init")
-        return json.dumps({name: value for name, value in options.items() if name not in places})
 
     @property
     def averaged(self) -> DEQFlow:

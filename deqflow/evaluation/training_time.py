@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from deqflow.devices import resolve_device, span_seconds, stopwatch
 from deqflow.tables import markdown
-from deqflow.training.batch import StepRandomness, collate
-from deqflow.training.model import create_model
-from deqflow.training.objectives import create_objective
+from deqflow.training.checkpoint import create_model
+from deqflow.training.data import collate, open_scenes
 from deqflow.training.optimizer import create_optimizer
-from deqflow.training.options import TrainOptions
-from deqflow.training.scenes import open_scenes
+from deqflow.training.options import SceneOptions
+from deqflow.training.starts import StepRandomness
+from deqflow.training.supervised import CorrectionObjective
 
 STEP = "step"
 """The span of a whole step."""
@@ -46,11 +46,11 @@ class TimedTraining:
         options: of a synthetic stage. Every step starts from zeros and takes the middle of ``solver_steps``.
     """
 
-    def __init__(self, options: TrainOptions) -> None:
+    def __init__(self, options: SceneOptions) -> None:
         self.options, self.device = options, resolve_device(options.device)
         torch.manual_seed(options.seed)
         self.model = create_model(options, self.device)
-        self.objective = create_objective(self.model, options)
+        self.objective = CorrectionObjective(self.model, options)
         self.optimizer = create_optimizer(self.model, options)
         self.scenes = open_scenes(options).training
         self.numbers = count()
@@ -75,7 +75,7 @@ class TimedTraining:
 
 
 def measure_training(
-    variants: Mapping[str, TrainOptions], *, repeats: int, progress: bool = True
+    variants: Mapping[str, SceneOptions], *, repeats: int, progress: bool = True
 ) -> dict[str, StepTiming]:
     """Time steps of several kinds of training, in turns.
 
