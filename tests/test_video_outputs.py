@@ -378,3 +378,28 @@ class TestQueues:
             work.call(lambda: done.append(1 // 0))
             work.call(lambda: done.append(2))
         assert done == [1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no getrusage here")
+def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
+    """A thousand frames of 225 KiB, decoded ahead and encoded behind, need no more than a hundred."""
+    code = (
+        "import resource, sys\n"
+        "from deqflow.io.video import Behind, VideoWriter, ahead, open_video\n"
+        "source = open_video(sys.argv[1])\n"
+        "with VideoWriter(sys.argv[2], 25) as writer, Behind() as behind:\n"
+        "    for frame in ahead(source.frames()):\n"
+        "        behind.call(lambda frame=frame: writer.write(frame))\n"
+        "print(writer.frames_written, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    peaks = []
+    for count in (100, 1000):
+        source, target = tmp_path / f"{count}.mp4", tmp_path / f"{count}-copy.mp4"
+        encode(source, textured(1, (240, 320)) * count, preset="ultrafast")
+        command = [sys.executable, "-c", code, str(source), str(target)]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        written, peak = map(int, done.stdout.split())
+        assert written == count
+        peaks.append(peak)
+    assert peaks[1] < 1.15 * peaks[0]
