@@ -273,6 +273,14 @@ def test_too_few_frames(model: DEQFlow, tmp_path: Path) -> None:
         list(estimate_video(tmp_path, model))
 
 
+@pytest.mark.parametrize("size", [(16, 16), (16, 40), (40, 16), (24, 24)])
+def test_the_smallest_frames(model: DEQFlow, size: tuple[int, int]) -> None:
+    """On a grid smaller than the blocks in which starts are checked."""
+    estimates = list(estimate_video(scene(0, 4, size), model, steps=2))
+    assert [estimate.flow.shape for estimate in estimates] == [(*size, 2)] * 3
+    assert all(np.isfinite(estimate.flow).all() for estimate in estimates)
+
+
 def test_frames_of_two_sizes(model: DEQFlow) -> None:
     stream = FlowStream(model, steps=1)
     stream.push(scene(0, 1)[0])
