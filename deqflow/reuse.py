@@ -111,7 +111,7 @@ def filled(values: Tensor, known: Tensor) -> Tensor:
 
 
 def blocks(cells: Tensor, side: int) -> Tensor:
-    """Which cells (B, 1, h, w) belong to a block of ``side`` times ``side`` of them, or as wide as the grid."""
+    """Which cells (B, 1, h, w) belong to a block of ``side`` times ``side`` (or the grid's side)."""
     side = min(side, *cells.shape[2:])
     whole = -F.max_pool2d(-cells.float(), side, stride=1)
     return F.max_pool2d(F.pad(whole, (side - 1,) * 4), side, stride=1) > 0
