@@ -55,7 +55,7 @@ class SpeedOptions:
     formats: tuple[str, ...] = tuple(FLOW_FORMATS)
 
     def __post_init__(self) -> None:
-        """Rejects what cannot be measured, naming the option."""
+        """Reject what cannot be measured, naming the option."""
         if self.samples < 1:
             raise ConfigError(f"--samples must be at least 1, got {self.samples}")
         unknown = [suffix for suffix in self.formats if suffix not in FLOW_FORMATS]
@@ -71,7 +71,7 @@ DatasetsOptions = (
 
 
 def run(options: CheckOptions | ListOptions | SpeedOptions) -> int:
-    """Prints; the exit code.
+    """Print; the exit code.
 
     Raises:
         DataError: there is no data set at the root, or none of that name.

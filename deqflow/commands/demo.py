@@ -27,7 +27,7 @@ class DemoOptions(EstimatorOptions):
 
 
 def run(options: DemoOptions) -> int:
-    """Estimates and writes; the exit code.
+    """Estimate and write; the exit code.
 
     Raises:
         DeqflowError, OSError: the clips, the weights or the output folder; said in one sentence.
@@ -62,14 +62,14 @@ def run(options: DemoOptions) -> int:
     for clip, measured in records.items():
         print(f"\n{clip.stem}: one row per pair of frames; the columns 'from zero' are without reuse")
         print_costs(measured)
-    print("\nFrame, and flow in the colour wheel (hue is direction, saturation is speed):")
+    print("\nFrame, and flow in the color wheel (hue is direction, saturation is speed):")
     for clip in clips:
         print(f"  {outputs[clip].resolve()}\n  {stills[clip].resolve()}")
     return 0
 
 
 def _clips() -> list[Path]:
-    """The clips, in the installed package or beside it in a checkout."""
+    """Find the clips, in the installed package or beside it in a checkout."""
     package = Path(str(resources.files("deqflow")))
     for folder in (package / "demo", package.parent / "demo"):
         clips = sorted(folder.glob("*.mp4"))

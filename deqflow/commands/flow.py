@@ -39,7 +39,7 @@ DEFAULT_FORMATS: tuple[Kind, ...] = ("color", "flo")
 
 @dataclass(frozen=True, kw_only=True)
 class FlowOptions(EstimatorOptions):
-    """Flow between two images, or between all neighbours in a folder of frames or a list of them.
+    """Flow between two images, or between all neighbors in a folder of frames or a list of them.
 
     Results are named after the first frame of their pair.
 
@@ -47,7 +47,7 @@ class FlowOptions(EstimatorOptions):
         frames: Two images, or more in order, or one folder of images (taken in natural order).
         output: Folder for the results; or, of two images, one file, whose suffix says what it is: .flo,
             .flo5, .pfm, .npy, .npz, .exr, or .png for the colors (for KITTI's, add --formats kitti).
-        formats: What to write in the folder: color is a PNG in the usual colour wheel, flo Middlebury's
+        formats: What to write in the folder: color is a PNG in the usual color wheel, flo Middlebury's
             format, kitti KITTI's 16-bit PNG, flo5 Spring's HDF5, pfm FlyingThings3D's, npy and npz NumPy's,
             exr OpenEXR motion vectors. Further PNGs: arrows and overlay on the frame, side-by-side with it,
             warped (frame 2 carried back, which should be frame 1), occlusion (where forward and backward
@@ -61,7 +61,7 @@ class FlowOptions(EstimatorOptions):
 
 
 def run(options: FlowOptions) -> int:
-    """Estimates and writes; the exit code.
+    """Estimate and write; the exit code.
 
     Raises:
         DeqflowError, OSError: an input or an option does not hold; said in one sentence.
@@ -158,7 +158,7 @@ def _without_results(images: list[Path]) -> list[Path]:
 
 
 def _results(options: FlowOptions, frames: list[Path]) -> list[dict[Kind, Path]]:
-    """What to write for each pair."""
+    """Return what to write for each pair."""
     output = Path(options.output)
     if not is_file_name(options.output, FLOW_FORMATS):
         names = _result_names(frames[:-1])
@@ -173,7 +173,7 @@ def _results(options: FlowOptions, frames: list[Path]) -> list[dict[Kind, Path]]
 
 
 def _result_names(frames: list[Path]) -> list[str]:
-    """Stems where they are unique, numbered otherwise (a/left.png b/left.png)."""
+    """Return stems where they are unique, numbered otherwise (a/left.png b/left.png)."""
     stems = [frame.stem for frame in frames]
     if max(Counter(stems).values()) == 1:
         return stems

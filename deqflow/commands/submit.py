@@ -70,7 +70,7 @@ class SubmitOptions(ModelOptions):
 
 
 def run(options: SubmitOptions) -> int:
-    """Writes, packs and checks; the exit code.
+    """Write, pack and check; the exit code.
 
     Raises:
         DeqflowError, OSError: an option or a file does not hold; said in one sentence.

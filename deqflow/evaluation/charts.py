@@ -90,7 +90,7 @@ def charts(
 
 
 def _by_region(summary: Summary, name: str, by: str, regions: dict[str, str]) -> Chart | None:
-    """Errors of every method in parts of the frame, over the data sets that have them."""
+    """Draw errors of every method in parts of the frame, over the data sets that have them."""
     totals = {
         title: totals
         for title, totals in summary.totals.items()

@@ -44,7 +44,7 @@ class TrainingMemory:
 def training_memory(
     model: DEQFlow, correction: Correction, *, steps: int, size: tuple[int, int], batch: int = 1
 ) -> TrainingMemory:
-    """Bytes that one training step keeps; its backward pass runs too, for the peak of the process.
+    """Measure what one training step keeps; its backward pass runs too, for the peak of the process.
 
     Args:
         model: any; gradients are left behind.
@@ -92,7 +92,7 @@ def _measure(name: str, correction: Correction, steps: int, size: tuple[int, int
 def memory_report(
     name: str, *, steps: Sequence[int], corrections: Sequence[int], size: tuple[int, int]
 ) -> str:
-    """A Markdown table: a model unrolled against it as a DEQ with so many corrections and one-step gradients.
+    """Return a Markdown table: a model unrolled against it as a DEQ with corrections and one-step gradients.
 
     Each row is measured in a process of its own, since the peak of a process never falls again.
     """

@@ -54,7 +54,7 @@ _WAUC_SCORES = np.append(np.arange(_WAUC_BINS, 0, -1) * np.arange(_WAUC_BINS + 1
 
 
 def end_point_error(flow: NDArray[np.floating], truth: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Euclidean distance of two flow fields at each pixel (Baker et al., IJCV 2011, section 4.1).
+    """Return the Euclidean distance of two flow fields at each pixel (Baker et al., IJCV 2011, section 4.1).
 
     Args:
         flow: estimate (H, W, 2) in pixels.
@@ -108,7 +108,7 @@ class ErrorSums:
 
     @classmethod
     def of_pair(cls, pixels: int = 0, error: float = 0.0, **counts: int) -> Self:
-        """Sums of one pair, which is one image if a pixel of it is valid."""
+        """Return the sums of one pair, which is one image if a pixel of it is valid."""
         mean = error / pixels if pixels else 0.0
         return cls(1, int(pixels > 0), pixels, error=error, image_error=mean, **counts)
 
@@ -220,12 +220,12 @@ def metric_name(kind: str, region: str) -> str:
 
 
 def percentage(count: int, total: int) -> float:
-    """``count`` in percent of ``total``; NaN of nothing."""
+    """Return ``count`` in percent of ``total``; NaN of nothing."""
     return 100.0 * count / total if total else math.nan
 
 
 def _sample_error(flow: NDArray[np.floating], sample: Sample) -> NDArray[np.float64]:
-    """The error at each pixel; where ground truth has four values in it, against the nearest (Spring)."""
+    """Return the error at each pixel, against the nearest of the four values of ground truth if so (Spring)."""
     if sample.subpixels is None:
         return end_point_error(flow, sample.flow)
     return np.fmin.reduce([end_point_error(flow, truth) for truth in sample.subpixels])
@@ -239,7 +239,7 @@ class _Pixels:
     """What is counted of each pixel, and the counts over some of them."""
 
     def __init__(self, error: NDArray[np.float64], length: NDArray[np.float64]) -> None:
-        """``error`` and ``length`` of the true motion are (N,), of valid pixels."""
+        """Take ``error`` and ``length`` of the true motion, (N,) of valid pixels."""
         finite = np.isfinite(error)
         self.error = np.where(finite, error, 0.0)
         # Negated comparisons, because NaN compares false with everything and must come out as wrong; it is

@@ -33,7 +33,7 @@ class Plan:
     def of(
         cls, datasets: Sequence[PairDataset], *, sequential: bool = False, limit: int | None = None
     ) -> "Plan":
-        """Every pair, or the first ``limit`` of each data set.
+        """Plan every pair, or the first ``limit`` of each data set.
 
         Args:
             datasets: in the order in which they are evaluated.
@@ -56,11 +56,11 @@ class Plan:
         return cls(datasets, chains)
 
     def share(self, rank: int, count: int) -> "Plan":
-        """What one of ``count`` processes has to do."""
+        """Return what one of ``count`` processes has to do."""
         return Plan(self.datasets, self.chains[rank::count])
 
     def without(self, finished: Collection[SampleKey], methods: Collection[str]) -> "Plan":
-        """The chains of which something is missing; they are needed whole, to pass on where solves ended."""
+        """Return the chains that lack a result; they are needed whole, to pass on where solves ended."""
 
         def missing(place: Place) -> bool:
             return any(key not in finished for key in self.keys(place, methods))
@@ -68,7 +68,7 @@ class Plan:
         return Plan(self.datasets, [chain for chain in self.chains if any(map(missing, chain))])
 
     def keys(self, place: Place, methods: Collection[str]) -> list[SampleKey]:
-        """What a pair's results are called."""
+        """Return what a pair's results are called."""
         dataset = self.datasets[place.dataset]
         return [SampleKey(method, dataset.title, dataset.files[place.pair].name) for method in methods]
 

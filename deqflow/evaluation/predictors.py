@@ -1,7 +1,7 @@
 """Methods under evaluation: a model on pairs, a model along sequences, and what to compare them with.
 
 Each takes samples of one size and answers in their order. Frames are padded as in published evaluations
-before the model sees them: KITTI at the bottom, everything else centred.
+before the model sees them: KITTI at the bottom, everything else centered.
 """
 
 import time
@@ -70,7 +70,7 @@ class Predictor(Protocol):
 
 
 def dis_flow(frame1: NDArray[np.uint8], frame2: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Dense inverse search (Kroeger et al., ECCV 2016) as OpenCV computes it, medium preset, on grayscale.
+    """Estimate by dense inverse search (Kroeger et al., ECCV 2016): OpenCV, medium preset, on grayscale.
 
     Args:
         frame1: uint8 RGB (H, W, 3).
@@ -87,7 +87,7 @@ def dis_flow(frame1: NDArray[np.uint8], frame2: NDArray[np.uint8]) -> NDArray[np
 
 
 def zero_flow(frame1: NDArray[np.uint8], frame2: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """No motion: float32 zeros (H, W, 2). Its error is the mean length of the true motion."""
+    """Return no motion: float32 zeros (H, W, 2). Its error is the mean length of the true motion."""
     return np.zeros((*frame1.shape[:2], 2), np.float32)
 
 
@@ -161,7 +161,7 @@ class SequencePredictor:
     sequential: ClassVar[bool] = True
 
     def __init__(self, model: DEQFlow, *, flow_only: bool = False) -> None:
-        """``flow_only`` is RAFT's warm start; else the whole fixed point is reused. See ``FlowStream``."""
+        """Start from the whole fixed point of the pair before, or as RAFT does from its ``flow_only``."""
         self.stream = (FlowOnlyStream if flow_only else FlowStream)(model, detect_cuts=False)
         self._expected: tuple[str, str, int, tuple[int, ...]] | None = None
 

@@ -53,7 +53,7 @@ class Picture:
     Attributes:
         title: what it shows.
         image: uint8 RGB.
-        scale: the value of the brightest colour, for pictures of numbers.
+        scale: the value of the brightest color, for pictures of numbers.
     """
 
     title: str
@@ -92,7 +92,7 @@ def write_report(
     *,
     samples: int = 12,
 ) -> Path:
-    """Looks closely at some samples and writes the page and its pictures.
+    """Look closely at some samples and write the page and its pictures.
 
     Args:
         folder: where to; made if it is not there.
@@ -130,14 +130,14 @@ def write_report(
 
 
 def choose(results: Sequence[SampleResult], datasets: Sequence[PairDataset], limit: int) -> list[Choice]:
-    """The worst, median and best sample of each data set, in the data sets' order; no more than ``limit``.
+    """Choose the worst, median and best sample of each data set, in their order; no more than ``limit``.
 
     If that is too many, best ones are left out first, then median ones. Without a finite EPE it is the worst.
     """
     chosen: list[tuple[str, int, SampleResult]] = []
     for number, dataset in enumerate(datasets):
         mine = sorted(
-            (result for result in results if result.dataset == dataset.title),
+            (r for r in results if r.dataset == dataset.title and r.regions["all"].pixels),
             key=lambda result: (not math.isfinite(result.epe), result.epe),
         )
         if mine:
@@ -156,43 +156,40 @@ def choose(results: Sequence[SampleResult], datasets: Sequence[PairDataset], lim
 
 
 def sample_pictures(look: Study) -> list[Picture]:
-    """What is shown of a sample: frames, truth, estimate, errors real and expected; all of one size."""
-    sample = look.item.sample
-    valid = sample.valid
-    lengths = np.hypot(sample.flow[..., 0], sample.flow[..., 1])[valid]
+    """Draw what is shown of a sample: frames, truth, estimate, errors real and expected; all of one size."""
+    sample, known = look.item.sample, look.known
+    everywhere = np.ones(known.shape, bool)
+    lengths = np.hypot(sample.flow[..., 0], sample.flow[..., 1])[sample.valid]
     longest = round_up(float(np.percentile(lengths, 99)) if lengths.size else 1.0)
-    known = look.known
     largest = round_up(float(np.percentile(look.error[known], 98)) if known.any() else 1.0)
     apart = round_up(float(np.percentile(look.disagreement, 99)))
-    everywhere = np.ones(valid.shape, bool)
-    truth = shrink_known(sample.flow, valid)
-    estimate = shrink_known(look.flow, np.asarray(np.isfinite(look.flow).all(axis=-1)))
-    frame1, frame2 = (
-        np.clip(np.rint(shrink_known(frame, everywhere)), 0, 255).astype(np.uint8)
-        for frame in (sample.frame1, sample.frame2)
-    )
-    error = shrink_known(look.error[..., None], known)
-    spread = shrink_known(look.disagreement[..., None], everywhere)
-    told = []
-    if look.uncertainty is not None:
-        expected = shrink_known(look.uncertainty[..., None], everywhere)
-        told = [
-            Picture("Error expected by the model", scalar_map(expected[..., 0], largest), f"{largest:g} px")
-        ]
-    full = f"{longest:g} px"
-    return [
-        Picture("Frame 1", frame1),
-        Picture("Ground truth", flow_to_image(truth, longest, clip=True), full),
-        Picture("Estimate", flow_to_image(estimate, longest, clip=True), full),
-        Picture("Frame 2", frame2),
-        Picture("Error", scalar_map(error[..., 0], largest), f"{largest:g} px"),
-        Picture("Disagreement between starts", scalar_map(spread[..., 0], apart), f"{apart:g} px"),
-        *told,
+
+    def frame(title: str, image: NDArray[np.uint8]) -> Picture:
+        return Picture(title, np.clip(np.rint(shrink_known(image, everywhere)), 0, 255).astype(np.uint8))
+
+    def motion(title: str, flow: NDArray[np.float32], where: NDArray[np.bool_]) -> Picture:
+        small = shrink_known(flow, where)
+        return Picture(title, flow_to_image(small, longest, clip=True), f"{longest:g} px")
+
+    def numbers(title: str, values: NDArray[np.floating], most: float, where: NDArray[np.bool_]) -> Picture:
+        small = shrink_known(values[..., None], where)[..., 0]
+        return Picture(title, scalar_map(small, most), f"{most:g} px")
+
+    pictures = [
+        frame("Frame 1", sample.frame1),
+        motion("Ground truth", sample.flow, sample.valid),
+        motion("Estimate", look.flow, np.asarray(np.isfinite(look.flow).all(axis=-1))),
+        frame("Frame 2", sample.frame2),
+        numbers("Error", look.error, largest, known),
+        numbers("Disagreement between starts", look.disagreement, apart, everywhere),
     ]
+    if look.uncertainty is not None:
+        pictures.append(numbers("Error expected by the model", look.uncertainty, largest, everywhere))
+    return pictures
 
 
 def shrink_known(values: NDArray[Any], known: NDArray[np.bool_], width: int = _WIDTH) -> NDArray[np.float32]:
-    """Scales (H, W, C) down to a width by averaging what is known; NaN where nothing is.
+    """Scale (H, W, C) down to a width by averaging what is known; NaN where nothing is.
 
     Sparse ground truth stays visible, which plain scaling would fade to nothing.
     """
@@ -206,7 +203,7 @@ def shrink_known(values: NDArray[Any], known: NDArray[np.bool_], width: int = _W
 
 
 def panel(pictures: Sequence[Picture]) -> NDArray[np.uint8]:
-    """Pictures of one size in rows of three, titled."""
+    """Join pictures of one size in rows of three, titled."""
     blank = np.full_like(pictures[0].image, 32)
     images = [picture.image for picture in pictures] + [blank] * (-len(pictures) % 3)
     titles = [f"{p.title}, {p.scale}" if p.scale else p.title for p in pictures]
@@ -215,14 +212,14 @@ def panel(pictures: Sequence[Picture]) -> NDArray[np.uint8]:
 
 
 def round_up(value: float) -> float:
-    """The next of 1, 2, 5, 10, ... times a power of ten, at least 0.1: a scale that can be said."""
+    """Return the next of 1, 2, 5, 10, ... times a power of ten, at least 0.1: a scale that can be said."""
     value = max(value, 0.1)
     power = 10.0 ** math.floor(math.log10(value))
     return next(step * power for step in (1, 2, 5, 10) if value <= step * power * (1 + 1e-9))
 
 
 def file_name(name: str) -> str:
-    """A name as part of a file's name, whatever it holds."""
+    """Return a name as part of a file's name, whatever it holds."""
     return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name)[:80]
 
 
@@ -294,7 +291,7 @@ def published_table(summary: Summary) -> list[dict[str, Any]]:
 
 
 def coverage(summary: Summary) -> list[str]:
-    """Which published data sets were evaluated only in part, in words."""
+    """Say which published data sets were evaluated only in part, in words."""
     return [
         f"{summary.totals[title][summary.methods[0]].pairs} of {count} pairs of {title}"
         for title, count in ((title, official_pairs(title)) for title in _PUBLISHED)
@@ -303,7 +300,7 @@ def coverage(summary: Summary) -> list[str]:
 
 
 def confidence(findings: Findings) -> dict[str, Any]:
-    """How well residual and disagreement tell the error, as rank correlations and in words."""
+    """Tell how well residual and disagreement tell the error, as rank correlations and in words."""
     results = [r for r in findings.results if r.residual is not None and math.isfinite(r.epe)]
     residual = spearman(
         np.array([r.residual for r in results], float), np.array([r.epe for r in results], float)
@@ -335,7 +332,7 @@ def confidence(findings: Findings) -> dict[str, Any]:
 
 
 def in_words(correlation: float, points: int = FEWEST) -> str:
-    """What a rank correlation of so many points says."""
+    """Say what a rank correlation of so many points means."""
     if math.isnan(correlation) or points < FEWEST:
         return "too few samples to say"
     for least, words in ((0.7, "tells well"), (0.4, "tells in part"), (0.2, "tells a little")):

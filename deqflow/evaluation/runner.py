@@ -132,7 +132,7 @@ def evaluate(
 
 
 def read_ahead(plan: Plan, workers: int) -> Iterator[Item]:
-    """The samples of a plan in order, read by threads before they are needed.
+    """Yield the samples of a plan in order, read by threads before they are needed.
 
     Decoding releases Python's lock, so that threads serve; unlike processes they need not copy what they read
     and end with Ctrl-C.
@@ -160,7 +160,7 @@ def read_ahead(plan: Plan, workers: int) -> Iterator[Item]:
 
 
 def batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    """Items of one frame size and padding in groups of ``size``; the last ones of each size are fewer.
+    """Yield items of one frame size and padding in groups of ``size``; the last of each are fewer.
 
     No more than ``4 * size`` items wait for others of their size: then the largest group goes as it is.
     """

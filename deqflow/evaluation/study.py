@@ -131,12 +131,12 @@ def study(
 
 
 def _array(flow: torch.Tensor) -> NDArray[np.float32]:
-    """Flow (1, 2, H, W) as an array (H, W, 2)."""
+    """Return flow (1, 2, H, W) as an array (H, W, 2)."""
     return flow[0].float().permute(1, 2, 0).cpu().numpy()
 
 
 def noise_like(state: FlowState, generator: torch.Generator) -> FlowState:
-    """Noise as large as a state: flow as long as its own (at least a pixel of the grid), hidden as spread."""
+    """Draw noise as large as a state: flow as long (at least a pixel of the grid), hidden as spread."""
 
     def noise(part: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
         drawn = torch.randn(part.shape, generator=generator, device=part.device)
@@ -147,18 +147,18 @@ def noise_like(state: FlowState, generator: torch.Generator) -> FlowState:
 
 
 def disagreement(flows: Sequence[NDArray[np.floating]]) -> Map:
-    """Root mean square distance of flows (H, W, 2) from their mean at each pixel, (H, W) in pixels."""
+    """Return the RMS distance of flows (H, W, 2) from their mean at each pixel, (H, W) in pixels."""
     stacked = np.stack(flows).astype(np.float64)
     return np.sqrt(np.square(stacked - stacked.mean(axis=0)).sum(axis=-1).mean(axis=0))
 
 
 def step_counts(steps: int) -> list[int]:
-    """Powers of two below ``steps``, ``steps`` itself and its double."""
+    """Return powers of two below ``steps``, ``steps`` itself and its double."""
     return [2**power for power in range(steps.bit_length()) if 2**power < steps] + [steps, 2 * steps]
 
 
 def spearman(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
-    """Spearman's rank correlation of (N,) and (N,), ties sharing their mean rank; NaN below three points."""
+    """Return Spearman's rank correlation of (N,) and (N,), ties at mean rank; NaN below three points."""
     if len(x) < 3:
         return math.nan
     a, b = (_ranks(values) for values in (x, y))
@@ -175,7 +175,7 @@ def _ranks(values: NDArray[np.floating]) -> Map:
 def sparsification(
     error: NDArray[np.floating], uncertainty: NDArray[np.floating], shares: Iterable[float]
 ) -> Map:
-    """Mean error of what is left when the most uncertain pixels are taken away, relative to that of all.
+    """Return the mean error of what is left without the most uncertain pixels, relative to that of all.
 
     Source: Ilg et al., Uncertainty Estimates and Multi-Hypotheses Networks for Optical Flow, ECCV 2018.
 

@@ -53,7 +53,7 @@ class Submission:
     """
 
     def __init__(self, name: str, root: Path, folder: Path, *, partial: bool = False) -> None:
-        """Indexes the test split below ``root``.
+        """Index the test split below ``root``.
 
         Raises:
             ConfigError: a benchmark without a server that we know.
@@ -84,18 +84,18 @@ class Submission:
         return self.layout.upload.format(folder=self.folder, archive=self.archive)
 
     def file(self, place: Place) -> Path:
-        """Where the flow of a pair goes."""
+        """Return where the flow of a pair goes."""
         return self.folder / self.layout.place(self._pair(place))
 
     def _pair(self, place: Place) -> PairFiles:
         return self.datasets[place.dataset].files[place.pair]
 
     def places(self) -> list[Place]:
-        """Every pair in order."""
+        """Return every pair in order."""
         return Plan.of(self.datasets).places
 
     def write(self, predict: Predictor, settings: dict[str, Any], *, overwrite: bool = False) -> float:
-        """Writes what is missing and returns the mean steps per pair of what was solved; NaN of nothing.
+        """Write what is missing and return the mean steps per pair of what was solved; NaN of nothing.
 
         A predictor that goes along sequences starts each solve from the one before. Of a sequence that a run
         left unfinished all pairs are solved again, so that the files are those of a run never interrupted.
@@ -131,11 +131,11 @@ class Submission:
         return float(np.mean(steps)) if steps else math.nan
 
     def written(self) -> int:
-        """How many files are there."""
+        """Count the files that are there."""
         return sum(self.file(place).is_file() for place in self.places())
 
     def _begin(self, settings: dict[str, Any], *, overwrite: bool) -> None:
-        """Makes the folder ours, or finds that it is."""
+        """Make the folder ours, or find that it is."""
         there = [file for file in map(self.file, self.places()) if file.exists()]
         if overwrite:
             for file in there:
@@ -158,7 +158,7 @@ class Submission:
         return Item(self.datasets[place.dataset], sample)
 
     def pack(self) -> None:
-        """Writes the archive, if the server takes one. The files are compressed already: they are stored."""
+        """Write the archive, if the server takes one. The files are compressed already: they are stored."""
         if self.archive is None or self.layout.packed is None:
             return
         with atomic_path(self.archive) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -169,7 +169,7 @@ class Submission:
                 archive.writestr(entry, self.file(place).read_bytes())
 
     def check(self) -> Checked:
-        """Reads every file again: names, formats, sizes against the frames, values; and the archive."""
+        """Read every file again: names, formats, sizes against the frames, values; and the archive."""
         problems: list[str] = []
         notes: list[str] = []
         files = 0
@@ -217,7 +217,7 @@ class Submission:
             notes.append(f"{file} has {far} pixels that move further than the frame's diagonal")
 
     def _archive_problems(self) -> list[str]:
-        """How the archive differs from the files beside it."""
+        """Say how the archive differs from the files beside it."""
         if self.archive is None or self.layout.packed is None:
             return []
         if not self.archive.is_file():

@@ -222,7 +222,7 @@ class Summary:
         return [f"{mark}{label}{mark}", *errors, *figures, *work, f"{first.seconds:.2f}"]
 
     def _by_region(self) -> list[str]:
-        """Sintel's and KITTI's own figures, of the regions that some data set has."""
+        """Tabulate Sintel's and KITTI's own figures, of the regions that some data set has."""
         totals = self._first_totals()
         present = {name for total in totals.values() for name, sums in total.regions.items() if sums.pixels}
         epe = [region for region in REGIONS if region in present and region not in ("all", *_FL_REGIONS)]
@@ -294,14 +294,14 @@ class Summary:
 
 
 def _mean(values: Iterable[float | None]) -> float:
-    """Mean of plain floats, added up in their order; NaN of nothing and if one is missing or not finite."""
+    """Return the mean of plain floats, added up in order; NaN of nothing and if one is None or not finite."""
     numbers = [math.nan if value is None else value for value in values]
     mean = sum(numbers) / len(numbers) if numbers else math.nan
     return mean if math.isfinite(mean) else math.nan
 
 
 def _geometric_mean(values: Sequence[float]) -> float:
-    """Geometric mean; NaN of nothing and if one is NaN, else 0 if one is 0."""
+    """Return the geometric mean; NaN of nothing and if one is NaN, else 0 if one is 0."""
     if 0 in values and not any(map(math.isnan, values)):
         return 0.0
     return math.exp(_mean(math.log(value) if value else math.nan for value in values))

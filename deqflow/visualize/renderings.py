@@ -98,7 +98,7 @@ def _side_by_side(pair: ShownPair) -> Image:
 
 
 def _warped(pair: ShownPair) -> Image:
-    """Frame 2 carried back along the flow, which should be frame 1, and how far it is from that."""
+    """Draw frame 2 carried back along the flow, which should be frame 1, and its distance from that."""
     from deqflow.geometry import warp  # which imports torch
 
     carried, inside = warp(pair.frame2, np.nan_to_num(pair.flow))

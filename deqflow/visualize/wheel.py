@@ -14,7 +14,7 @@ _SECTORS = (15, 6, 4, 11, 13, 6)
 
 
 def _color_wheel() -> NDArray[np.float32]:
-    """The 55 hues of the wheel and the first again, (56, 3) in 0..1."""
+    """Return the 55 hues of the wheel and the first again, (56, 3) in 0..1."""
     corners = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]], float)
     positions = np.cumsum((0, *_SECTORS))
     hues = np.arange(positions[-1] + 1)
@@ -60,7 +60,7 @@ def flow_to_image(flow: Flow, max_magnitude: float | None = None, *, clip: bool 
 
 @dataclass
 class ColorScale:
-    """One length for full saturation over a whole video, so that colours do not flicker.
+    """One length for full saturation over a whole video, so that colors do not flicker.
 
     Follows the 99th percentile of |flow|: up within a few frames, down slowly, never below ``floor`` (so that
     noise of a still scene stays pale).

@@ -23,7 +23,7 @@ def kitti_2015(root: Path, split: str) -> list[PairDataset]:
 
 
 def kitti_2012(root: Path, split: str) -> list[PairDataset]:
-    """Colour frames, or ``image_0`` in gray where only these are there."""
+    """Color frames, or ``image_0`` in gray where only these are there."""
     folder = root / split
     images = (
         "image_0" if (folder / "image_0").is_dir() and not (folder / "colored_0").is_dir() else "colored_0"
