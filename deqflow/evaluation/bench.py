@@ -1,10 +1,11 @@
 """What ``deqflow bench`` measures of models: seconds by part, solver steps, errors expected and real."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from statistics import fmean, geometric_mean, median
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from deqflow.estimator import DEQFlow
 from deqflow.evaluation.metrics import end_point_error
 from deqflow.evaluation.study import spearman
 from deqflow.tables import markdown
+
+Name = TypeVar("Name")
 
 SOLVERS: Mapping[str, Solver] = {
     "plain": FixedPointIteration(),
@@ -41,15 +44,49 @@ EDGES = (0.3, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a pair, and how they are shared between the estimator's spans.
+    """How long something takes, and how that is shared between the spans inside it.
 
     Attributes:
         seconds: of each repetition, without the profiler.
         spans: seconds by span, of one more repetition with it.
     """
 
-    seconds: list[float]
-    spans: dict[str, float]
+    seconds: list[float] = field(default_factory=list)
+    spans: dict[str, float] = field(default_factory=dict)
+
+
+def take_turns(
+    runs: Mapping[Name, Callable[[], object]],
+    device: torch.device,
+    *,
+    repeats: int,
+    warm_up: int = 1,
+    progress: bool = True,
+) -> dict[Name, Timing]:
+    """Time several things ``repeats`` times in turns: a machine whose speed drifts slows all of them alike.
+
+    Args:
+        runs: what to time, by name.
+        device: that they run on.
+        repeats: rounds that count.
+        warm_up: rounds before them that do not; one more in the end is for the spans.
+        progress: show a bar on standard error.
+    """
+    timings = {name: Timing() for name in runs}
+    clock = stopwatch(device)
+    for round_ in tqdm(range(warm_up + repeats + 1), unit="round", disable=not progress):
+        for name, run in runs.items():
+            if round_ == warm_up + repeats:
+                with span_seconds(device) as spans:
+                    run()
+                timings[name].spans.update(spans)
+                continue
+            next(clock)
+            run()
+            seconds = next(clock)
+            if round_ >= warm_up:
+                timings[name].seconds.append(seconds)
+    return timings
 
 
 def measure_speed(
@@ -61,38 +98,30 @@ def measure_speed(
     repeats: int,
     progress: bool = True,
 ) -> dict[tuple[str, int], Timing]:
-    """Time every combination of precision and steps ``repeats`` times, in turns.
+    """Time every combination of precision and steps; see ``take_turns``.
 
     Args:
         model: restored to its own precision at the end.
         precisions: names that ``resolve_precision`` knows.
         steps: evaluations of the update operator.
         size: height and width of the frames, which hold noise: with tolerance 0 the content costs nothing.
-        repeats: beside a first round that does not count, and a last one for the spans.
+        repeats: of each.
         progress: show a bar on standard error.
     """
     noise = torch.randint(0, 256, (2, 1, 3, *size), generator=torch.Generator().manual_seed(0))
-    frame1, frame2 = noise.to(model.device).float()
-    timings = {(precision, count): Timing([], {}) for precision in precisions for count in steps}
-    clock, own_precision = stopwatch(model.device), model.precision
+    frames = noise.to(model.device).float()
+
+    def estimate(precision: str, count: int) -> None:
+        model.precision = resolve_precision(precision, model.device)
+        with torch.inference_mode():
+            model(*frames, steps=count, tolerance=0.0)
+
+    runs = {(p, n): partial(estimate, p, n) for p in precisions for n in steps}
+    own_precision = model.precision
     try:
-        for round_ in tqdm(range(repeats + 2), unit="round", disable=not progress):
-            for (precision, count), timing in timings.items():
-                model.precision = resolve_precision(precision, model.device)
-                with torch.inference_mode():
-                    if round_ > repeats:
-                        with span_seconds(model.device) as spans:
-                            model(frame1, frame2, steps=count, tolerance=0.0)
-                        timing.spans.update(spans)
-                        continue
-                    next(clock)
-                    model(frame1, frame2, steps=count, tolerance=0.0)
-                    seconds = next(clock)
-                    if round_ > 0:
-                        timing.seconds.append(seconds)
+        return take_turns(runs, model.device, repeats=repeats, progress=progress)
     finally:
         model.precision = own_precision
-    return timings
 
 
 def speed_table(timings: Mapping[tuple[str, int], Timing]) -> str:

@@ -225,7 +225,7 @@ def percentage(count: int, total: int) -> float:
 
 
 def _sample_error(flow: NDArray[np.floating], sample: Sample) -> NDArray[np.float64]:
-    """Return the error at each pixel, against the nearest of the four values of ground truth if so (Spring)."""
+    """Return the error at each pixel; of four values of ground truth in it (Spring) the nearest counts."""
     if sample.subpixels is None:
         return end_point_error(flow, sample.flow)
     return np.fmin.reduce([end_point_error(flow, truth) for truth in sample.subpixels])

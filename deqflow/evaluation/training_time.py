@@ -1,16 +1,15 @@
 """Seconds of a training step on synthetic scenes, and which part of it they go to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import count
 from statistics import median
 
 import torch
 from torch import nn
 from torch.profiler import record_function
-from tqdm import tqdm
 
-from deqflow.devices import resolve_device, span_seconds, stopwatch
+from deqflow.devices import resolve_device
+from deqflow.evaluation.bench import Timing, take_turns
 from deqflow.tables import markdown
 from deqflow.training.checkpoint import create_model
 from deqflow.training.data import collate, open_scenes
@@ -24,19 +23,6 @@ STEP = "step"
 
 PARTS = ("render", "encode", "correlation", "context", "solve", "decode", "backward", "optimizer")
 """Spans inside it, one after the other; some are the estimator's. Gradient steps are part of ``solve``."""
-
-
-@dataclass(frozen=True)
-class StepTiming:
-    """Seconds of training steps.
-
-    Attributes:
-        seconds: of each step, without the profiler.
-        spans: of one more step with it, by span: ``STEP``, the estimator's, and those of ``TimedTraining``.
-    """
-
-    seconds: list[float] = field(default_factory=list)
-    spans: dict[str, float] = field(default_factory=dict)
 
 
 class TimedTraining:
@@ -76,33 +62,21 @@ class TimedTraining:
 
 def measure_training(
     variants: Mapping[str, SceneOptions], *, repeats: int, progress: bool = True
-) -> dict[str, StepTiming]:
-    """Time steps of several kinds of training, in turns.
+) -> dict[str, Timing]:
+    """Time steps of several kinds of training; see ``take_turns``.
 
     Args:
         variants: options of synthetic stages, by what to call them.
-        repeats: steps of each, beside two that do not count and a last one for the spans.
+        repeats: steps of each.
         progress: show a bar on standard error.
     """
     runs = {name: TimedTraining(options) for name, options in variants.items()}
-    timings = {name: StepTiming() for name in variants}
-    for round_ in tqdm(range(repeats + 3), unit="round", disable=not progress):
-        for name, run in runs.items():
-            if round_ == repeats + 2:
-                with span_seconds(run.device) as spans:
-                    run.step()
-                timings[name].spans.update(spans)
-                continue
-            clock = stopwatch(run.device)
-            next(clock)
-            run.step()
-            seconds = next(clock)
-            if round_ > 1:
-                timings[name].seconds.append(seconds)
-    return timings
+    steps = {name: run.step for name, run in runs.items()}
+    device = next(iter(runs.values())).device
+    return take_turns(steps, device, repeats=repeats, warm_up=2, progress=progress)
 
 
-def training_table(timings: Mapping[str, StepTiming], *, batch: int) -> str:
+def training_table(timings: Mapping[str, Timing], *, batch: int) -> str:
     """Return a Markdown table of medians, one row per kind of training; every step is of ``batch`` pairs."""
     rows = []
     for name, timing in timings.items():
