@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, get_type_hints
 
 from deqflow.errors import ConfigError, DataError
 from deqflow.evaluation.metrics import ErrorSums
@@ -110,8 +110,8 @@ class SampleResult:
         """
         values = json.loads(line)
         del values["metrics"]
-        for name, kind in (("method", str), ("dataset", str), ("name", str), ("seconds", float)):
-            if not isinstance(values[name], kind):
+        for name, kind in get_type_hints(cls).items():
+            if name != "regions" and not isinstance(values[name], kind):
                 raise ValueError(f"{name} is {values[name]!r}")
         values["regions"] = {name: _sums(sums) for name, sums in values["regions"].items()}
         if "all" not in values["regions"]:
