@@ -2,9 +2,11 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from PIL import Image
 
 from deqflow import zoo
 from deqflow.cli import main
-from deqflow.errors import VideoError
+from deqflow.errors import VideoError, VideoWarning
 from deqflow.io import VideoWriter, open_video, read_flow, read_image, write_image
 from deqflow.io.outputs import Replacements
 from deqflow.io.video import Behind, ahead
@@ -245,6 +247,19 @@ class TestNothingLost:
         assert run(*arguments) == 0
         assert len(list(open_video(old))) == 3
         assert read_flow(tmp_path / "flows/frame_000001.flo")[0].shape == (32, 32, 2)
+
+    def test_a_header_that_announces_ages(self, run, tmp_path: Path) -> None:
+        path = encode(tmp_path / "a.mkv", textured(4, (32, 32)))
+        data = path.read_bytes()
+        with av.open(str(path)) as file:
+            assert file.duration == 160_000
+        found = data.index(struct.pack(">d", 160.0))  # the segment's duration, milliseconds
+        path.write_bytes(data[:found] + struct.pack(">d", 1e15) + data[found + 8 :])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", VideoWarning)
+            assert (open_video(path).frame_count or 0) > 10**10
+            assert run("a.mkv", "--output", "b.mp4", "--flow-dir", "flows") == 0
+        assert len(list((tmp_path / "flows").iterdir())) == 3
 
     def test_two_results_in_one_place(self, run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         encode(tmp_path / "a.mp4", textured(3))

@@ -1,9 +1,11 @@
 """The files of ``deqflow video``: a video or images, and flow, written as the pairs come."""
 
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -45,14 +47,32 @@ class Pair:
 
 
 def planned_files(options: "VideoOptions", source: VideoSource, output: Path) -> Iterator[Path]:
-    """Yield all files that are going to be written, as far as the source announces its frames."""
-    numbers = (source.numbers or range(1, 2))[:-1] or (1,)
+    """Yield what is to be written: the video, and of numbered files the first and those that are there.
+
+    Not every one: how many there are going to be is a header's word.
+    """
+    numbers = (source.numbers or range(1, 10**9))[:-1] or (1,)
     if output.suffix.lower() == FRAME_SUFFIX:
-        yield from (ImageWriter.file(output, number) for number in numbers)
+        yield from _first_and_existing(partial(ImageWriter.file, output), numbers)
     else:
         yield output
     if options.flow_dir is not None:
-        yield from (options.flow_dir / flow_file_name(number, options.flow_format) for number in numbers)
+        yield from _first_and_existing(partial(flow_file, options), numbers)
+
+
+def _first_and_existing(file: Callable[[int], Path], numbers: Sequence[int]) -> Iterator[Path]:
+    first = file(numbers[0])
+    yield first
+    for path in first.parent.iterdir() if first.parent.is_dir() else ():
+        for number in map(int, re.findall(r"\d{6,}", path.name)):
+            if path == file(number) and path != first and number in numbers:
+                yield path
+
+
+def flow_file(options: "VideoOptions", number: int) -> Path:
+    """Return the flow file of the pair that begins with a frame."""
+    assert options.flow_dir is not None
+    return options.flow_dir / f"frame_{number:06d}{SUFFIXES[options.flow_format]}"
 
 
 @contextmanager
@@ -93,12 +113,11 @@ class Results:
             self.writer = self._open()
         self.writer.write(replace(pair.frame, image=picture))
         if self.options.flow_dir is not None:
-            name = flow_file_name(pair.frame.number, self.options.flow_format)
             if self.options.flow_size == "source" and self.source.unscaled_size is not None:
                 from deqflow.geometry import resize_flow
 
                 flow = resize_flow(flow, self.source.unscaled_size)
-            write_flow(self.files.place(self.options.flow_dir / name), flow)
+            write_flow(self.files.place(flow_file(self.options, pair.frame.number)), flow)
         if self.watch is not None:
             self.watch(self.writer.frames_written, picture)
 
@@ -127,11 +146,6 @@ class Results:
         self.notes = self.writer.notes
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             print(f"{self.writer.frames_written} pairs are in {self.place}", file=sys.stderr)
-
-
-def flow_file_name(number: int, flow_format: str) -> str:
-    """Name of the flow file of a pair, counted from 1."""
-    return f"frame_{number:06d}{SUFFIXES[flow_format]}"
 
 
 def _picture(layout: str, frame: Image, flow: NDArray[np.float32], scale: ColorScale) -> Image:

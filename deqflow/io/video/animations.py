@@ -55,7 +55,7 @@ def open_animation(path: Path, rate: Fraction | None = None, span: Span = WHOLE)
         name,
         float(usual / span.stride),
         (height, width),
-        span.numbers(range(1, count + 1), usual),
+        span.numbers(count, usual),
         read,
         time_base=1 / rate if rate else _TICK,
         files=(path,),

@@ -82,7 +82,7 @@ def open_container(place: str | BinaryIO, name: str, how: Decoding, span: Span =
         name,
         float((how.rate or reading.rate) / span.stride),
         (first.width, first.height) if turned else (first.height, first.width),
-        None if count is None else span.numbers(range(1, count + 1), how.rate or reading.rate),
+        None if count is None else span.numbers(count, how.rate or reading.rate),
         read,
         pixel_aspect=1 / aspect if turned else aspect,
         time_base=1 / how.rate if how.rate else reading.time_base,

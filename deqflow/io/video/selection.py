@@ -3,7 +3,7 @@
 import contextlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Generic, NamedTuple, TypeVar
@@ -115,11 +115,11 @@ class Span:
             begin = f" from {self.start}" if self.start else ""
             raise VideoError(f"{name} has no frames{begin}" + (f" until {self.end}" if self.end else ""))
 
-    def numbers(self, numbers: Sequence[int], rate: Fraction) -> Sequence[int]:
-        """Return the numbers that are picked of those announced, at a constant rate."""
-        first = self.start.number_at(rate) if self.start else numbers[0] if numbers else 0
-        end = self.end.number_at(rate) if self.end else math.inf
-        return [number for number in numbers if first <= number < end][:: self.stride][: self.most]
+    def numbers(self, count: int, rate: Fraction) -> range:
+        """Return the numbers that are picked of frames 1 to ``count``, at a constant rate."""
+        first = 1 if self.start is None else max(1, self.start.number_at(rate))
+        end = count + 1 if self.end is None else min(count + 1, self.end.number_at(rate))
+        return range(first, end, self.stride)[: self.most]
 
 
 WHOLE = Span()
