@@ -134,7 +134,7 @@ def check_folder_names(**folders: Path | None) -> None:
 
 
 def require_memory(model: "DEQFlow", size: tuple[int, int]) -> None:
-    """Refuse frames whose all-pairs correlation cannot fit into the memory that is free.
+    """Refuse frames for which the memory that is free is too short.
 
     Args:
         model: where it is, and its stride.
@@ -144,14 +144,18 @@ def require_memory(model: "DEQFlow", size: tuple[int, int]) -> None:
         ConfigError: more than all memory is needed.
     """
     from deqflow.devices import free_memory
+    from deqflow.network import GRUConfig
 
     height, width = size
 
+    update = model.config.update
+    attends = isinstance(update, GRUConfig) and update.attention
+
     def needed(scale: float) -> float:
         pixels = height * width * scale**2
-        # Every position with every position, and with those of the coarser levels, in half precision; and
-        # what the rest of an estimate was seen to take.
-        return 2 * (pixels / model.config.stride**2) ** 2 * 4 / 3 + 500 * pixels
+        # What an estimate was seen to take (docs/performance.md), and of attention between all positions
+        # the float32 matrix before and after its softmax.
+        return 300 * pixels + attends * 2 * 4 * (pixels / model.config.stride**2) ** 2
 
     free, longest = free_memory(model.device), max(size)
     if needed(1) > free:
