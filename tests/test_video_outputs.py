@@ -22,6 +22,7 @@ from deqflow.errors import VideoError, VideoWarning
 from deqflow.io import VideoWriter, open_video, read_flow, read_image, write_image
 from deqflow.io.outputs import Replacements
 from deqflow.io.video import Behind, ahead
+from deqflow.io.video.sound import SoundCopy
 
 STAMPS = (0, 100, 150, 1000, 1040, 4000)
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -169,6 +170,20 @@ class TestSound:
         assert sound(tmp_path / target) is None
         assert len(list(open_video(tmp_path / target))) == 12
         assert "the sound is left out" in writer.notes[0]
+
+    def test_what_cannot_be_read_is_left_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = encode(tmp_path / "a.mp4", textured(12), audio=True)
+
+        def fails(self: SoundCopy, stream: object):
+            raise av.InvalidDataError(1, "damaged")
+            yield
+
+        monkeypatch.setattr(SoundCopy, "_shifted", fails)
+        writer = copy(path, tmp_path / "b.mp4")
+        assert "the sound is left out" in writer.notes[0]
+        with av.open(str(tmp_path / "b.mp4")) as file:
+            assert [stream.type for stream in file.streams] == ["video"]
+        assert len(list(open_video(tmp_path / "b.mp4"))) == 12
 
     def test_begins_and_ends_with_the_frames(self, tmp_path: Path) -> None:
         path = encode(tmp_path / "a.mp4", textured(100), audio=True)

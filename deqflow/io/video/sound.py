@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import av
 from av.container import OutputContainer
+from av.stream import Discard
 
 from deqflow.io.video.frames import Sound
 
@@ -26,16 +27,19 @@ class SoundCopy:
         self._input = av.open(sound.place, "r", metadata_errors="replace")
         try:
             stream = self._input.streams[sound.stream]
+            for other in self._input.streams:
+                if other is not stream:
+                    other.discard = Discard.all
             self._output = output.add_stream_from_template(stream)
             self._base = stream.time_base or Fraction(1, av.time_base)
             self._shift = round((sound.begins + begins) / self._base)
             if begins > 1:
                 self._input.seek(self._shift, stream=stream)
             self._packets = self._shifted(stream)
+            self._next: av.Packet[av.stream.Stream] | None = next(self._packets, None)
         except (av.FFmpegError, ValueError):
             self.close()
             raise
-        self._next: av.Packet[av.stream.Stream] | None = next(self._packets, None)
 
     def until(self, time: Fraction) -> "Iterator[av.Packet[av.stream.Stream]]":
         """Yield the packets that begin before ``time`` in the output and have not been yielded yet."""

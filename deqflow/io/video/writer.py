@@ -176,9 +176,9 @@ class VideoWriter:
         if self._copy is not None:
             self._copy.close()
             self._copy = None
-            self._container.close()
-            self._open()
-            self._stream.height, self._stream.width = size
+        self._container.close()  # a stream may have been added
+        self._open()
+        self._stream.height, self._stream.width = size
 
     def _encode(self, frame: Image, stamp: int, duration: int) -> None:
         picture = av.VideoFrame.from_ndarray(frame, "rgb24")
