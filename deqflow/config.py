@@ -14,18 +14,23 @@ from deqflow.network import (
     GatedStripConfig,
     GRUConfig,
     MixtureConfig,
+    PyramidEncoderConfig,
     SeparateEncodersConfig,
     SharedEncoderConfig,
 )
 from deqflow.network.sizes import require_choice, require_sizes
 
-Encoder = SharedEncoderConfig | SeparateEncodersConfig
+Encoder = SharedEncoderConfig | PyramidEncoderConfig | SeparateEncodersConfig
 Update = GatedStripConfig | GRUConfig
 Upsampling = ConvexConfig | BilinearConfig
 Scales = tuple[int, ...] | Literal["all", "fast"]
 
 COMPONENTS: dict[str, dict[str, type[Any]]] = {
-    "encoder": {"shared": SharedEncoderConfig, "separate": SeparateEncodersConfig},
+    "encoder": {
+        "shared": SharedEncoderConfig,
+        "pyramid": PyramidEncoderConfig,
+        "separate": SeparateEncodersConfig,
+    },
     "update": {"gated-strips": GatedStripConfig, "mixer": GatedStripConfig, "gru": GRUConfig},
     "upsampling": {"convex": ConvexConfig, "bilinear": BilinearConfig},
     "uncertainty": {"mixture": MixtureConfig},

@@ -3,7 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Unpack, overload
 
 import numpy as np
@@ -30,76 +30,13 @@ from deqflow.estimate import BatchEstimate, FlowEstimate
 from deqflow.geometry import Padding
 from deqflow.io.frames import Batch, Frame, is_batch, to_rgb_frames
 from deqflow.io.images import SMALLEST_SIDE, ValueRange
-from deqflow.network import Mixture, build_correlation
+from deqflow.network import BilinearUpsampling, Mixture, build_correlation
 from deqflow.network.correlation import AUTO
+from deqflow.pair import EncodedFrame, FrameFeatures, PairSolution, PreparedPair
 from deqflow.step import FlowState, Movement, UpdateStep
 
 COARSEST_SIDE = 80
 """Frames are not shrunk to fewer pixels than this on the shorter side: little is left to match."""
-
-
-@dataclass(frozen=True)
-class FrameFeatures:
-    """What the encoder makes of frames at one stride.
-
-    Attributes:
-        matching: (B, C, H/s, W/s) that the correlation compares.
-        trunk: what the context is made from, of the frame that is the first of a pair; of that resolution, or
-            the frame itself where a network of its own makes the context.
-    """
-
-    matching: Tensor
-    trunk: Tensor
-
-
-@dataclass(frozen=True)
-class EncodedFrame:
-    """Encoded frames; on video each is encoded once.
-
-    Attributes:
-        image: (B, 3, H, W) of 0..255, padded.
-        features: by scale, as far as they were asked for.
-    """
-
-    image: Tensor
-    features: Mapping[int, FrameFeatures]
-
-    def _each(self, change: Any) -> "EncodedFrame":
-        features = {
-            scale: FrameFeatures(change(part.matching), change(part.trunk))
-            for scale, part in self.features.items()
-        }
-        return EncodedFrame(change(self.image), features)
-
-    def rolled(self, shift: int) -> "EncodedFrame":
-        """The same frames in another order."""
-        return self._each(lambda tensor: tensor.roll(shift, dims=0))
-
-    def halves(self) -> tuple["EncodedFrame", "EncodedFrame"]:
-        """The first and the second half of the frames."""
-        return self._each(lambda tensor: tensor.chunk(2)[0]), self._each(lambda tensor: tensor.chunk(2)[1])
-
-
-@dataclass(frozen=True)
-class PreparedPair:
-    """A pair of encoded frames and the padding that the flow between them is freed of."""
-
-    first: EncodedFrame
-    second: EncodedFrame
-    padding: Padding
-
-
-@dataclass(frozen=True)
-class PairSolution:
-    """How a pair was solved.
-
-    Attributes:
-        finest: the solution at the finest scale.
-        evaluations: (B,) of the update operator at each scale, by stride.
-    """
-
-    finest: Solution
-    evaluations: Mapping[int, Tensor]
 
 
 class DEQFlow(nn.Module):
@@ -130,6 +67,15 @@ class DEQFlow(nn.Module):
             hidden=config.hidden, context=config.context, correlation=config.correlation
         )
         self.upsample = config.upsampling.build(hidden=config.hidden, factor=config.stride)
+        self.coarse_upsample = nn.ModuleDict(
+            # Beyond an eighth a convex combination would have a hundred weights a pixel.
+            {
+                str(stride): config.upsampling.build(hidden=config.hidden, factor=stride)
+                if stride <= 8
+                else BilinearUpsampling(factor=stride)
+                for stride in config.strides[:-1]
+            }
+        )
         self.uncertainty = (
             None
             if config.uncertainty is None
@@ -155,8 +101,9 @@ class DEQFlow(nn.Module):
             if scale not in strides and scale % max(strides):
                 known = ", ".join(map(str, strides))
                 raise ConfigError(f"scale {scale}: {self.name} has {known} and multiples of the first")
-        if settings.scales[-1] != self.config.stride:
-            raise ConfigError(f"scales must end with {self.config.stride}, not {settings.scales[-1]}")
+        if settings.scales[-1] not in strides:
+            known = " or ".join(map(str, strides))
+            raise ConfigError(f"scales must end with {known}, not {settings.scales[-1]}")
         return settings
 
     def padding(self, image: Tensor) -> Padding:
@@ -248,16 +195,21 @@ class DEQFlow(nn.Module):
                 kind=self.correlation,
             )
         with self._part("context"):
-            context, hidden = self.encoder.context(first.trunk)
+            context, hidden = self.encoder.context(first.trunk, self._level(scale))
             prepared = self.update.prepare(context)
         start = self._start(first, hidden)
         return UpdateStep(self.update, correlation, prepared, start, attach_flow=attach_flow)
 
-    def initial_state(self, frame: EncodedFrame) -> FlowState:
-        """Where a solve at the finest scale starts without a better idea, of pairs with this first frame."""
-        features = frame.features[self.config.stride]
+    def _level(self, scale: int) -> int:
+        """The encoder's level that a scale is solved with, 0 the coarsest, which shrunk frames have too."""
+        return self.config.strides.index(min(scale, max(self.config.strides)))
+
+    def initial_state(self, frame: EncodedFrame, scale: int | None = None) -> FlowState:
+        """Where a solve at a scale (None: the finest) starts without a better idea, with this first frame."""
+        scale = self.config.stride if scale is None else scale
+        features = frame.features[scale]
         with self._part("context"):
-            return self._start(features, self.encoder.context(features.trunk)[1])
+            return self._start(features, self.encoder.context(features.trunk, self._level(scale))[1])
 
     def _start(self, first: FrameFeatures, hidden: Tensor | None) -> FlowState:
         """Zero flow, and hidden as the encoder says or zero; float32 whatever the network's precision."""
@@ -334,7 +286,7 @@ class DEQFlow(nn.Module):
             with self._part("solve" if finest else "coarse solve"):
                 solution = solve(operator, start, settings.solver, stop)
             before, state, evaluations[scale] = scale, solution.state, solution.steps
-        return PairSolution(solution, evaluations), operator
+        return PairSolution(scales[-1], solution, evaluations), operator
 
     def coarse_start(self, pair: PreparedPair, settings: SolveSettings | None = None) -> FlowState | None:
         """Where a cold solve starts at the finest scale; None where that scale is the only one."""
@@ -355,9 +307,10 @@ class DEQFlow(nn.Module):
         gradient: Gradient,
         solver: Solver,
         steps: int,
+        scale: int | None = None,
         attach_flow: bool = False,
     ) -> Trajectory[FlowState]:
-        """Points of the solve at the finest scale that losses can be taken on, each with a graph (training).
+        """Points of the solve at one scale that losses can be taken on, each with a graph (training).
 
         Args:
             pair: from ``prepare``.
@@ -366,10 +319,12 @@ class DEQFlow(nn.Module):
             gradient: how each point is differentiated.
             solver: where to evaluate next.
             steps: evaluations without a graph.
+            scale: one of the model's strides; None is the finest.
             attach_flow: see ``operator``.
         """
-        operator = self.operator(pair, attach_flow=attach_flow)
-        stop = StoppingRule(steps=steps, measure=Movement(self.config.stride))
+        scale = self.config.stride if scale is None else scale
+        operator = self.operator(pair, scale, attach_flow=attach_flow)
+        stop = StoppingRule(steps=steps, measure=Movement(scale))
         with self._part("solve"):
             return correction.follow(
                 operator, operator.start if start is None else start, solver, gradient, stop
@@ -400,15 +355,15 @@ class DEQFlow(nn.Module):
 
     def decode(self, solution: PairSolution, padding: Padding) -> BatchEstimate:
         """A solution as full-resolution flow, per sample."""
-        found = solution.finest
+        found, uncertainty = solution.finest, None
         state: FlowState = found.state
-        with self._part("decode"):
-            flow = padding.crop(self.upsample(state.hidden, state.flow))
-            uncertainty = (
-                None
-                if self.uncertainty is None
-                else padding.crop(self.uncertainty(state.hidden).expected_error[:, 0])
-            )
+        flow = padding.crop(self.flow_at(state, scale=solution.scale))
+        if self.uncertainty is not None:
+            with self._part("decode"):
+                expected = self.uncertainty(state.hidden).expected_error
+            if solution.scale > self.config.stride:
+                expected = F.interpolate(expected, scale_factor=solution.scale / self.config.stride)
+            uncertainty = padding.crop(expected[:, 0])
         residual, peak, _ = found.residual.unbind(dim=1)
         return BatchEstimate(
             flow=flow,
@@ -422,12 +377,25 @@ class DEQFlow(nn.Module):
             trace=found.trace,
         )
 
-    def flow_at(self, state: FlowState, positions: Tensor | None = None) -> Tensor:
-        """Full-resolution flow of a state at some subpixel positions, (B, 2, K, H/s, W/s), or all of it."""
+    def flow_at(
+        self, state: FlowState, positions: Tensor | None = None, *, scale: int | None = None
+    ) -> Tensor:
+        """Full-resolution flow of a state, (B, 2, H, W), or at some subpixel positions, (B, 2, K, H/s, W/s).
+
+        Args:
+            state: the fixed point, say.
+            positions: (K,) see ``ConvexUpsampling.at_positions``; None means all, in their places.
+            scale: stride of the state; None is the finest.
+        """
+        upsample: Any = self.upsample
+        if scale is not None and scale != self.config.stride:
+            upsample = self.coarse_upsample[str(scale)]
         with self._part("decode"):
             if positions is None:
-                return self.upsample(state.hidden, state.flow)
-            return self.upsample.at_positions(state.hidden, state.flow, positions)
+                found: Tensor = upsample(state.hidden, state.flow)
+            else:
+                found = upsample.at_positions(state.hidden, state.flow, positions)
+        return found
 
     def uncertainty_at(self, hidden: Tensor, positions: Tensor) -> Mixture:
         """What the uncertainty head makes of hidden at some subpixel positions; the model has one."""

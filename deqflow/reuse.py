@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deqflow.estimator import PreparedPair
 from deqflow.geometry import backward_warp, forward_splat
+from deqflow.pair import PreparedPair
 from deqflow.step import FlowState
 
 WORSE_THAN_BEFORE = 0.5

@@ -14,10 +14,11 @@ from deqflow.config import SolveOptions
 from deqflow.equilibrium import Outcome
 from deqflow.errors import VideoError
 from deqflow.estimate import FlowEstimate
-from deqflow.estimator import DEQFlow, EncodedFrame, PreparedPair
+from deqflow.estimator import DEQFlow
 from deqflow.io import VideoFrame, VideoSource, open_video, shrink
 from deqflow.io.frames import Frame, to_array
 from deqflow.io.images import ValueRange, value_range_of
+from deqflow.pair import EncodedFrame, PreparedPair
 from deqflow.reuse import LOST, MOST_AFRESH, UNMATCHED, CarriedState, blocks, matching_distance, nearly_equal
 from deqflow.step import FlowState
 
@@ -128,7 +129,7 @@ class FlowStream:
 
     def _estimate(self, pair: PreparedPair) -> FlowEstimate:
         """Solve a pair from what is known of the one before, and keep what the next may start from."""
-        stride = self.model.config.stride
+        stride = self.settings.scales[-1]
         waits = self.check and nearly_equal(pair)
         start = None if waits or not self.reuse else self._carried
         state, trusted = (None, None) if start is None else self._start(pair, start)
@@ -150,18 +151,20 @@ class FlowStream:
         """Where to start a pair, and in which cells to start from there (None: in all)."""
         if not self.check:
             return carried.state, None
-        failed, seen = carried.checked(pair, self.model.config.stride)
+        failed, seen = carried.checked(pair, self.settings.scales[-1])
         if int(failed.sum()) >= MOST_AFRESH * int(seen.sum()):
             return None, None
         if bool(blocks(failed, LOST).any()):
             return carried.state, carried.found & ~failed
         # A small thing and what was uncovered only forget: the flow around them is as good a start as any.
-        fresh = self.model.initial_state(pair.first)._replace(flow=carried.state.flow)
+        fresh = self.model.initial_state(pair.first, self.settings.scales[-1])._replace(
+            flow=carried.state.flow
+        )
         return carried.state.where(carried.found & ~failed, fresh), None
 
     def _still(self, pair: PreparedPair) -> FlowEstimate:
         """The estimate of two equal frames: nothing moves, and nothing was solved."""
-        state = self.model.initial_state(pair.first)
+        state = self.model.initial_state(pair.first, self.settings.scales[-1])
         height, width = (self._size or pair.first.image.shape)[2:]
         known = self.model.uncertainty is not None
         return FlowEstimate(
@@ -171,7 +174,7 @@ class FlowStream:
             residual=0.0,
             residual_peak=0.0,
             steps=0,
-            evaluations={self.model.config.stride: 0},
+            evaluations={self.settings.scales[-1]: 0},
             outcome=Outcome.CONVERGED,
             trace=np.zeros(0, np.float32),
         )

@@ -24,7 +24,8 @@ from deqflow.equilibrium import (
     absolute_change,
     solve,
 )
-from deqflow.estimator import DEQFlow, PairSolution
+from deqflow.estimator import DEQFlow
+from deqflow.pair import PairSolution
 from deqflow.step import Movement
 from deqflow.training.supervised import correction_loss
 
@@ -112,7 +113,7 @@ def published_solve(model, frames, solver, stop):
     solution = solve(
         step, step.start, solver, replace(stop, keep=Keep(slack=0.0, first=stop.minimum), measure=measure)
     )
-    decoded = model.decode(PairSolution(solution, {8: solution.steps}), pair.padding)
+    decoded = model.decode(PairSolution(8, solution, {8: solution.steps}), pair.padding)
     return solution, decoded.flow[0].numpy()
 
 

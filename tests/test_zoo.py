@@ -23,6 +23,7 @@ from deqflow.zoo import PRESETS, create, load, load_weights, save_weights
 # Without weight norm, what weight norm adds, and with the flow heads of 2022 (without weight norm).
 PARAMETERS = {
     "deqflow-s": (1_208_920, None, None),
+    "deqflow-s-next": (NEXT, None, None),
     "deqflow-tiny": (2_490_528, 448, None),
     "deqflow-b": (5_241_024, 1_792, 5_241_024),
     "deqflow-l": (8_670_976, 2_688, 8_447_360),
@@ -297,7 +298,7 @@ class TestOurFiles:
             ('{"encoder": 3}', "encoder"),
             ('{"update": {"kind": "gru", "kernels": [[2, 2]]}}', "kernels"),
             ('{"update": {"kind": "gru", "flow": [1, 2, 3]}}', "flow"),
-            ('{"hidden": 32}', "other sizes"),
+            ('{"hidden": 32}', "tensors are missing, unknown or of another shape"),
         ],
     )
     def test_descriptions_that_are_not_ours(self, config, sentence, tmp_path):

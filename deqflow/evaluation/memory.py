@@ -61,7 +61,7 @@ def training_memory(
         features = everything.total
         with encoders.counting():
             # Once more and on its own: inside the operator it cannot be told from the correlation.
-            context = model.encoder.context(pair.first.features[model.config.stride].trunk.detach())
+            context = model.encoder.context(pair.first.features[model.config.stride].trunk.detach(), -1)
         context_bytes = encoders.total
         del context
         path = model.trajectory(

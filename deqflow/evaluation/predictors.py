@@ -18,8 +18,9 @@ from torch import Tensor
 from deqflow.data.datasets import PairDataset
 from deqflow.data.sample import Sample
 from deqflow.estimate import FlowEstimate
-from deqflow.estimator import DEQFlow, PreparedPair
+from deqflow.estimator import DEQFlow
 from deqflow.geometry import Padding
+from deqflow.pair import PreparedPair
 from deqflow.reuse import CarriedState
 from deqflow.step import FlowState
 from deqflow.stream import FlowStream

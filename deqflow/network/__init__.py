@@ -3,6 +3,7 @@
 from deqflow.network.correlation import CORRELATIONS, Correlation, build_correlation
 from deqflow.network.encoder import SharedEncoder, SharedEncoderConfig, StandardizedConv2d
 from deqflow.network.gated_update import GatedStripConfig, GatedStripUpdate
+from deqflow.network.pyramid_encoder import PyramidEncoder, PyramidEncoderConfig
 from deqflow.network.raft_encoder import SeparateEncoders, SeparateEncodersConfig
 from deqflow.network.raft_update import GRUConfig, GRUUpdate
 from deqflow.network.uncertainty import Mixture, MixtureConfig, MixtureHead
@@ -28,6 +29,8 @@ __all__ = [
     "Mixture",
     "MixtureConfig",
     "MixtureHead",
+    "PyramidEncoder",
+    "PyramidEncoderConfig",
     "SeparateEncoders",
     "SeparateEncodersConfig",
     "SharedEncoder",

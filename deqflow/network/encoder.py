@@ -113,7 +113,7 @@ class SharedEncoder(nn.Module):
         trunk = centre_and_scale(self.stages(F.relu_(self.stem(image, RELU_GAIN))))
         return ((centre_and_scale(self.feature_head(trunk)), trunk),)
 
-    def context(self, trunk: Tensor) -> tuple[Tensor, None]:
+    def context(self, trunk: Tensor, level: int = 0) -> tuple[Tensor, None]:
         """Context (B, C, H/8, W/8) of a frame from its trunk; only the first frame of a pair needs it.
 
         The second value is where hidden starts: None, at zeros.

@@ -154,7 +154,7 @@ class SeparateEncoders(nn.Module):
         """Image (B, 3, H, W) in -1..1 -> features (B, F, H/8, W/8), image for ``context``; one stride."""
         return ((self.feature_net(image), image),)
 
-    def context(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+    def context(self, image: Tensor, level: int = 0) -> tuple[Tensor, Tensor | None]:
         """Context (B, C, H/8, W/8) of a frame, and where hidden starts (B, hidden, H/8, W/8) or None."""
         out = self.context_net(image)
         start = torch.tanh(out[:, : self.hidden]) if self.hidden else None

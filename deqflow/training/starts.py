@@ -33,7 +33,8 @@ from deqflow.equilibrium import (
     jacobian_penalty,
 )
 from deqflow.equilibrium.state import S
-from deqflow.estimator import DEQFlow, PreparedPair
+from deqflow.estimator import DEQFlow
+from deqflow.pair import PreparedPair
 from deqflow.reuse import carry
 from deqflow.step import FlowState
 from deqflow.training.options import SupervisedOptions, TrainOptions

@@ -1,6 +1,7 @@
 """Models from presets and files of weights, and files from models."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
@@ -15,10 +16,10 @@ from torch.overrides import TorchFunctionMode
 
 from deqflow.config import ModelConfig, SolveOptions
 from deqflow.devices import resolve_device, resolve_precision
-from deqflow.errors import CheckpointError, ConfigError
+from deqflow.errors import CheckpointError, ConfigError, DeqflowWarning
 from deqflow.estimator import DEQFlow
 from deqflow.io.files import replace_bytes
-from deqflow.network import GRUConfig
+from deqflow.network import GatedStripConfig, GRUConfig
 from deqflow.zoo.checkpoints import Checkpoint, read_checkpoint
 from deqflow.zoo.presets import PRESETS, Preset
 
@@ -113,6 +114,8 @@ def restore(name: str, path: Path) -> DEQFlow:
 def build(name: str, config: ModelConfig, checkpoint: Checkpoint) -> DEQFlow:
     """A model of this configuration with these weights; the global random state is left alone."""
     model = skeleton(config, name)
+    if config.strides != preset(name).config.strides:
+        model.defaults = replace(model.defaults, scales=config.strides)
     expected = model.state_dict()
     values = {
         key: value.detach().to(expected[key].dtype, copy=True).contiguous()
@@ -125,11 +128,21 @@ def build(name: str, config: ModelConfig, checkpoint: Checkpoint) -> DEQFlow:
 def fitting_config(name: str, checkpoint: Checkpoint) -> ModelConfig:
     """The configuration of ``name``, or of its variants, that a file's tensors fill exactly.
 
+    A file of ours that describes another configuration is taken at its word, with a warning.
+
     Raises:
         CheckpointError: none; the message names the preset that would.
     """
-    config = described_config(checkpoint) or variant(preset(name).config, checkpoint.tensors)
-    if family(config) == family(preset(name).config):
+    usual = preset(name).config
+    config = described_config(checkpoint) or variant(usual, checkpoint.tensors)
+    ours = isinstance(config.update, GatedStripConfig) and isinstance(usual.update, GatedStripConfig)
+    if ours and family(config) != family(usual):
+        warnings.warn(
+            f"{checkpoint.path.name} describes another configuration than {name} has, and is loaded as that",
+            DeqflowWarning,
+            stacklevel=3,
+        )
+    if ours or family(config) == family(usual):
         wrong = misfits(config, checkpoint.tensors)
         if not wrong:
             return config

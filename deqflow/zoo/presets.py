@@ -10,6 +10,7 @@ from deqflow.network import (
     ConvexConfig,
     GRUConfig,
     MixtureConfig,
+    PyramidEncoderConfig,
     SeparateEncodersConfig,
 )
 
@@ -112,6 +113,17 @@ PRESETS: Mapping[str, Preset] = {
         licence="Apache-2.0",
         config=ModelConfig(uncertainty=MixtureConfig()),
         defaults=SolveSettings(scales=(16, 8)),
+    ),
+    "deqflow-s-next": Preset(
+        summary="three scales, an experiment: no weights yet",
+        licence="Apache-2.0",
+        config=ModelConfig(
+            features=96,
+            levels=2,
+            encoder=PyramidEncoderConfig(),
+            uncertainty=MixtureConfig(),
+        ),
+        defaults=SolveSettings(scales=(16, 8, 4)),
     ),
     **{f"deqflow-{size}": _published_deq(size, attention=False) for size in _SIZES},
     **{f"deqflow-{size}-gma": _published_deq(size, attention=True) for size in _SIZES},

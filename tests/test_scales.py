@@ -1,0 +1,170 @@
+"""One operator solved at several strides: a small pyramid with random weights."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deqflow import zoo
+from deqflow.config import ModelConfig, SolveSettings
+from deqflow.equilibrium import FixedPointIteration, OneStep, Recorded
+from deqflow.errors import ConfigError
+from deqflow.estimator import DEQFlow
+from deqflow.network import (
+    ConvexConfig,
+    GatedStripConfig,
+    MixtureConfig,
+    PyramidEncoder,
+    PyramidEncoderConfig,
+)
+from deqflow.stream import FlowStream
+
+CONFIG = ModelConfig(
+    features=16,
+    context=8,
+    hidden=16,
+    levels=2,
+    radius=2,
+    encoder=PyramidEncoderConfig(stem=8, widths=(8, 12, 16), depths=(1, 2, 1), fused=12),
+    update=GatedStripConfig(motion=12, mixed=24),
+    upsampling=ConvexConfig(width=16),
+    uncertainty=MixtureConfig(width=8),
+)
+SCALES = (16, 8, 4)
+
+
+@pytest.fixture
+def model(device):
+    torch.manual_seed(1)
+    return DEQFlow(CONFIG, SolveSettings(scales=SCALES)).to(device).eval().requires_grad_(False)
+
+
+def frames(height, width, batch=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 255 * torch.rand(2, batch, 3, height, width, generator=generator)
+
+
+def test_the_encoder_sees_every_stride():
+    encoder = PyramidEncoder(stem=8, widths=(8, 12, 16), depths=(1, 1, 1), fused=12, features=10, context=6)
+    found = encoder(torch.randn(2, 3, 32, 48))
+    for level, ((features, trunk), stride) in enumerate(zip(found, SCALES, strict=True)):
+        assert features.shape == (2, 10, 32 // stride, 48 // stride)
+        context, hidden = encoder.context(trunk, level)
+        assert context.shape == (2, 6, 32 // stride, 48 // stride) and hidden is None
+        torch.testing.assert_close(features.mean(dim=(2, 3)), torch.zeros(2, 10), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 31), (64, 48), (40, 133)])
+def test_any_size_is_solved_coarse_to_fine(model, size):
+    estimate = model(*frames(*size).to(model.device), steps=3, tolerance=0.0)
+    assert estimate.flow.shape == (1, 2, *size) and torch.isfinite(estimate.flow).all()
+    assert estimate.uncertainty.shape == (1, *size)
+    assert {stride: counts.tolist() for stride, counts in estimate.evaluations.items()} == {
+        16: [3],
+        8: [3],
+        4: [3],
+    }
+    assert estimate[0].cost == 3 * (0.25 + 1 + 4)
+    height, width = (-(-side // 16) * 4 for side in size)
+    assert estimate.state.flow.shape == (1, 2, height, width)
+
+
+def test_fast_leaves_the_finest_scale_out(model):
+    images = frames(40, 56).to(model.device)
+    fast = model(*images, steps=3, tolerance=0.0, scales="fast")
+    named = model(*images, steps=3, tolerance=0.0, scales=(16, 8))
+    assert fast.evaluations.keys() == {16, 8} and torch.equal(fast.flow, named.flow)
+    assert fast.flow.shape == (1, 2, 40, 56) and fast.uncertainty.shape == (1, 40, 56)
+    assert fast.state.flow.shape == (1, 2, 6, 8)
+    single = model(*images, steps=3, tolerance=0.0, scales=(4,))
+    assert single.evaluations.keys() == {4}
+    beyond = model(*frames(176, 192).to(model.device), steps=2, tolerance=0.0, scales=(32, 16, 8, 4))
+    assert beyond.evaluations.keys() == {32, 16, 8, 4}
+    for wrong in ((32,), (16, 4), (24, 12), (4, 2)):
+        with pytest.raises(ConfigError, match="scale"):
+            model.settings(scales=wrong)
+
+
+def test_every_scale_starts_from_the_one_before(model):
+    images = frames(48, 64).to(model.device)
+    how = {"steps": 4, "tolerance": 0.0}
+    coarse = model(*images, **how, scales=(16, 8))
+    whole = model(*images, **how)
+    start = coarse.state.enlarged(2, (12, 16))
+    torch.testing.assert_close(model(*images, start, **how).flow, whole.flow)
+
+
+def test_the_tolerance_is_that_of_the_finest_scale(model):
+    settings = model.settings(tolerance=0.1)
+    factors = [settings.stopping(lambda new, old: new, scale // 4).tolerance[0] for scale in settings.scales]
+    assert factors == pytest.approx([0.4, 0.2, 0.1])
+
+
+def test_every_parameter_learns_from_some_scale(model):
+    model.requires_grad_(True).train()
+    pair = model.prepare(*frames(48, 64).to(model.device))
+    losses = []
+    for scale in SCALES:
+        path = model.trajectory(
+            pair,
+            scale=scale,
+            correction=Recorded(count=2),
+            gradient=OneStep(),
+            solver=FixedPointIteration(),
+            steps=3,
+        )
+        positions = torch.tensor([0, scale**2 - 1], device=model.device)
+        whole = model.flow_at(path.states[-1], scale=scale)
+        chosen = model.flow_at(path.states[-1], positions, scale=scale)
+        assert whole.shape == (1, 2, 48, 64) and chosen.shape == (1, 2, 2, 48 // scale, 64 // scale)
+        torch.testing.assert_close(chosen[0, :, 0], whole[0, :, ::scale, ::scale])
+        losses.append(whole.abs().mean())
+        if scale == 4:
+            losses.append(model.uncertainty(path.states[-1].hidden).expected_error.mean())
+    torch.stack(losses).sum().backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize("scales", ["all", "fast"])
+def test_a_stream_carries_the_state_of_its_finest_scale(model, scales):
+    picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    picture = np.repeat(np.repeat(picture[::6, ::6], 6, 0), 6, 1)
+    stream = FlowStream(model, check=False, detect_cuts=False, steps=2, scales=scales)
+    seen = [stream.push(picture[:, 2 * shift : 64 + 2 * shift]) for shift in range(3)]
+    assert seen[1].evaluations.keys() == set(stream.settings.scales)
+    assert seen[2].evaluations.keys() == {stream.settings.scales[-1]} and stream.reused
+
+
+def test_a_description_survives_and_wrong_ones_are_refused():
+    assert ModelConfig.from_dict(CONFIG.to_dict()) == CONFIG and CONFIG.strides == SCALES
+    with pytest.raises(ConfigError, match="as many depths as widths"):
+        PyramidEncoderConfig(widths=(8, 8), depths=(1,))
+
+
+def test_weights_of_another_configuration_of_ours_are_loaded_as_they_describe_themselves(tmp_path, model):
+    path = tmp_path / "pyramid.safetensors"
+    zoo.save_weights(model, path)
+    with pytest.warns(UserWarning, match=r"pyramid\.safetensors describes another configuration"):
+        loaded = zoo.load("deqflow-s", checkpoint=path, device="cpu", precision="float32")
+    assert loaded.config == CONFIG and loaded.defaults.scales == SCALES
+    images = frames(40, 56)
+    assert torch.equal(loaded(*images, steps=2).flow, model(*images, steps=2).flow)
+    for broken in (replace(CONFIG, hidden=20), replace(CONFIG, levels=3)):
+        other = DEQFlow(broken, SolveSettings(scales=SCALES))
+        other.config = CONFIG  # describes what it is not
+        zoo.save_weights(other, path)
+        with pytest.raises(zoo.loading.CheckpointError, match="tensors are missing, unknown or of another"):
+            zoo.load("deqflow-s", checkpoint=path)
+
+
+def test_the_correlation_does_not_change_the_flow(model):
+    images = frames(40, 56).to(model.device)
+    flows = []
+    for kind in ("all-pairs", "on-demand"):
+        model.correlation = kind
+        flows.append(model(*images, steps=3, tolerance=0.0).flow)
+    for one, other in itertools.pairwise(flows):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
