@@ -23,7 +23,7 @@ from deqflow.zoo import PRESETS, create, load, load_weights, save_weights
 # Without weight norm, what weight norm adds, and with the flow heads of 2022 (without weight norm).
 PARAMETERS = {
     "deqflow-s": (1_208_920, None, None),
-    "deqflow-s-next": (NEXT, None, None),
+    "deqflow-s-next": (2_505_437, None, None),
     "deqflow-tiny": (2_490_528, 448, None),
     "deqflow-b": (5_241_024, 1_792, 5_241_024),
     "deqflow-l": (8_670_976, 2_688, 8_447_360),
