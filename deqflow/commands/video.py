@@ -87,7 +87,7 @@ class VideoOptions(EstimatorOptions):
     deinterlace: Deinterlace = "auto"
 
     def __post_init__(self) -> None:
-        """Rejects what cannot be run, naming the option."""
+        """Reject what cannot be run, naming the option."""
         super().__post_init__()
         if self.max_frames is not None and self.max_frames < 2:
             raise ConfigError(f"--max-frames must be at least 2, got {self.max_frames}")
@@ -141,7 +141,7 @@ class PairRecord:
 
 
 def run(options: VideoOptions) -> int:
-    """Estimates and writes; the exit code.
+    """Estimate and write; return the exit code.
 
     Raises:
         DeqflowError, OSError: an input or an option does not hold; said in one sentence.
@@ -204,7 +204,7 @@ def flow_video(
 
 
 def _estimates(options: VideoOptions, source: VideoSource, model: "DEQFlow") -> Iterator[Pair]:
-    """The pairs of neighboring frames, solved."""
+    """Solve the pairs of neighboring frames."""
     from deqflow.stream import FlowStream, check_enough_frames
 
     stream = FlowStream(model, reuse=options.reuse)
@@ -257,7 +257,7 @@ def _stem(source: str) -> str:
 
 
 def print_costs(records: list[PairRecord]) -> None:
-    """Prints steps and milliseconds per pair (of up to 100), and their mean and median."""
+    """Print steps and milliseconds per pair (of up to 100), and their mean and median."""
     compared = records[0].cold_steps is not None
     head = f"{'pair':>6}  {'steps':>6}  {'ms':>8}"
     if compared:

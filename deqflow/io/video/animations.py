@@ -81,7 +81,7 @@ def _places(path: Path, rate: Fraction | None) -> Iterator[Place[Image]]:
 
 
 def _picture(file: Pillow.Image) -> Image:
-    """The frame at which a file is, which also makes its duration known."""
+    """Return the frame at which a file is, which also makes its duration known."""
     file.load()
     return to_rgb(np.asarray(file.convert("RGBA" if file.has_transparency_data else "RGB")))
 

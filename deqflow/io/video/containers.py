@@ -181,7 +181,7 @@ class Reading:
             self._warn(complete=self.complete and first == 1)
 
     def _begin(self, start: Moment | None) -> tuple[Iterator[av.VideoFrame], int]:
-        """Decoded frames from some frame at or before ``start``, and its number."""
+        """Return decoded frames from some frame at or before ``start``, and its number."""
         stamps = frame_stamps(str(self.place), self.stream) if start is not None else None
         if not stamps or start is None:
             return self.decode(), 1
@@ -227,7 +227,7 @@ class Reading:
         self.complete = True
 
     def _packets(self) -> "Iterator[av.Packet[av.VideoStream] | None]":
-        """Packets of the stream; None, which empties the decoder, where a file cannot be read to its end."""
+        """Yield the packets of the stream; None, which empties the decoder, where a file breaks off."""
         failures = 0
         while failures < _PATIENCE:
             try:
@@ -316,7 +316,7 @@ def choose_stream(container: InputContainer, name: str, index: int | None) -> av
 
 
 def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
-    """The decoder of a stream; of VP8 and VP9 with alpha, the one that does not leave it out."""
+    """Return the decoder of a stream; of VP8 and VP9 with alpha, the one that does not leave it out."""
     name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
     if name is None or stream.metadata.get("alpha_mode") != "1":
         return stream.codec_context

@@ -156,7 +156,7 @@ def _check_series(paths: list[Path], name: str) -> None:
 
 
 def _varying(paths: list[Path]) -> list[tuple[int, ...]]:
-    """The numbers at each place in the names at which they are not all the same."""
+    """Return the numbers at each place in the names at which they are not all the same."""
     rows = [tuple(map(int, _DIGITS.findall(path.stem))) for path in paths]
     if len(set(map(len, rows))) != 1:
         return []
