@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -299,6 +300,7 @@ class TestBaselines:
         error = end_point_error(dis_flow(frame1, frame2), constant_flow(3, 2, *frame1.shape[:2]))
         assert np.median(error) < 0.3
 
+    @pytest.mark.skipif(cv2.__version__ < "5", reason="the table is of DIS in OpenCV 5")
     def test_dis_and_zero_flow_agree_with_the_published_table(self, shared_benchmark):
         expected = published_table(shared_benchmark / "README.md")
         methods = {name: BaselinePredictor(name) for name in ("dis", "zero")}
@@ -308,8 +310,8 @@ class TestBaselines:
         assert measured.keys() == {name for name in expected if not name.startswith("**")}
         for name, found in measured.items():
             dis, zero = expected[name]
-            # The table's last digit, and as much again for DIS of other processors and of OpenCV 4.
-            assert found["dis"].epe == pytest.approx(dis, abs=2e-3), name
+            # Half a unit of the table's last digit, and as much again for other processors' rounding in DIS.
+            assert found["dis"].epe == pytest.approx(dis, abs=1e-3), name
             assert found["zero"].epe == pytest.approx(zero, abs=5.01e-3), name
         groups = {
             f"**{name} ({found['dis'].pairs})**": found for name, found in summary.group_totals().items()

@@ -21,6 +21,7 @@ def made_sample(repository, tmp_path_factory):
 
 
 class TestSampleData:
+    @pytest.mark.skipif(cv2.__version__ < "5", reason="the sample was drawn by OpenCV 5")
     def test_it_is_what_the_script_makes(self, repository, made_sample):
         shipped = repository / "datasets" / "sample"
         files = {path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file()}
@@ -32,9 +33,9 @@ class TestSampleData:
                 ):
                     assert np.allclose(ours, theirs, atol=1e-3), file
             else:
-                # Another processor, or OpenCV 4, may round the last bit of a warped pixel differently.
+                # Another processor may round the last bit of a warped pixel differently.
                 difference = read_image(made_sample / file).astype(int) - read_image(shipped / file)
-                assert np.abs(difference).mean() < 0.2, file
+                assert np.abs(difference).mean() < 0.1, file
 
     def test_it_is_small(self, repository):
         files = (repository / "datasets" / "sample").rglob("*")
