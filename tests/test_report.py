@@ -125,6 +125,7 @@ def test_numbers_are_those_of_the_evaluation(report: Path) -> None:
         expected = [f"{figures[method]['epe']:.3f}" for method in ("deqflow-s", "dis", "zero")]
         assert cells[1:4] == expected
     assert "2 of 1041 pairs of MPI-Sintel clean" in text
+    assert "<li><b>steps</b> 2</li>" in text and "<li><b>baselines</b> dis zero</li>" in text
     published = re.search(r"DEQ-Flow H 1x, 60 steps</th>(.*?)</tr>", text, re.DOTALL)
     assert published is not None
     assert re.findall(r"<td>([^<]*)</td>", published[1]) == ["1.27", "2.58", "3.76", "12.95"]
