@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from deqflow.errors import ConfigError
+from deqflow.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from deqflow.data.sample import Sample
@@ -134,6 +134,50 @@ class SpeedOptions(WeightOptions):
             model, precisions=self.precisions, steps=self.steps, size=size, repeats=self.repeats
         )
         print(speed_table(timings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RooflineOptions(WeightOptions):
+    """Operations and bytes of each part of the estimator, the least time they imply here, and the time taken.
+
+    Attributes:
+        steps: Evaluations of the update operator at each scale.
+        repeats: Measurements, of which the shortest counts.
+    """
+
+    steps: int = 12
+    repeats: int = 3
+
+    def __post_init__(self) -> None:
+        """Reject what cannot be measured."""
+        if self.repeats < 1 or self.steps < 1:
+            raise ConfigError("bench roofline needs --repeats and --steps of at least 1")
+
+    def load(self) -> "DEQFlow":
+        """Return the model, with random weights where none ship with it: they cost the same."""
+        from deqflow import zoo
+        from deqflow.devices import resolve_device
+
+        try:
+            return super().load()
+        except CheckpointError:
+            if self.checkpoint is not None:
+                raise
+            return zoo.create(self.model).to(resolve_device(self.device)).eval()
+
+    def measure(self) -> None:
+        """Measure and print."""
+        from deqflow.evaluation.roofline import measure_ceilings, measure_parts, roofline_table
+
+        model, size = self.load(), (self.height, self.width)
+        ceilings = measure_ceilings(model.device, model.precision)
+        parts, seconds = measure_parts(model, steps=self.steps, size=size, repeats=self.repeats)
+        print(f"{self.told(model)}, {model.precision}, {self.width}x{self.height}, {self.steps} steps")
+        print(
+            f"ceilings: {ceilings.convolution / 1e9:.0f} GFLOP/s convolved, "
+            f"{ceilings.product / 1e9:.0f} multiplied, {ceilings.traffic / 1e9:.1f} GB/s moved\n"
+        )
+        print(roofline_table(parts, seconds, ceilings))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,6 +330,7 @@ class TrainingOptions(FrameOptions):
 
 BenchOptions = (
     Annotated[SpeedOptions, tyro.conf.subcommand("speed")]
+    | Annotated[RooflineOptions, tyro.conf.subcommand("roofline")]
     | Annotated[SolversOptions, tyro.conf.subcommand("solvers")]
     | Annotated[ErrorsOptions, tyro.conf.subcommand("errors")]
     | Annotated[UncertaintyOptions, tyro.conf.subcommand("uncertainty")]
