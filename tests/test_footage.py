@@ -67,7 +67,7 @@ def test_large_frames_are_kept_smaller(tmp_path):
     assert shot[0].shape == (83, 100, 3)  # of 320x384: the height is 1.3 times the crop's
 
 
-def test_pairs_are_neighbours_and_drawn_from_seed_and_number(footage):
+def test_pairs_are_neighbors_and_drawn_from_seed_and_number(footage):
     shots = list(read_shots(footage / "walk", (80, 96), 100))
     pairs = FootagePairs(shots, (64, 72), seed=3)
     again = FootagePairs(shots, (64, 72), seed=3)
@@ -103,7 +103,7 @@ def test_what_cannot_be_used_is_named(options, tmp_path_factory):
         open_footage(replace(options, data=empty))
     with pytest.raises(DataError, match="holds neither videos"):
         open_footage(replace(options, data=empty / "missing"))
-    with pytest.raises(DataError, match="no two neighbouring frames"):
+    with pytest.raises(DataError, match="no two neighboring frames"):
         FootagePairs([], (64, 64), seed=0)
 
 

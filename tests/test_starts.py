@@ -14,11 +14,13 @@ from deqflow.network import GatedStripConfig
 from deqflow.processes import Processes
 from deqflow.reuse import carry
 from deqflow.step import FlowState
-from deqflow.training.data import collate, evaluate
+from deqflow.training.data import Batch, collate, evaluate
+from deqflow.training.options import FootageOptions
 from deqflow.training.stages import stage_for
 from deqflow.training.starts import SHARES, StepRandomness, WrongStart, wrong_state
 from deqflow.training.supervised import CorrectionObjective, residual_loss, right_cells
 from deqflow.training.trainer import Trainer, open_sources, run
+from deqflow.training.unsupervised import UnsupervisedObjective
 from deqflow.zoo import create, load, read_checkpoint, save_weights
 
 PLAIN = FixedPointIteration()
@@ -154,6 +156,19 @@ def test_a_solve_in_training_starts_where_it_is_told(model):
     pair, how = model.prepare(image1, image2), {"gradient": OneStep(), "solver": PLAIN, "steps": 3}
     path = model.trajectory(pair, start, correction=Recorded(count=1), **how)
     torch.testing.assert_close(path.points[-1].flow, solved(model, image1, image2, 8).flow)
+
+
+@pytest.mark.parametrize("kind", SHARES)
+def test_training_without_ground_truth_starts_wrong_too(model, kind):
+    image1, image2 = frames(2)
+    batch = Batch(image1, image2, torch.zeros(2, 2, 64, 72), torch.zeros(2, 1, 64, 72))
+    objective = UnsupervisedObjective(model, FootageOptions())
+    right, wrong = (
+        objective(batch, StepRandomness(torch.zeros(0), 3, wrong_start=start))[0]
+        for start in (None, WrongStart(kind, 3, (-8, 8)))
+    )
+    wrong.backward()
+    assert wrong.isfinite() and abs(float(wrong.detach() - right.detach())) > 1e-4
 
 
 def update(minimum_gate):

@@ -1,4 +1,4 @@
-"""The footage stage: pairs of neighbouring frames without ground truth, from videos and folders of images."""
+"""The footage stage: pairs of neighboring frames without ground truth, from videos and folders of images."""
 
 import mimetypes
 from collections.abc import Iterator, Sequence
@@ -49,18 +49,18 @@ class Shot:
     frames: Sequence[bytes]
 
     def __getitem__(self, index: int) -> Frame:
-        """Frame ``index``, uint8 RGB (H, W, 3)."""
+        """Return frame ``index``, uint8 RGB (H, W, 3)."""
         packed = np.frombuffer(self.frames[index], np.uint8)
         decoded = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))
         return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def open_footage(options: FootageOptions) -> Sources:
-    """Pairs of frames of what ``options.data`` holds; the end of every shot is held out.
+    """Open pairs of frames of what ``options.data`` holds; the end of every shot is held out.
 
     Raises:
         ConfigError: no ``data``.
-        DataError: no two neighbouring frames in it that are large enough.
+        DataError: no two neighboring frames in it that are large enough.
         VideoError: a source that cannot be read.
     """
     if options.data is None:
@@ -111,7 +111,7 @@ def find_footage(place: Path) -> list[Path]:
 
 
 def read_shots(place: Path, crop: tuple[int, int], most: int) -> Iterator[Shot]:
-    """The takes of one source, cut where the scene changes.
+    """Yield the takes of one source, cut where the scene changes.
 
     Args:
         place: a video or a folder of images.
@@ -153,7 +153,7 @@ def read_shots(place: Path, crop: tuple[int, int], most: int) -> Iterator[Shot]:
 
 
 def is_cut(last: Tensor, new: Tensor, flow: Tensor) -> bool:
-    """Whether a new scene begins: the new frame resembles neither the last nor where its motion leads.
+    """Tell whether a new scene begins: the new frame resembles neither the last nor where its motion leads.
 
     Both comparisons are made on thumbnails. It is a cut if their correlation is below 0.5 and they differ by
     more than 8 gray levels on average. (Correlation, as it is blind to flashes and exposure. Neighbouring
@@ -183,7 +183,7 @@ def _differ(first: Tensor, second: Tensor) -> bool:
 
 
 def pack(frame: Frame) -> bytes:
-    """A frame as a PNG file, quickly rather than small."""
+    """Return a frame as a PNG file, quickly rather than small."""
     options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
     return cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
@@ -203,12 +203,12 @@ class FootagePairs(Dataset[Sample]):
     def __init__(self, shots: Sequence[Shot], crop: tuple[int, int], *, seed: int) -> None:
         self.shots = [shot for shot in shots if len(shot.frames) > 1]
         if not self.shots:
-            raise DataError("the footage holds no two neighbouring frames to train on")
+            raise DataError("the footage holds no two neighboring frames to train on")
         self.crop, self.seed = crop, seed
         self._ends = np.cumsum([len(shot.frames) - 1 for shot in self.shots])
 
     def __getitem__(self, number: int) -> Sample:
-        """Pair ``number`` of the run."""
+        """Return pair ``number`` of the run."""
         draw = np.random.default_rng([self.seed, number])
         first = int(draw.integers(self._ends[-1]))
         which = int(np.searchsorted(self._ends, first, side="right"))
@@ -225,7 +225,7 @@ class FootagePairs(Dataset[Sample]):
 
 
 def middle(shot: Shot, first: int, crop: tuple[int, int]) -> Sample:
-    """The middle of frame ``first`` and its successor."""
+    """Return the middle of frame ``first`` and its successor."""
     one, two = shot[first], shot[first + 1]
     top, left = ((one.shape[axis] - crop[axis]) // 2 for axis in (0, 1))
     inner = (slice(top, top + crop[0]), slice(left, left + crop[1]))
@@ -233,6 +233,6 @@ def middle(shot: Shot, first: int, crop: tuple[int, int]) -> Sample:
 
 
 def unlabelled(frame1: Frame, frame2: Frame, name: str) -> Sample:
-    """A pair whose flow is unknown everywhere."""
+    """Return a pair whose flow is unknown everywhere."""
     size = frame1.shape[:2]
     return Sample(frame1, frame2, np.zeros((*size, 2), np.float32), np.zeros(size, bool), name=name)

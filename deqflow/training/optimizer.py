@@ -28,7 +28,7 @@ class Optimizer(Protocol):
         """Change the parameters."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` takes."""
+        """Return what ``load_state_dict`` takes."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state."""
@@ -95,7 +95,7 @@ class MuonAdamW:
         self.adamw.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` takes."""
+        """Return what ``load_state_dict`` takes."""
         return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

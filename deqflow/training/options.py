@@ -21,7 +21,8 @@ class TrainOptions:
 
     Attributes:
         stage: what to train on: ``synthetic`` renders scenes as it goes; ``chairs``, ``things``, ``sintel``,
-            ``kitti`` and ``custom`` read pairs with ground truth; ``footage`` needs none.
+            ``kitti`` and ``custom`` read pairs with ground truth; ``footage`` needs none. With ``--help`` it
+            lists the stage's own options.
         model: a preset of the zoo.
         variant: of a published stage; ``1step`` takes one-step gradients in every stage.
         stages: several stages in a row, each from the weights of the one before and in a folder of its name
@@ -46,8 +47,8 @@ class TrainOptions:
         weight_decay: of AdamW.
         clip: largest norm of the gradient.
         ema: decay of the averaged weights per step; 0 keeps the last weights instead.
-        freeze_batch_norm: keep the statistics of batch normalisation as they are.
-        sync_batch_norm: batch normalisation over the batch of all processes (CUDA only).
+        freeze_batch_norm: keep the statistics of batch normalization as they are.
+        sync_batch_norm: batch normalization over the batch of all processes (CUDA only).
         solver: ``model`` is the preset's own.
         solver_steps: fewest and most solver steps, drawn anew each step; a range keeps the model from
             learning to be right at one count only.
@@ -251,7 +252,7 @@ class PairOptions(SupervisedOptions):
         data: the folder that holds the data sets, or the user's own frames and flow for ``custom``.
         data_sets: names of data sets, each perhaps with a number of repetitions, words that the titles of its
             parts must have and a split: ``100*sintel:clean``, ``things:clean:left``, ``chairs@validation``.
-        augment: change scale, colours and more of the pairs that are read, by the stage's ranges; else only
+        augment: change scale, colors and more of the pairs that are read, by the stage's ranges; else only
             crop them.
         held_out: share of the sequences kept out of training and evaluated on.
         validation_sets: data sets to evaluate on besides, written as in ``data_sets``.

@@ -53,7 +53,7 @@ class Part:
         return cls(text, int(found[1] or 1), found[2], words, found[4] or "training")
 
     def open(self, root: Path) -> list[PairDataset]:
-        """The data sets that the term means; raises DataError if there are none under ``root``."""
+        """Open the data sets that the term means; raise DataError if there are none under ``root``."""
         found = open_dataset(self.name, root, split=self.split)
         chosen = [pairs for pairs in found if set(self.words) <= set(pairs.title.lower().split())]
         if not chosen:
@@ -63,7 +63,7 @@ class Part:
 
 
 def open_pairs(options: PairOptions) -> Sources:
-    """The mixture that ``options.data_sets`` names, without the sequences kept back.
+    """Open the mixture that ``options.data_sets`` names, without the sequences kept back.
 
     Raises:
         ConfigError: no ``data``, or a name that does not parse.
@@ -104,7 +104,7 @@ def open_pairs(options: PairOptions) -> Sources:
 
 
 def choose_held_out(pairs: Sequence[PairFiles], share: float, seed: int) -> set[Path]:
-    """The first frames of the pairs to keep back: a share of the sequences, at least one, drawn by the seed.
+    """Choose the first frames of the pairs to keep back: a share of the sequences, at least one, drawn.
 
     Of a single sequence it is the end. Pairs of one sequence show nearly the same, so one that is trained on
     says nothing about the others.
@@ -130,13 +130,13 @@ def choose_held_out(pairs: Sequence[PairFiles], share: float, seed: int) -> set[
 
 
 def spread(pairs: Sequence[T], most: int) -> list[T]:
-    """At most so many pairs, evenly from the whole list."""
+    """Choose at most so many pairs, evenly from the whole list."""
     count = min(len(pairs), most)
     return [pairs[index * len(pairs) // count] for index in range(count)]
 
 
 def augmentation(options: PairOptions, part: Part) -> Augmentation:
-    """What is done to the pairs of a data set in a stage, to the stage's crop."""
+    """Choose what is done to the pairs of a data set in a stage, to the stage's crop."""
     crop = (options.height, options.width)
     if not options.augment:
         names = ("scale", "asymmetric", "eraser")
@@ -167,7 +167,7 @@ class Epochs(Dataset[Sample]):
         self._order: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] | None = None
 
     def __getitem__(self, number: int) -> Sample:
-        """Pair ``number`` of the run.
+        """Return pair ``number`` of the run.
 
         Raises:
             DataError: it cannot be read and ``on_corrupt`` is ``stop``, or a hundred in a row cannot.

@@ -1,4 +1,4 @@
-"""What training on footage without ground truth minimises.
+"""What training on footage without ground truth minimizes.
 
 Warped frames must look alike where they show the same thing, flow is smooth where the frame is,
 and what is seen in a crop must agree with what is seen in the whole frame. Sources: Jonschkowski et al., What
@@ -22,11 +22,11 @@ LUMA = (0.2989, 0.5870, 0.1140)
 
 
 def census_transform(image: Tensor, radius: int = CENSUS_RADIUS) -> Tensor:
-    """Each pixel as its soft signs against its neighbours, which a change of brightness leaves alone.
+    """Return each pixel as its soft signs against its neighbors, which a change of brightness leaves alone.
 
     Args:
         image: (B, 3, H, W) of 0..255.
-        radius: of the square neighbourhood.
+        radius: of the square neighborhood.
 
     Returns:
         (B, (2 radius + 1)^2, H, W) in -1..1; borders compare with zeros and should not count.
@@ -41,13 +41,13 @@ def census_transform(image: Tensor, radius: int = CENSUS_RADIUS) -> Tensor:
 
 
 def census_distance(image1: Tensor, image2: Tensor, radius: int = CENSUS_RADIUS) -> Tensor:
-    """Soft Hamming distance of two census transforms, (B, 1, H, W), at least 0."""
+    """Return the soft Hamming distance of two census transforms, (B, 1, H, W), at least 0."""
     squared = (census_transform(image1, radius) - census_transform(image2, radius)).square()
     return (squared / (0.1 + squared)).sum(dim=1, keepdim=True)
 
 
 def photometric_loss(image1: Tensor, image2: Tensor, flow: Tensor, visible: Tensor) -> Tensor:
-    """Mean robust census distance between frame 1 and frame 2 warped onto it.
+    """Return the mean robust census distance between frame 1 and frame 2 warped onto it.
 
     Args:
         image1: (B, 3, H, W) of 0..255.
@@ -56,7 +56,7 @@ def photometric_loss(image1: Tensor, image2: Tensor, flow: Tensor, visible: Tens
         visible: (B, 1, H, W) bool, where frame 2 shows what frame 1 does; only there it counts.
     """
     warped, inside = backward_warp(image2, flow)
-    # A neighbourhood that reaches out of either frame has nothing to be compared with.
+    # A neighborhood that reaches out of either frame has nothing to be compared with.
     r = CENSUS_RADIUS
     outside = F.pad((~inside).float(), (r, r, r, r), value=1.0)
     known = visible * (1 - F.max_pool2d(outside, 2 * r + 1, stride=1))
@@ -66,7 +66,7 @@ def photometric_loss(image1: Tensor, image2: Tensor, flow: Tensor, visible: Tens
 
 
 def smoothness_loss(image: Tensor, flow: Tensor, *, edge: float = 150.0, order: int = 1) -> Tensor:
-    """Mean change of flow from pixel to pixel, forgiven where the frame changes too.
+    """Return the mean change of flow from pixel to pixel, forgiven where the frame changes too.
 
     Args:
         image: (B, 3, H, W) of 0..255.
@@ -93,7 +93,7 @@ def smoothness_loss(image: Tensor, flow: Tensor, *, edge: float = 150.0, order: 
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, trusted: Tensor) -> Tensor:
-    """Mean distance between a crop's flow and that of the whole frame, where the latter is to be trusted.
+    """Return the mean distance of a crop's flow from that of the whole frame, where that is to be trusted.
 
     Args:
         student: (B, 2, h, w), pixels.
@@ -145,7 +145,7 @@ class UnsupervisedObjective(nn.Module):
             model.uncertainty.requires_grad_(False)
 
     def forward(self, batch: Batch, randomness: StepRandomness) -> tuple[Tensor, UnsupervisedMetrics]:
-        """Loss of both directions, over all pixels: likeness needs whole neighbourhoods of them."""
+        """Compute the loss of both directions, over all pixels: likeness needs whole neighborhoods."""
         options = self.options
         first, second = torch.cat((batch.image1, batch.image2)), torch.cat((batch.image2, batch.image1))
         flows, residual = self._flows(batch.image1, batch.image2, randomness)
@@ -166,7 +166,7 @@ class UnsupervisedObjective(nn.Module):
     def _flows(
         self, image1: Tensor, image2: Tensor, randomness: StepRandomness
     ) -> tuple[list[Tensor], Tensor]:
-        """Full-resolution flows along the path, those back after those there, and the mean residual."""
+        """Return full-resolution flows along the path, those there before those back, and the residual."""
         path = follow(self.model, self.options, image1, image2, randomness, bidirectional=True)
         flows = [self.model.flow_at(state) for state in path.states]
         return flows, path.residual[:, 0].mean()
@@ -174,7 +174,7 @@ class UnsupervisedObjective(nn.Module):
     def _distillation(
         self, batch: Batch, flow: Tensor, visible: Tensor, randomness: StepRandomness
     ) -> Tensor:
-        """The crop's disagreement with the frame where the frame's own check passes.
+        """Return the crop's disagreement with the frame where the frame's own check passes.
 
         Around the border of the crop the student sees things leave that the teacher still sees.
         """
