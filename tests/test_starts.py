@@ -48,7 +48,8 @@ def solved(model, image1, image2, evaluations):
 def test_a_wrong_start_is_the_state_of_the_pair_that_it_names(model, kind, bidirectional):
     image1, image2 = frames(3)
     start = WrongStart(kind, 4, shift=(-5, 11), offset=1)
-    found = wrong_state(model, image1, image2, start, PLAIN, bidirectional=bidirectional)
+    pair = model.prepare(image1, image2, bidirectional=bidirectional)
+    found = wrong_state(model, pair, start, PLAIN)
     if bidirectional:
         image1, image2 = torch.cat((image1, image2)), torch.cat((image2, image1))
     expected = {
@@ -68,10 +69,11 @@ def test_no_sample_is_its_own_other_and_a_batch_of_one_takes_another_motion(mode
     image1, image2 = frames(3)
     right = solved(model, image1, image2, 3)
     for offset in range(4):
-        found = wrong_state(model, image1, image2, WrongStart("other-sample", 3, offset=offset), PLAIN)
+        pair = model.prepare(image1, image2)
+        found = wrong_state(model, pair, WrongStart("other-sample", 3, offset=offset), PLAIN)
         assert all((found.flow - right.flow).flatten(1).abs().amax(dim=1) > 1e-3)
     lone = [
-        wrong_state(model, image1[:1], image2[:1], WrongStart(kind, 3, (8, 8)), PLAIN).flow
+        wrong_state(model, model.prepare(image1[:1], image2[:1]), WrongStart(kind, 3, (8, 8)), PLAIN).flow
         for kind in ("other-sample", "other-motion")
     ]
     assert torch.equal(*lone)

@@ -167,14 +167,13 @@ def follow(
     correction: Correction = choose_correction(options)
     if randomness.probe is not None:
         correction = Penalized(correction, randomness.probe)
-    start = None
-    if randomness.wrong_start is not None:
-        wrong = randomness.wrong_start
-        start = wrong_state(model, image1, image2, wrong, solver, bidirectional=bidirectional)
     pair = model.prepare(image1, image2, scales=scales, bidirectional=bidirectional)
+    start = model.coarse_start(pair, coarse) if scales else None
+    if randomness.wrong_start is not None:
+        start = wrong_state(model, pair, randomness.wrong_start, solver)
     return model.trajectory(
         pair,
-        model.coarse_start(pair, coarse) if scales else start,
+        start,
         correction=correction,
         gradient=choose_gradient(options),
         solver=solver,
@@ -184,52 +183,31 @@ def follow(
 
 
 @torch.no_grad()
-def wrong_state(
-    model: DEQFlow,
-    image1: Tensor,
-    image2: Tensor,
-    start: WrongStart,
-    solver: Solver,
-    *,
-    bidirectional: bool = False,
-) -> FlowState:
+def wrong_state(model: DEQFlow, pair: PreparedPair, start: WrongStart, solver: Solver) -> FlowState:
     """Return the state that a wrong start solves to, without a graph.
 
     Args:
         model: whose state it is.
-        image1: (B, 3, H, W) of 0..255, sides multiples of 8.
-        image2: (B, 3, H, W).
+        pair: the right one, whose encoded frames serve again.
         start: what to solve. In a batch of one sample ``other-sample`` has none and is ``other-motion``.
         solver: where to evaluate next.
-        bidirectional: see ``DEQFlow.prepare``; the states are those of 2B pairs then.
     """
-    kind = start.kind
-    if kind == "other-sample" and len(image1) * (1 + bidirectional) == 1:
-        kind = "other-motion"
-    firsts, seconds = image1, image2
-    if bidirectional:
-        firsts, seconds = torch.cat((image1, image2)), torch.cat((image2, image1))
+    first, second = pair.first, pair.second
+    count, kind = len(first.image), start.kind
     if kind == "still":
-        encoded = model.encode(firsts)
-        pair = PreparedPair(encoded, encoded, model.padding(firsts))
-    elif kind == "other-motion":
-        pair = model.prepare(firsts, seconds.roll(start.shift, dims=(2, 3)))
-    else:
-        pair = model.prepare(image1, image2, bidirectional=bidirectional)
-        if kind == "carried":
-            pair = PreparedPair(pair.second, pair.first, pair.padding)
-    settings = replace(
-        model.defaults,
-        steps=start.evaluations,
-        tolerance=0.0,
-        solver=solver,
-        scales=(model.config.stride,),
-    )
-    state: FlowState = model.solve(pair, settings=settings).finest.state
+        second = first
+    elif kind == "carried":
+        first, second = second, first
+    elif kind == "other-motion" or count == 1:
+        second = model.encode(second.image.roll(start.shift, dims=(2, 3)))
+    scales = (model.config.stride,)
+    settings = replace(model.defaults, steps=start.evaluations, tolerance=0.0, solver=solver, scales=scales)
+    other = replace(pair, first=first, second=second)
+    state: FlowState = model.solve(other, settings=settings).finest.state
     if kind == "carried":
         return carry(state)
-    if kind == "other-sample":
-        by = 1 + start.offset % (len(firsts) - 1)
+    if kind == "other-sample" and count > 1:
+        by = 1 + start.offset % (count - 1)
         return FlowState(*(part.roll(-by, dims=0) for part in state))
     return state
 
