@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from training_runs import finish, newest_state, small, start_several
 
 from deqflow import zoo
 from deqflow.config import ModelConfig, SolveSettings
@@ -20,6 +21,8 @@ from deqflow.network import (
     PyramidEncoderConfig,
 )
 from deqflow.stream import FlowStream
+from deqflow.training.starts import StepRandomness
+from deqflow.training.trainer import run
 
 CONFIG = ModelConfig(
     features=16,
@@ -168,3 +171,39 @@ def test_the_correlation_does_not_change_the_flow(model):
         flows.append(model(*images, steps=3, tolerance=0.0).flow)
     for one, other in itertools.pairwise(flows):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+PYRAMID = {"model": "deqflow-s-next", "scale_shares": (0.3, 0.3, 0.4), "coarse_start_probability": 0.5}
+
+
+def test_training_draws_the_scale_of_a_step(tmp_path):
+    options = small(tmp_path, **PYRAMID)
+    drawn = [StepRandomness.of_step(step, options, torch.device("cpu")) for step in range(400)]
+    for scale, share in enumerate(options.scale_shares):
+        assert abs(sum(draw.scale == scale for draw in drawn) / 400 - share) < 0.08
+    for stride in (16, 4):
+        positions = drawn[0].positions(stride)
+        assert len(positions) == len(set(positions.tolist())) == min(options.subpixel_positions, stride**2)
+        assert int(positions.max()) < stride**2 and torch.equal(positions, drawn[0].positions(stride))
+    plain = StepRandomness.of_step(0, small(tmp_path), torch.device("cpu"))
+    assert plain.scale == -1 and torch.equal(plain.positions(8), plain.subpixel_positions)
+
+
+def test_every_scale_is_trained_by_one_process_or_two(tmp_path):
+    options = small(tmp_path / "one", train_steps=4, wrong_start_probability=0.3, **PYRAMID)
+    drawn = [StepRandomness.of_step(step, options, torch.device("cpu")).scale for step in range(4)]
+    assert len(set(drawn)) > 1
+    run(options)
+    assert newest_state(tmp_path / "one")["skipped"] == 0
+    loaded = zoo.load("deqflow-s-next", checkpoint=tmp_path / "one" / "deqflow-s-next.safetensors")
+    assert loaded.config.strides == SCALES
+    assert finish(*start_several(replace(options, output=tmp_path / "two", train_steps=2))) == [0, 0]
+
+
+def test_shares_and_sizes_that_do_not_fit_the_scales_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="scale_shares must be shares"):
+        small(tmp_path, scale_shares=(0.0, 0.0))
+    with pytest.raises(ConfigError, match="scale_shares needs 1 shares for deqflow-s"):
+        run(small(tmp_path, scale_shares=(0.5, 0.5)))
+    with pytest.raises(ConfigError, match="multiples of 16 for deqflow-s-next"):
+        run(small(tmp_path, model="deqflow-s-next", height=72))

@@ -57,6 +57,8 @@ class TrainOptions:
         wrong_start_probability: share of the steps whose solve starts from the state of another motion
             (nothing moved, frame 2 shifted, another sample, or the motion back), from which it must find its
             way too.
+        scale_shares: of a model of several scales, share of the steps that train each, coarse to fine; where
+            it is empty, all train the finest.
         corrections: losses along the solver's path.
         positions: in place of ``corrections``, the solver steps (from 1, rising) whose points losses are on.
         scheme: ``recorded`` takes points of one uninterrupted solve; ``segments`` starts the solver anew from
@@ -114,6 +116,7 @@ class TrainOptions:
     solver_steps: tuple[int, int] = (8, 20)
     coarse_start_probability: float = 0.0
     wrong_start_probability: float = 0.0
+    scale_shares: tuple[float, ...] = ()
     corrections: int = 3
     positions: tuple[int, ...] = ()
     scheme: Literal["recorded", "segments"] = "recorded"
@@ -155,6 +158,8 @@ class TrainOptions:
             raise ConfigError(f"solver_steps must rise from at least {least}, not {fewest} to {most}")
         if list(self.positions) != sorted({max(1, place) for place in self.positions}):
             raise ConfigError(f"positions must rise from at least 1, not {self.positions}")
+        if self.scale_shares and (min(self.scale_shares) < 0 or not sum(self.scale_shares) > 0):
+            raise ConfigError(f"scale_shares must be shares of which one is above 0, not {self.scale_shares}")
         if not 0 < self.damping <= 1:
             raise ConfigError(f"damping must be above 0 and at most 1, not {self.damping}")
 

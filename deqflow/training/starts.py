@@ -93,6 +93,8 @@ class StepRandomness:
         coarse_start: whether the solve starts from the fixed point at twice the stride.
         probe: seed of the Jacobian penalty's probe; None leaves the penalty out.
         wrong_start: what to start from instead of zeros or the coarse fixed point; None does not.
+        scale: number of the scale that is trained, coarse to fine; -1 is the finest.
+        seed: of the positions inside coarse pixels of other strides than 8.
     """
 
     subpixel_positions: Tensor
@@ -100,6 +102,8 @@ class StepRandomness:
     coarse_start: bool = False
     probe: int | None = None
     wrong_start: WrongStart | None = None
+    scale: int = -1
+    seed: int = 0
 
     @classmethod
     def of_step(cls, step: int, options: TrainOptions, device: torch.device) -> "StepRandomness":
@@ -117,7 +121,17 @@ class StepRandomness:
             coarse and not wrong,
             probe if _penalized(options) and step % options.jacobian_every == 0 else None,
             WrongStart.draw(generator) if wrong else None,
+            _scale(options, generator),
+            generator.initial_seed(),
         )
+
+    def positions(self, stride: int) -> Tensor:
+        """Return as many subpixel positions of a coarse pixel of another stride than 8."""
+        if stride == 8:
+            return self.subpixel_positions
+        generator = torch.Generator().manual_seed(self.seed)
+        count = min(len(self.subpixel_positions), stride**2)
+        return torch.randperm(stride**2, generator=generator)[:count].to(self.subpixel_positions.device)
 
     @classmethod
     def longest(cls, options: TrainOptions, device: torch.device) -> "StepRandomness":
@@ -128,6 +142,13 @@ class StepRandomness:
             options.coarse_start_probability > 0,
             0 if _penalized(options) else None,
         )
+
+
+def _scale(options: TrainOptions, generator: Generator) -> int:
+    """Draw the number of the scale to train, coarse to fine; -1 is the finest."""
+    if not options.scale_shares:
+        return -1
+    return int(torch.tensor(options.scale_shares).multinomial(1, generator=generator))
 
 
 def _positions(options: TrainOptions) -> int:
@@ -160,9 +181,10 @@ def follow(
     Returns:
         The points, a `PenalizedTrajectory` where the randomness has a probe.
     """
-    solver, stride = choose_solver(options, model), model.config.stride
+    solver, scale = choose_solver(options, model), model.config.strides[randomness.scale]
     settings = replace(model.defaults, steps=randomness.solver_steps, tolerance=0.0, solver=solver)
-    coarse = replace(settings, scales=(2 * stride, stride))
+    coarser = tuple(stride for stride in model.config.strides if stride > scale) or (2 * scale,)
+    coarse = replace(settings, scales=(*coarser, scale))
     scales = model.scales(image1, coarse) if randomness.coarse_start else ()
     correction: Correction = choose_correction(options)
     if randomness.probe is not None:
@@ -170,7 +192,7 @@ def follow(
     pair = model.prepare(image1, image2, scales=scales, bidirectional=bidirectional)
     start = model.coarse_start(pair, coarse) if scales else None
     if randomness.wrong_start is not None:
-        start = wrong_state(model, pair, randomness.wrong_start, solver)
+        start = wrong_state(model, pair, randomness.wrong_start, solver, scale=scale)
     return model.trajectory(
         pair,
         start,
@@ -178,12 +200,15 @@ def follow(
         gradient=choose_gradient(options),
         solver=solver,
         steps=randomness.solver_steps,
+        scale=scale,
         attach_flow=options.attach_flow,
     )
 
 
 @torch.no_grad()
-def wrong_state(model: DEQFlow, pair: PreparedPair, start: WrongStart, solver: Solver) -> FlowState:
+def wrong_state(
+    model: DEQFlow, pair: PreparedPair, start: WrongStart, solver: Solver, *, scale: int | None = None
+) -> FlowState:
     """Return the state that a wrong start solves to, without a graph.
 
     Args:
@@ -191,6 +216,7 @@ def wrong_state(model: DEQFlow, pair: PreparedPair, start: WrongStart, solver: S
         pair: the right one, whose encoded frames serve again.
         start: what to solve. In a batch of one sample ``other-sample`` has none and is ``other-motion``.
         solver: where to evaluate next.
+        scale: stride to solve at; None is the finest.
     """
     first, second = pair.first, pair.second
     count, kind = len(first.image), start.kind
@@ -200,7 +226,7 @@ def wrong_state(model: DEQFlow, pair: PreparedPair, start: WrongStart, solver: S
         first, second = second, first
     elif kind == "other-motion" or count == 1:
         second = model.encode(second.image.roll(start.shift, dims=(2, 3)))
-    scales = (model.config.stride,)
+    scales = (scale or model.config.stride,)
     settings = replace(model.defaults, steps=start.evaluations, tolerance=0.0, solver=solver, scales=scales)
     other = replace(pair, first=first, second=second)
     state: FlowState = model.solve(other, settings=settings).finest.state

@@ -41,13 +41,19 @@ class CorrectionObjective(nn.Module):
         options: what to minimize, and how it is differentiated.
 
     Raises:
-        ConfigError: the loss is that of an uncertainty head, and the model has none.
+        ConfigError: the loss is that of an uncertainty head, and the model has none; shares or sizes that do
+            not go with its scales.
     """
 
     def __init__(self, model: DEQFlow, options: SupervisedOptions) -> None:
         super().__init__()
         if options.loss == "mixture" and model.uncertainty is None:
             raise ConfigError(f"loss mixture needs a model with an uncertainty head, {model.name} has none")
+        strides = model.config.strides
+        if options.scale_shares and len(options.scale_shares) != len(strides):
+            raise ConfigError(f"scale_shares needs {len(strides)} shares for {model.name}, one a scale")
+        if options.height % strides[0] or options.width % strides[0]:
+            raise ConfigError(f"height and width must be multiples of {strides[0]} for {model.name}")
         self.model, self.options = model, options
 
     def forward(self, batch: Batch, randomness: StepRandomness) -> tuple[Tensor, StepMetrics]:
@@ -55,10 +61,12 @@ class CorrectionObjective(nn.Module):
         options = self.options
         images = (batch.image1, batch.image2)
         path = follow(self.model, options, *images, randomness, bidirectional=batch.bidirectional)
-        positions, stride = randomness.subpixel_positions, self.model.config.stride
-        predictions = [self.model.flow_at(state, positions) for state in path.states]
+        stride = self.model.config.strides[randomness.scale]
+        positions = randomness.positions(stride)
+        predictions = [self.model.flow_at(state, positions, scale=stride) for state in path.states]
         target, known = (extract_positions(part, stride, positions) for part in batch.ground_truth())
-        loss = self._loss(path, predictions, target, known, positions)
+        finest = stride == self.model.config.stride
+        loss = self._loss(path, predictions, target, known, positions if finest else None)
         if options.residual_weight:
             right = None
             if options.residual_where_right:
@@ -77,18 +85,19 @@ class CorrectionObjective(nn.Module):
         predictions: list[Tensor],
         target: Tensor,
         known: Tensor,
-        positions: Tensor,
+        positions: Tensor | None,
     ) -> Tensor:
-        """Judge the flow along the path, and what the model says of its own errors."""
+        """Judge the flow along the path, and at the finest scale what the model says of its own errors."""
         options, head = self.options, self.model.uncertainty
-        if head is not None and options.loss == "mixture":
+        if head is not None and positions is not None and options.loss == "mixture":
             judged = [
                 self.model.uncertainty_at(state.hidden, positions).negative_log_likelihood
                 for state in path.states
             ]
             return correction_loss(predictions, target, known, options.gamma, judged)
-        loss = correction_loss(predictions, target, known, options.gamma, DISTANCES[options.loss])
-        if head is None:
+        distance = DISTANCES["l1" if options.loss == "mixture" else options.loss]
+        loss = correction_loss(predictions, target, known, options.gamma, distance)
+        if head is None or positions is None:
             return loss
         verdict = self.model.uncertainty_at(path.states[-1].hidden.detach(), positions)
         calibration = correction_loss(

@@ -113,7 +113,9 @@ class Trainer:
         self.criterion = PARTS[type(options)][1](self.model, options)
         self.objective: nn.Module = self.criterion
         if processes.count > 1:
-            self.objective = DistributedDataParallel(self.criterion)
+            self.objective = DistributedDataParallel(
+                self.criterion, find_unused_parameters=bool(options.scale_shares)
+            )
         self.optimizer = create_optimizer(self.model, options)
         self.step, self.seconds = 0, 0.0
         self.skipped = self.skipped_in_a_row = 0
