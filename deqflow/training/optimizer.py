@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,27 +14,7 @@ LEAST_SIDE = 8
 """Matrices with fewer rows or columns than this are left to AdamW: little of them can be made orthogonal."""
 
 
-class Optimizer(Protocol):
-    """What the training loop asks of an optimizer; those of ``torch.optim`` are such."""
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Settings by group of parameters, to be changed in place."""
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
-
-    def step(self) -> Any:
-        """Change the parameters."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what ``load_state_dict`` takes."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state."""
-
-
-def create_optimizer(model: nn.Module, options: TrainOptions) -> Optimizer:
+def create_optimizer(model: nn.Module, options: TrainOptions) -> "torch.optim.Optimizer | MuonAdamW":
     """Create AdamW, or Muon with AdamW for what is not a matrix; the same rate serves both."""
     if options.optimizer == "muon":
         if not hasattr(torch.optim, "Muon"):
