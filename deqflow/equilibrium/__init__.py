@@ -6,7 +6,7 @@ done, a *gradient* how a found point is differentiated, and a *correction* where
 
 A solver of one's own is a subclass of ``Solver`` with ``advance``; a gradient is any object with ``attach``,
 a correction any with ``follow``. ``jacobian_penalty``, ``spectral_radius`` and ``path_independence`` tell how
-well behaved the fixed point is.
+well behaved the fixed point is; a ``JointStep`` optimizes the input of a fixed point while it is solved.
 
 Examples:
     >>> import torch
@@ -26,6 +26,7 @@ Examples:
 from deqflow.equilibrium.correction import Correction, Recorded, Segments, Trajectory, Unrolled
 from deqflow.equilibrium.driver import Solution, solve
 from deqflow.equilibrium.gradients import Gradient, Implicit, NeumannPhantom, OneStep, Phantom
+from deqflow.equilibrium.joint import JointState, JointStep
 from deqflow.equilibrium.solvers import SOLVERS, Anderson, Broyden, FixedPointIteration, Solver
 from deqflow.equilibrium.stability import (
     PathIndependence,
@@ -47,6 +48,8 @@ __all__ = [
     "FixedPointIteration",
     "Gradient",
     "Implicit",
+    "JointState",
+    "JointStep",
     "Keep",
     "NeumannPhantom",
     "OneStep",
