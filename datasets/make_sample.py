@@ -50,7 +50,7 @@ def main(root: Path) -> None:
 
 
 def surfaces() -> Surfaces:
-    """Computed patterns only."""
+    """Draw computed patterns only."""
     return Surfaces(Textures(), TextureCache(side=640), procedural=1.0, low_contrast=0.1)
 
 

@@ -98,7 +98,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command line (the process's own by default) and returns the exit code.
+    """Run a command line (the process's own by default) and return the exit code.
 
     0 is success, 2 wrong input (said in one sentence on standard error), 130 ended by Ctrl-C or SIGTERM.
     """

@@ -87,12 +87,12 @@ class ModelConfig:
         return self.strides[-1]
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as JSON knows it."""
+        """Return the configuration as JSON knows it."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
-        """The inverse of ``to_dict``, also after a round trip through JSON.
+        """Return the inverse of ``to_dict``, also after a round trip through JSON.
 
         Raises:
             ConfigError: an unknown field or kind of component, or a value outside its range.
@@ -125,7 +125,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _components_of_flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The first weight files of deqflow-s describe it in one list of sizes."""
+    """Return the components that the first weight files describe in one list of sizes."""
     rest = dict(values)
     return {
         "encoder": {"kind": "shared", **{name: rest.pop(name, None) for name in ("widths", "depths")}},
@@ -190,7 +190,7 @@ class SolveSettings:
             raise ConfigError(f"scales must be strides that halve, as 32 16 8, not {self.scales}")
 
     def changed(self, **options: Unpack[SolveOptions]) -> "SolveSettings":
-        """These settings with the options that are given and not None."""
+        """Return these settings with the options that are given and not None."""
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         scales = given.get("scales")
         if isinstance(scales, str):
@@ -200,7 +200,7 @@ class SolveSettings:
         return replace(self, **given)
 
     def stopping(self, measure: Measure, factor: int) -> StoppingRule:
-        """The rule at a scale ``factor`` times as coarse as the model's finest."""
+        """Return the rule at a scale ``factor`` times as coarse as the model's finest."""
         hidden = self.hidden_tolerance if self.tolerance > 0 else 0.0
         tolerance = (self.tolerance * factor, float("inf"), hidden)
         return StoppingRule(steps=self.steps, tolerance=tolerance, measure=measure, keep=self.keep)

@@ -18,7 +18,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """The device that ``name`` means: ``auto`` takes cuda, then mps, then cpu.
+    """Return the device that ``name`` means: ``auto`` takes cuda, then mps, then cpu.
 
     Raises:
         ConfigError: a device that is unknown or not on this machine.
@@ -37,7 +37,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of convolutions and matrix products under autocast.
+    """Return the dtype of convolutions and matrix products under autocast.
 
     ``auto`` takes bfloat16 where the hardware multiplies it faster than float32: CUDA from Ampere on, and the
     CPUs that ``_fast_bfloat16_cpu`` knows.

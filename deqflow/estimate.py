@@ -18,7 +18,7 @@ REFERENCE_STRIDE = 8
 
 
 def cost_of(evaluations: Mapping[int, int]) -> float:
-    """Evaluations by stride as evaluations of the 1/8 grid: one at 1/16 counts 0.25, one at 1/4 counts 4."""
+    """Return evaluations by stride in those of the 1/8 grid: at 1/16 one counts 0.25, at 1/4 it counts 4."""
     return sum(count * (REFERENCE_STRIDE / stride) ** 2 for stride, count in evaluations.items())
 
 
@@ -105,7 +105,7 @@ class BatchEstimate:
         return self.outcome == Outcome.CONVERGED
 
     def __len__(self) -> int:
-        """The number of pairs."""
+        """Return the number of pairs."""
         return len(self.flow)
 
     def __iter__(self) -> Iterator[FlowEstimate]:

@@ -89,12 +89,12 @@ class DEQFlow(nn.Module):
 
     @contextlib.contextmanager
     def _part(self, name: str) -> Iterator[None]:
-        """A part of the estimator in the model's precision, by name in the profiler."""
+        """Run a part of the estimator in the model's precision, by name in the profiler."""
         with record_function(name), autocast(self.device, self.precision):
             yield
 
     def settings(self, **options: Unpack[SolveOptions]) -> SolveSettings:
-        """The model's defaults, but for what is given; raises ConfigError for what it cannot do."""
+        """Return the model's defaults, but for what is given; raise ConfigError for what it cannot do."""
         settings = self.defaults.changed(**options)
         strides = self.config.strides
         for scale in settings.scales:
@@ -107,7 +107,7 @@ class DEQFlow(nn.Module):
         return settings
 
     def padding(self, image: Tensor) -> Padding:
-        """What a frame (B, 3, H, W) needs around it; raises ImageError for other shapes or below 16x16."""
+        """Return the padding of a frame (B, 3, H, W); raise ImageError for other shapes or below 16x16."""
         if image.dim() != 4 or image.shape[1] != 3 or min(image.shape[2:]) < SMALLEST_SIDE:
             raise ImageError(
                 f"expected frames (B, 3, H, W) of at least {SMALLEST_SIDE}x{SMALLEST_SIDE} pixels, "
@@ -179,7 +179,7 @@ class DEQFlow(nn.Module):
     def operator(
         self, pair: PreparedPair, scale: int | None = None, *, attach_flow: bool = False
     ) -> UpdateStep:
-        """The update operator of a pair at a scale it is encoded at (None: the finest).
+        """Return the update operator of a pair at a scale it is encoded at (None: the finest).
 
         Everything that is constant over a solve is computed here: correlation, and the context's share.
         With ``attach_flow`` gradients pass through the incoming flow of a step, not only through hidden.
@@ -201,7 +201,7 @@ class DEQFlow(nn.Module):
         return UpdateStep(self.update, correlation, prepared, start, attach_flow=attach_flow)
 
     def _level(self, scale: int) -> int:
-        """The encoder's level that a scale is solved with, 0 the coarsest, which shrunk frames have too."""
+        """Return the encoder's level for a scale; 0 is the coarsest, which shrunk frames have too."""
         return self.config.strides.index(min(scale, max(self.config.strides)))
 
     def initial_state(self, frame: EncodedFrame, scale: int | None = None) -> FlowState:
@@ -220,7 +220,7 @@ class DEQFlow(nn.Module):
         return FlowState(hidden.float().contiguous(memory_format=torch.channels_last), flow)
 
     def scales(self, image: Tensor, settings: SolveSettings) -> tuple[int, ...]:
-        """The scales that a cold solve of padded frames goes through; small ones leave out the coarsest."""
+        """Return the scales of a cold solve of padded frames; small frames leave out the coarsest."""
         side = min(image.shape[2:])
         strides = self.config.strides
         return tuple(
@@ -238,7 +238,7 @@ class DEQFlow(nn.Module):
         *,
         trusted: Tensor | None = None,
     ) -> PairSolution:
-        """The fixed point of a pair, each scale started from the enlarged fixed point of the one before.
+        """Return the fixed point of a pair; each scale starts from the enlarged one of the scale before.
 
         A step at twice the stride costs a quarter and reaches twice as far, so that large motions are found
         sooner and more of them at all.
@@ -332,7 +332,7 @@ class DEQFlow(nn.Module):
 
     @torch.no_grad()
     def record(self, pair: PreparedPair, start: FlowState | None, steps: Sequence[int]) -> Solution:
-        """A solve at the finest scale that goes on whatever happens, to be looked at.
+        """Return a solve at the finest scale that goes on whatever happens, to be looked at.
 
         Args:
             pair: from ``prepare``.
@@ -354,7 +354,7 @@ class DEQFlow(nn.Module):
         return pair.padding.crop(F.interpolate(stride * moved, scale_factor=stride))[:, 0]
 
     def decode(self, solution: PairSolution, padding: Padding) -> BatchEstimate:
-        """A solution as full-resolution flow, per sample."""
+        """Return a solution as full-resolution flow, per sample."""
         found, uncertainty = solution.finest, None
         state: FlowState = found.state
         flow = padding.crop(self.flow_at(state, scale=solution.scale))
@@ -398,7 +398,7 @@ class DEQFlow(nn.Module):
         return found
 
     def uncertainty_at(self, hidden: Tensor, positions: Tensor) -> Mixture:
-        """What the uncertainty head makes of hidden at some subpixel positions; the model has one."""
+        """Return the uncertainty head's output for hidden at some subpixel positions; the model has one."""
         assert self.uncertainty is not None
         with self._part("decode"):
             return self.uncertainty.at_positions(hidden, positions)
@@ -461,7 +461,7 @@ class DEQFlow(nn.Module):
             warnings.warn("frames hold nothing above 1, expected values of 0..255", stacklevel=4)
 
     def to_tensor(self, frame: Frame, name: str = "frame", value_range: ValueRange | None = None) -> Tensor:
-        """A frame of any kind (see ``deqflow.io.frames.Frame``) as (1, 3, H, W) of 0..255 on the device."""
+        """Return a frame of any kind (`deqflow.io.frames.Frame`) as (1, 3, H, W) of 0..255 on the device."""
         return self._stacked(to_rgb_frames([frame], [name], value_range))
 
     def _stacked(self, frames: Sequence[NDArray[np.uint8]]) -> Tensor:
@@ -543,7 +543,7 @@ class DEQFlow(nn.Module):
         return list(estimates) if batched else estimates[0]
 
     def _state_of(self, image: Tensor, flow: NDArray[np.floating]) -> FlowState:
-        """The initial state of frames (B, 3, H, W), with a flow (B, H, W, 2) of full resolution in it."""
+        """Return the initial state of frames (B, 3, H, W) that holds a full-resolution flow (B, H, W, 2)."""
         wanted = (len(image), *image.shape[2:], 2)
         if flow.shape != wanted or not np.isfinite(flow).all():
             raise ConfigError(f"flow has shape {flow.shape}, expected {wanted} of finite values")
@@ -555,7 +555,7 @@ class DEQFlow(nn.Module):
 
 
 def _fitted(state: FlowState, start: FlowState) -> FlowState:
-    """A state as this solve wants it; raises ConfigError for one of another size."""
+    """Return a state as this solve wants it; raises ConfigError for one of another size."""
     if state.flow.shape != start.flow.shape or state.hidden.shape != start.hidden.shape:
         raise ConfigError(
             f"state is for a flow of {tuple(state.flow.shape)}, these frames need {tuple(start.flow.shape)}"

@@ -1,6 +1,6 @@
 """Pixels, grids and motion: padding, warping and splatting on batched tensors (B, C, H, W).
 
-Flow is in pixels of the tensor's own grid, u to the right and v down. Pixel centres have integer coordinates.
+Flow is in pixels of the tensor's own grid, u to the right and v down. Pixel centers have integer coordinates.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from torch import Tensor
 def coordinate_grid(
     height: int, width: int, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Pixel coordinates (x, y) of every pixel centre, (2, height, width)."""
+    """Pixel coordinates (x, y) of every pixel center, (2, height, width)."""
     y, x = torch.meshgrid(
         torch.arange(height, device=device, dtype=dtype),
         torch.arange(width, device=device, dtype=dtype),
@@ -35,16 +35,16 @@ class Padding:
     bottom: int = 0
 
     @classmethod
-    def for_size(cls, height: int, width: int, multiple: int = 8, *, centred: bool = True) -> Self:
-        """The smallest padding of (height, width) to multiples of ``multiple``.
+    def for_size(cls, height: int, width: int, multiple: int = 8, *, centered: bool = True) -> Self:
+        """Return the smallest padding of (height, width) to multiples of ``multiple``.
 
-        ``centred`` shares the padding between opposite sides (Sintel in published evaluations); otherwise the
+        ``centered`` shares the padding between opposite sides (Sintel in published evaluations); else the
         width is shared and the whole vertical padding goes below (KITTI in published evaluations).
         """
         if height < 1 or width < 1 or multiple < 1:
             raise ValueError(f"expected positive sizes, got {height} x {width} and multiple {multiple}")
         down, across = -height % multiple, -width % multiple
-        top = down // 2 if centred else 0
+        top = down // 2 if centered else 0
         return cls(across // 2, across - across // 2, top, down - top)
 
     def __add__(self, inner: "Padding") -> "Padding":
@@ -65,7 +65,7 @@ class Padding:
 
 
 def backward_warp(image: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-    """Samples ``image`` where ``flow`` points: ``warped(x) = image(x + flow(x))``, bilinear.
+    """Sample ``image`` where ``flow`` points: ``warped(x) = image(x + flow(x))``, bilinear.
 
     Args:
         image: (B, C, H, W), floating point; usually frame 2.
@@ -79,7 +79,7 @@ def backward_warp(image: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     target = coordinate_grid(flow.shape[2], flow.shape[3], device=flow.device) + flow.float()
     x, y = target[:, 0], target[:, 1]
     inside = ((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)).unsqueeze(1)
-    # A side of one pixel has no extent to normalise by; every valid coordinate is then 0 and maps to -1.
+    # A side of one pixel has no extent to normalize by; every valid coordinate is then 0 and maps to -1.
     grid = torch.stack((2 * x / max(width - 1, 1) - 1, 2 * y / max(height - 1, 1) - 1), dim=-1)
     warped = F.grid_sample(image.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=True)
     return warped.to(image.dtype), inside

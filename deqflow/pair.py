@@ -43,11 +43,11 @@ class EncodedFrame:
         return EncodedFrame(change(self.image), features)
 
     def rolled(self, shift: int) -> "EncodedFrame":
-        """The same frames in another order."""
+        """Return the same frames in another order."""
         return self._each(lambda tensor: tensor.roll(shift, dims=0))
 
     def halves(self) -> tuple["EncodedFrame", "EncodedFrame"]:
-        """The first and the second half of the frames."""
+        """Return the first and the second half of the frames."""
         return self._each(lambda tensor: tensor.chunk(2)[0]), self._each(lambda tensor: tensor.chunk(2)[1])
 
 

@@ -32,7 +32,7 @@ class Processes:
         return self.rank == 0
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The mean of each value over the processes, which must all call this with the same names."""
+        """Return the mean of each value over the processes, which must all call this with the same names."""
         if self.count == 1:
             return dict(values)
         # Float64 does not exist on mps, which knows no process groups either.

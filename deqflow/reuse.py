@@ -94,7 +94,7 @@ class CarriedState:
 
 
 def carry(state: FlowState) -> FlowState:
-    """A state carried along its own flow, see ``CarriedState``."""
+    """Return a state carried along its own flow, see ``CarriedState``."""
     return CarriedState.along(state, torch.zeros_like(state.flow[:, :1])).state
 
 

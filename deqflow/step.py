@@ -20,12 +20,12 @@ class FlowState(NamedTuple):
     flow: Tensor
 
     def where(self, mask: Tensor, other: "FlowState") -> "FlowState":
-        """This state where the mask (B, 1, H/s, W/s) is true, ``other`` elsewhere."""
+        """Return this state where the mask (B, 1, H/s, W/s) is true, ``other`` elsewhere."""
         hidden = torch.where(mask, self.hidden, other.hidden).contiguous(memory_format=torch.channels_last)
         return FlowState(hidden, torch.where(mask, self.flow, other.flow))
 
     def enlarged(self, factor: int, size: tuple[int, int]) -> "FlowState":
-        """The state on a grid ``factor`` times as fine, of ``size`` (height, width); the rest is cut off."""
+        """Return the state on a grid ``factor`` times as fine, cut to ``size`` (height, width)."""
         height, width = size
         hidden, flow = (
             F.interpolate(part, scale_factor=factor, mode="bilinear")[..., :height, :width]

@@ -116,7 +116,7 @@ class FlowStream:
         return self._estimate(pair)
 
     def _tensor(self, array: NDArray[Any], name: str) -> Tensor:
-        """A frame as (1, 3, H, W) of 0..255; the first two decide how floating-point values are read."""
+        """Return a frame as (1, 3, H, W) of 0..255; the first two decide how floats are read."""
         if self._range is None and self._first is not None:
             self._range = value_range_of([self._first, array], f"frames {self.frames} and {self.frames + 1}")
             if value_range_of([self._first]) != self._range:
@@ -163,7 +163,7 @@ class FlowStream:
         return carried.state.where(carried.found & ~failed, fresh), None
 
     def _still(self, pair: PreparedPair) -> FlowEstimate:
-        """The estimate of two equal frames: nothing moves, and nothing was solved."""
+        """Return the estimate of two equal frames: nothing moves, and nothing was solved."""
         state = self.model.initial_state(pair.first, self.settings.scales[-1])
         height, width = (self._size or pair.first.image.shape)[2:]
         known = self.model.uncertainty is not None
@@ -225,7 +225,7 @@ def estimate_video(
 
 
 def check_enough_frames(count: int, name: str) -> None:
-    """Raises VideoError unless there were two frames, between which there can be flow."""
+    """Raise VideoError unless there were two frames, between which there can be flow."""
     if count < 2:
         found = "only one frame" if count else "no frames"
         raise VideoError(f"{name} has {found}, flow needs at least two")

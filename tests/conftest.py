@@ -74,7 +74,7 @@ def shared_clips() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_textures() -> Path:
-    """Photos and cut-out objects with a manifest of licences."""
+    """Photos and cut-out objects with a manifest of licenses."""
     return _shared_folder("textures", "photos and cut-outs for synthetic scenes")
 
 

@@ -128,12 +128,12 @@ def naive_lookup(features1, features2, flow, levels, radius):
     volume = torch.einsum("bcij,bckl->bijkl", features1, features2) / channels**0.5
     volume = volume.reshape(batch * height * width, 1, *features2.shape[-2:])
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    centre = torch.stack((x, y)) + flow
+    center = torch.stack((x, y)) + flow
     offset = torch.arange(-radius, radius + 1).to(flow)
     channels = []
     for level in range(levels):
         h, w = volume.shape[-2:]
-        at = centre.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2) / 2**level
+        at = center.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2) / 2**level
         at = at + torch.stack(torch.meshgrid(offset, offset, indexing="ij"), dim=-1)
         if min(h, w) < 1:
             seen = torch.zeros(at.shape[:-1])

@@ -1,4 +1,4 @@
-"""Augmentation: what geometry does to flow and validity, exactly; what colours leave alone; what is drawn."""
+"""Augmentation: what geometry does to flow and validity, exactly; what colors leave alone; what is drawn."""
 
 from dataclasses import fields, replace
 from itertools import product
@@ -17,7 +17,7 @@ from deqflow.data.augmentation import (
     saturated,
 )
 from deqflow.data.datasets import DATASETS
-from deqflow.data.datasets.catalogue import augmentation_in
+from deqflow.data.datasets.catalog import augmentation_in
 from deqflow.data.sample import Sample
 from deqflow.data.transforms import cropped, flipped, hidden, resized
 from deqflow.errors import ConfigError

@@ -30,7 +30,7 @@ class TestConvert:
             metadata = file.metadata()
         assert metadata["model"] == "deqflow-tiny-gma" and metadata["source"] == "published.pth"
         assert metadata["source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
-        assert metadata["licence"] == "AGPL-3.0"
+        assert metadata["license"] == "AGPL-3.0"
         assert json.loads(metadata["metrics"]) == {"published": [], "measured": {"epe": 1.5}}
         before = load("deqflow-tiny-gma", checkpoint=source, device="cpu")
         after = load("deqflow-tiny-gma", checkpoint=target, device="cpu")
@@ -84,7 +84,7 @@ class TestConvert:
         assert run("convert", source, out, "--overwrite") == 0
 
 
-def test_models_lists_presets_parameters_licences_and_published_numbers(capsys):
+def test_models_lists_presets_parameters_licenses_and_published_numbers(capsys):
     assert run("models") == 0
     printed = capsys.readouterr().out
     for name, preset in PRESETS.items():
@@ -94,5 +94,5 @@ def test_models_lists_presets_parameters_licences_and_published_numbers(capsys):
             for line in printed.splitlines()
             if line.startswith(f"| {name} ") and f"{parameters:,}" in line
         ]
-        assert preset.licence in row
+        assert preset.license in row
     assert " 1.27 | " in printed and " 26.90 |" in printed

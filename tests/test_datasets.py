@@ -29,7 +29,7 @@ from dataset_files import (
 )
 
 from deqflow.data.datasets import DATASETS, find_benchmarks, open_dataset
-from deqflow.data.datasets.catalogue import official_pairs
+from deqflow.data.datasets.catalog import official_pairs
 from deqflow.errors import DataError, FlowFileError
 
 
@@ -91,7 +91,7 @@ class TestKitti:
         (dataset,) = open_dataset("kitti-2012", make_kitti(tmp_path / "noc", "colored_0", ["flow_noc"]))
         assert (names(dataset)[0], dataset[0].valid.sum()) == ("000000 (noc)", 40)
 
-    def test_2012_in_gray_where_colour_is_missing(self, tmp_path):
+    def test_2012_in_gray_where_color_is_missing(self, tmp_path):
         (dataset,) = open_dataset("kitti-2012", make_kitti(tmp_path, "image_0"))
         assert dataset.files[0].frame1.parent.name == "image_0"
 

@@ -54,7 +54,7 @@ class TestCheck:
         assert out == "Middlebury, training: 2 pairs, complete\nMiddlebury, testing: 2 pairs, complete\n"
 
     @pytest.mark.parametrize("name", MAKERS)
-    def test_every_data_set_is_recognised_and_sound(self, tmp_path, capsys, name):
+    def test_every_data_set_is_recognized_and_sound(self, tmp_path, capsys, name):
         MAKERS[name](tmp_path)
         code, out, err = run(capsys, "datasets", "check", tmp_path)
         assert (code, err) == (0, "")

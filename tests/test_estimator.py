@@ -168,7 +168,7 @@ def test_impossible_sizes_are_refused():
 
 def test_the_state_of_halved_frames_becomes_one_of_the_frames():
     """Both grids share the corner of the frame: a slope stays where it is, in pixels twice as many."""
-    places = 2 * torch.arange(6.0).repeat(4, 1) + 0.5  # centres of the coarse cells on the fine grid
+    places = 2 * torch.arange(6.0).repeat(4, 1) + 0.5  # centers of the coarse cells on the fine grid
     coarse = FlowState(torch.full((1, 3, 4, 6), 0.7), torch.stack((places, -3 + 0 * places))[None])
     fine = coarse.enlarged(2, (7, 11))
     assert fine.hidden.shape == (1, 3, 7, 11) and fine.flow.shape == (1, 2, 7, 11)

@@ -134,7 +134,7 @@ class TestLoop:
             assert found.steps == alone[key].steps
             assert found.regions.keys() == alone[key].regions.keys()
 
-    def test_kitti_is_padded_at_the_bottom_and_the_rest_centred(self, tmp_path):
+    def test_kitti_is_padded_at_the_bottom_and_the_rest_centered(self, tmp_path):
         write_kitti(tmp_path, size=(30, 45))
         root = write_sintel(tmp_path, {"alley_1": [1]})
         for dataset, odd in (

@@ -76,7 +76,7 @@ def test_pairs_are_neighbors_and_drawn_from_seed_and_number(footage):
         name, _, one, two = sample.name.split()
         assert name == "walk" and abs(int(one) - int(two)) == 1
         assert sample.frame1.shape == (64, 72, 3) and not sample.valid.any()
-        # Neighbouring frames show the same but for a pan by one pixel.
+        # Neighboring frames show the same but for a pan by one pixel.
         shifts = [np.roll(sample.frame1, shift, axis=1)[:, 2:-2] for shift in (-1, 1)]
         assert any(np.array_equal(shifted, sample.frame2[:, 2:-2]) for shifted in shifts)
         assert np.array_equal(sample.frame1, again[number].frame1)

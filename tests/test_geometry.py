@@ -28,11 +28,11 @@ def test_coordinate_grid_counts_x_then_y() -> None:
     assert grid[1].tolist() == [[0, 0, 0], [1, 1, 1]]
 
 
-@given(height=SIDES, width=SIDES, multiple=st.integers(1, 32), centred=st.booleans())
+@given(height=SIDES, width=SIDES, multiple=st.integers(1, 32), centered=st.booleans())
 def test_padding_is_the_smallest_and_crop_undoes_it(
-    height: int, width: int, multiple: int, centred: bool
+    height: int, width: int, multiple: int, centered: bool
 ) -> None:
-    padding = Padding.for_size(height, width, multiple, centred=centred)
+    padding = Padding.for_size(height, width, multiple, centered=centered)
     image = torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width)
     padded = padding.pad(image)
     assert padded.shape[2] % multiple == padded.shape[3] % multiple == 0
@@ -44,7 +44,7 @@ def test_padding_is_the_smallest_and_crop_undoes_it(
 
 def test_padding_as_in_published_evaluations() -> None:
     assert Padding.for_size(436, 1021) == Padding(left=1, right=2, top=2, bottom=2)
-    assert Padding.for_size(370, 1226, centred=False) == Padding(left=3, right=3, top=0, bottom=6)
+    assert Padding.for_size(370, 1226, centered=False) == Padding(left=3, right=3, top=0, bottom=6)
 
 
 def test_padding_refuses_empty_images() -> None:

@@ -39,7 +39,7 @@ def folder(model, tmp_path_factory):
         model,
         tmp_path_factory.mktemp("hub") / "mine",
         metrics=METRICS,
-        metadata={"data": "scenes of my own", "licence": "Apache-2.0"},
+        metadata={"data": "scenes of my own", "license": "Apache-2.0"},
         description="Adapted to a conveyor belt.",
     )
 

@@ -55,7 +55,7 @@ class TestSampleData:
             assert not np.array_equal(sharp.frame1, soft.frame1)
             assert 0 < sharp.occlusion.mean() < 0.3
 
-    def test_flow_takes_a_visible_point_to_the_same_colour(self, repository):
+    def test_flow_takes_a_visible_point_to_the_same_color(self, repository):
         for sample in open_dataset("sintel", repository / "datasets/sample/sintel")[0]:
             rows, columns = np.mgrid[: sample.flow.shape[0], : sample.flow.shape[1]].astype(np.float32)
             found = cv2.remap(
@@ -82,7 +82,7 @@ class TestSampleData:
 
 
 class TestReadme:
-    def test_its_table_is_the_catalogue(self, repository):
+    def test_its_table_is_the_catalog(self, repository):
         lines = (repository / "datasets" / "README.md").read_text().splitlines()
         rows = [
             [cell.strip(" `") for cell in line.strip("| ").split("|")] for line in lines if line[:3] == "| `"

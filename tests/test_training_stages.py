@@ -407,7 +407,7 @@ def test_the_robust_loss_by_hand():
     assert abs(errors.grad[1]) > 5 * abs(errors.grad[2]) and errors.grad.isfinite().all()
 
 
-def test_frozen_batch_normalisation_keeps_its_statistics():
+def test_frozen_batch_normalization_keeps_its_statistics():
     model = create("deqflow-tiny").train()
     freeze_batch_norm(model)
     before = {name: value.clone() for name, value in model.named_buffers()}

@@ -257,7 +257,7 @@ class TestPictures:
 
     @pytest.mark.parametrize(("size", "colors"), [((720, 1280), "ITU709"), ((480, 640), "ITU601")])
     @pytest.mark.parametrize("full", [False, True])
-    def test_unlabelled_colors(self, tmp_path: Path, size: tuple[int, int], colors: str, full: bool) -> None:
+    def test_unlabeled_colors(self, tmp_path: Path, size: tuple[int, int], colors: str, full: bool) -> None:
         image = corners(1, size)[0]
         picture = av.VideoFrame.from_ndarray(image, "rgb24").reformat(
             format="yuvj420p" if full else "yuv420p",

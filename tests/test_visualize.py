@@ -32,7 +32,7 @@ def test_no_motion_is_white() -> None:
 
 
 def test_directions_of_the_wheel() -> None:
-    """Hues of the published colour code: right red, down yellow, left cyan, up violet-blue."""
+    """Hues of the published color code: right red, down yellow, left cyan, up violet-blue."""
     red, green, blue = color_of(1, 0)
     assert (red, green, blue) == (255, 0, 0)
     red, green, blue = color_of(0, 1)
@@ -213,7 +213,7 @@ def test_side_by_side() -> None:
 
 
 def test_scalar_map_and_its_bar() -> None:
-    """The bar shows the colours of the map in order, ever brighter."""
+    """The bar shows the colors of the map in order, ever brighter."""
     values = np.array([[0.0, 1.0, 2.0, 9.0, np.nan]])
     colors = scalar_map(values, 2.0)[0]
     bar = color_bar(101, 3)

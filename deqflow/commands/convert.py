@@ -38,7 +38,7 @@ class ConvertOptions:
 
 
 def run(options: ConvertOptions) -> int:
-    """Converts; the exit code.
+    """Convert and return the exit code.
 
     Raises:
         DeqflowError, OSError: a file or an option does not hold; said in one sentence.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from deqflow.data.datasets.catalogue import DATASETS, family_named, open_dataset
+from deqflow.data.datasets.catalog import DATASETS, family_named, open_dataset
 from deqflow.data.datasets.check import Checked, check, find_families
 from deqflow.data.datasets.speed import measure_loading
 from deqflow.errors import ConfigError

@@ -102,7 +102,7 @@ class EvaluateOptions(ModelOptions):
             ConfigError: one has no ground truth.
         """
         from deqflow.data.datasets import find_benchmarks, open_dataset
-        from deqflow.data.datasets.catalogue import family_named
+        from deqflow.data.datasets.catalog import family_named
 
         if not self.dataset:
             return find_benchmarks(self.data)

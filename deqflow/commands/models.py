@@ -12,10 +12,10 @@ class ModelsOptions:
 
 
 def run(options: ModelsOptions) -> int:
-    """Prints two tables; the exit code."""
+    """Print two tables and return the exit code."""
     from deqflow import zoo
 
-    header = ["model", "parameters", "steps", "tolerance", "scales", "licence of weights", "weights"]
+    header = ["model", "parameters", "steps", "tolerance", "scales", "license of weights", "weights"]
     rows = []
     for name, preset in zoo.PRESETS.items():
         defaults = preset.defaults
@@ -26,7 +26,7 @@ def run(options: ModelsOptions) -> int:
                 str(defaults.steps),
                 f"{defaults.tolerance:g}",
                 " ".join(map(str, defaults.scales)),
-                preset.licence,
+                preset.license,
                 _weights(name),
             ]
         )

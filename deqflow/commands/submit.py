@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from deqflow.commands.common import ModelOptions, check_folder_names, prepare_outputs, solve_record
-from deqflow.data.datasets.catalogue import SUBMISSIONS
+from deqflow.data.datasets.catalog import SUBMISSIONS
 from deqflow.errors import DataError
 
 if TYPE_CHECKING:

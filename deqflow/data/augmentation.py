@@ -1,7 +1,7 @@
-"""Augmentation of training pairs: scale, stretch, crop, flips, colour, noise, and occlusion by an eraser.
+"""Augmentation of training pairs: scale, stretch, crop, flips, color, noise, and occlusion by an eraser.
 
 Kinds and ranges are RAFT's (Teed & Deng, ECCV 2020, and its published configuration), which DEQ-Flow trains
-with. Differences: flow scales by the exact ratio of the rounded sizes; colours change and the eraser strikes
+with. Differences: flow scales by the exact ratio of the rounded sizes; colors change and the eraser strikes
 after cropping; a frame that is too small for its crop is padded, not enlarged.
 """
 
@@ -39,11 +39,11 @@ class Augmentation:
         brightness: factor is drawn from 1 - brightness to 1 + brightness.
         contrast: likewise, about the mean gray of the pair.
         saturation: likewise.
-        hue: turn of the colour circle, in whole turns, drawn from -hue to hue.
+        hue: turn of the color circle, in whole turns, drawn from -hue to hue.
         asymmetric_probability: of drawing these for each frame alone rather than for both.
         noise: largest standard deviation of Gaussian noise, gray levels; each pair draws its own from 0 on.
         noise_probability: of any noise.
-        eraser_probability: of painting rectangles of frame 2 over with its mean colour.
+        eraser_probability: of painting rectangles of frame 2 over with its mean color.
         eraser_count: fewest and most of them.
         eraser_side: shortest and longest side, pixels.
 
@@ -89,7 +89,7 @@ class Augmentation:
         self._check("eraser_side", 1, math.inf, ordered=True)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """A changed sample, of the crop's size; the same for the same state of ``rng``.
+        """Return a changed sample, of the crop's size; the same for the same state of ``rng``.
 
         Masks that the sample has follow, ``occlusion`` and ``noc`` also what cropping and the eraser hide;
         ``subpixels`` are dropped.
@@ -144,7 +144,7 @@ class Augmentation:
         return replace(sample, frame1=frame1, frame2=frame2)
 
     def _jittered(self, image: Image, rng: np.random.Generator) -> Image:
-        """Changes brightness, contrast, saturation and hue in random order, rounding after each."""
+        """Change brightness, contrast, saturation and hue in random order, rounding after each."""
         spread = np.array([self.brightness, self.contrast, self.saturation, self.hue])
         amounts = rng.uniform(-spread, spread)
         changes = (brightened, contrasted, saturated, hue_turned)
@@ -191,7 +191,7 @@ def saturated(image: Image, factor: float) -> Image:
 
 
 def hue_turned(image: Image, turns: float) -> Image:
-    """RGB (H, W, 3) with the hue moved by ``turns`` of the colour circle, in steps of 1/256."""
+    """RGB (H, W, 3) with the hue moved by ``turns`` of the color circle, in steps of 1/256."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
     hsv[..., 0] += np.uint8(round(256 * turns) % 256)  # wraps around, as the circle does
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL), np.uint8)

@@ -21,7 +21,7 @@ Map = NDArray[Any]
 
 
 def resized(sample: Sample, height: int, width: int, *, sparse: bool) -> Sample:
-    """The sample at another size; flow grows by the exact ratio of the sizes, u and v by their own.
+    """Return the sample at another size; flow grows by the exact ratio of the sizes, u and v by their own.
 
     Args:
         sample: what to resize.
@@ -61,7 +61,7 @@ def resized(sample: Sample, height: int, width: int, *, sparse: bool) -> Sample:
 
 
 def cropped(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
-    """A window of the sample; what of it lies outside the frame is padded.
+    """Return a window of the sample; what of it lies outside the frame is padded.
 
     Padding repeats the frame's edge; flow is unknown there and masks are empty. Pixels whose target lies
     outside the window, or in its padding, are marked in ``occlusion`` and taken from ``noc``.
@@ -91,7 +91,7 @@ def cropped(sample: Sample, top: int, left: int, height: int, width: int) -> Sam
 
 
 def flipped(sample: Sample, *, horizontal: bool = False, vertical: bool = False) -> Sample:
-    """The sample mirrored left to right, upside down, or both; doing it twice gives the same sample again."""
+    """Return the sample mirrored left to right, upside down, or both; mirroring twice undoes it."""
     if not (horizontal or vertical):
         return sample
     step = (-1 if vertical else 1, -1 if horizontal else 1)
@@ -109,7 +109,7 @@ def flipped(sample: Sample, *, horizontal: bool = False, vertical: bool = False)
 
 
 def hidden(sample: Sample, covered: NDArray[np.bool_]) -> Sample:
-    """The sample's masks after the second frame was covered in places, bool (H, W), and cut at its edge.
+    """Return the masks, bool (H, W), after the second frame was covered in places and cut at its edge.
 
     Known pixels whose target, rounded to a pixel, is covered or outside are occluded and not in ``noc``.
     """
@@ -130,7 +130,7 @@ def hidden(sample: Sample, covered: NDArray[np.bool_]) -> Sample:
 
 
 def _maps(sample: Sample, change: Callable[[Map], Map]) -> Sample:
-    """Changes the masks that are there; ground truth of finer resolution has no place any more."""
+    """Change the masks that are there; ground truth of finer resolution has no place any more."""
     masks = {name: getattr(sample, name) for name in _MASKS}
     changed: dict[str, Any] = {name: change(mask) for name, mask in masks.items() if mask is not None}
     return replace(sample, subpixels=None, **changed)
@@ -141,7 +141,7 @@ def _stretched(values: Map, height: int, width: int) -> Map:
 
 
 def _nearest(old: int, new: int) -> NDArray[np.intp]:
-    """For each pixel of ``new`` the one of ``old`` in which its centre falls."""
+    """For each pixel of ``new`` the one of ``old`` in which its center falls."""
     return (2 * np.arange(new) + 1) * old // (2 * new)
 
 

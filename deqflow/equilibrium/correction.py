@@ -140,7 +140,7 @@ class Unrolled:
 
 
 def marks_along(steps: int, count: int, positions: Sequence[int] | None) -> list[int]:
-    """Evaluations (1-based) that are marked: the given positions, or ``count`` evenly spaced ones.
+    """Return evaluations (1-based) that are marked: the given positions, or ``count`` evenly spaced ones.
 
     Raises:
         ValueError: more marks than evaluations, or positions that do not rise within 1..steps.

@@ -18,7 +18,7 @@ class Gradient(Protocol):
     """A way to differentiate a fixed point."""
 
     def attach(self, step: Step, state: S) -> S:
-        """A state equal to the fixed point up to the solver's residual, with a graph to the step's inputs."""
+        """Return the fixed point, up to the solver's residual, with a graph to the step's inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ class Solver(Protocol):
 
     @abstractmethod
     def advance(self, state: S, mapped: S, memory: Memory) -> tuple[S, Memory]:
-        """The next state to evaluate, from ``state``, ``mapped = step(state)`` and the memory so far."""
+        """Return the next state, from ``state``, ``mapped = step(state)`` and the memory so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ class Broyden(Solver):
         return unflatten(finite_or(following, latest), state), memory
 
     def _updated(self, x: Tensor, g: Tensor, memory: Memory) -> Memory:
-        """The memory after one more evaluation: a step halved or taken, and one rank more."""
+        """Return the memory after one more evaluation: a step halved or taken, and one rank more."""
         point, residual, direction, halvings, u, v = memory
         grew = torch.linalg.vector_norm(g, dim=2) > torch.linalg.vector_norm(residual, dim=2)
         halve = grew.squeeze(1) & (halvings < self.line_search)
@@ -175,7 +175,7 @@ class Broyden(Solver):
         ]
 
     def _newton(self, vector: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """The inverse Jacobian ``-I + U^T V`` times vectors (B, 1, D)."""
+        """Return the inverse Jacobian ``-I + U^T V`` times vectors (B, 1, D)."""
         return -vector + self.inner_product(vector, v) @ u
 
     def _appended(self, factors: Tensor, latest: Tensor, halve: Tensor) -> Tensor:

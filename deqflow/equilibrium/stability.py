@@ -82,7 +82,7 @@ def spectral_radius(
 
     Args:
         step: the operator.
-        state: where to linearise, usually the fixed point.
+        state: where to linearize, usually the fixed point.
         subspace: dimension of the Krylov space; as many joint vectors a sample are kept.
         cycles: most restarts.
         tolerance: stop when no sample's answer has changed by more than this share for two cycles.
@@ -130,7 +130,7 @@ def _arnoldi(product: _Transposed, start: Tensor, size: int) -> tuple[Tensor, Te
 
 
 def _restart(basis: Tensor, values: Tensor, vectors: Tensor, order: Tensor) -> Tensor:
-    """A real vector (B, D) in the span of the quarter of Ritz vectors with the largest moduli."""
+    """Return a real vector (B, D) in the span of the quarter of Ritz vectors with the largest moduli."""
     wanted = order[:, : max(2, order.shape[1] // 4)]
     chosen = torch.gather(vectors, 2, wanted[:, None, :].expand(-1, vectors.shape[1], -1))
     sizes = torch.gather(values, 1, wanted).abs()

@@ -32,17 +32,17 @@ def rebuild(like: S, tensors: Sequence[Tensor]) -> S:
 
 
 def detach(state: S) -> S:
-    """The same state without a graph."""
+    """Return the same state without a graph."""
     return rebuild(state, [part.detach() for part in state])
 
 
 def select(state: S, samples: Tensor) -> S:
-    """Some samples of a state, by index or mask."""
+    """Return some samples of a state, by index or mask."""
     return rebuild(state, [part[samples] for part in state])
 
 
 def choose(mask: Tensor, first: S, second: S) -> S:
-    """Samples of the first state where the mask (B,) is true, of the second elsewhere."""
+    """Take the first state where the mask (B,) is true, the second elsewhere."""
     return rebuild(
         first,
         [

@@ -52,7 +52,7 @@ class Keep:
         return self.slack == math.inf
 
     def judged(self, mapped: Any, state: Any, moved: Tensor) -> Tensor:
-        """The residual (B,) that decides, of an evaluation that the stopping rule finds ``moved`` (B, K)."""
+        """Return the residual (B,) of an evaluation that the stopping rule finds ``moved`` (B, K)."""
         if self.measure is None:
             return moved[:, 0]
         judged = self.measure(mapped, state)[:, 0]

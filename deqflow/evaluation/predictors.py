@@ -41,7 +41,7 @@ class Item:
         """What the frames need around them."""
         height, width = self.sample.frame1.shape[:2]
         centered = self.dataset.convention.centered_padding
-        return Padding.for_size(height, width, PUBLISHED_MULTIPLE, centred=centered)
+        return Padding.for_size(height, width, PUBLISHED_MULTIPLE, centered=centered)
 
 
 class Prediction(NamedTuple):

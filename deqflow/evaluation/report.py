@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from deqflow import zoo
 from deqflow.data.datasets import PairDataset
-from deqflow.data.datasets.catalogue import official_pairs
+from deqflow.data.datasets.catalog import official_pairs
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.charts import Chart, charts
 from deqflow.evaluation.predictors import Item

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from deqflow.data.datasets import PairDataset, PairFiles, open_dataset
-from deqflow.data.datasets.catalogue import SUBMISSIONS, family_named
+from deqflow.data.datasets.catalog import SUBMISSIONS, family_named
 from deqflow.data.sample import Sample
 from deqflow.errors import ConfigError, DataError, DeqflowError, FlowClippedWarning
 from deqflow.evaluation.plan import Place, Plan

@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A name to write to that becomes ``path`` at the end: the file is whole or the old one, never cut short.
+    """Yield a name to write to that becomes ``path`` at the end: whole or the old file, never cut short.
 
     Raises:
         OSError: the folder does not exist or cannot be written.
@@ -26,7 +26,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
-    """Writes a whole file by `atomic_path`."""
+    """Write a whole file by `atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 

@@ -24,7 +24,7 @@ SUFFIXES = {form.name: form.suffix for form in FLOW_FORMATS.values()}
 
 
 def read_flow(path: str | PathLike[str]) -> tuple[Flow, Mask]:
-    """Reads a flow file in the format that its suffix names.
+    """Read a flow file in the format that its suffix names.
 
     Returns:
         Flow, float32 (H, W, 2), (u, v) in pixels, zero where unknown; and bool (H, W), true where known.
@@ -47,7 +47,7 @@ def read_flow(path: str | PathLike[str]) -> tuple[Flow, Mask]:
 
 
 def write_flow(path: str | PathLike[str], flow: Flow, valid: Mask | None = None) -> None:
-    """Writes flow (H, W, 2) in the format that the suffix names, whole or not at all; replaces a file there.
+    """Write flow (H, W, 2) in the format that the suffix names, whole or not at all; replaces a file there.
 
     Values that the format cannot hold (KITTI's ends at 512 px) are clipped, with a `FlowClippedWarning` that
     counts the pixels.

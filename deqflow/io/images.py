@@ -243,7 +243,7 @@ def value_range_of(images: Sequence[NDArray[Any]], name: str = "image") -> Value
 
 
 def write_image(path: str | PathLike[str], rgb: NDArray[np.uint8]) -> None:
-    """Writes uint8 RGB (H, W, 3) in the format that the suffix names, replacing what was there.
+    """Write uint8 RGB (H, W, 3) in the format that the suffix names, replacing what was there.
 
     Raises:
         ImageError: the suffix is not one of an image format.
@@ -272,7 +272,7 @@ def shrink(rgb: NDArray[np.uint8], longest_side: int | None) -> NDArray[np.uint8
 
 @contextlib.contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Keeps OpenCV's own account of a bad file off the terminal: the error raised says it in one sentence."""
+    """Keep OpenCV's own account of a bad file off the terminal: the error raised says it in one sentence."""
     logging = getattr(cv2.utils, "logging", cv2)  # its place in OpenCV 5, and in 4
     level = logging.getLogLevel()
     logging.setLogLevel(0)  # silent

@@ -19,7 +19,7 @@ RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
 class StandardizedConv2d(nn.Conv2d):
     """Convolution whose filters have zero mean and unit norm, times a learned gain per output channel.
 
-    It stands in for a normalisation of the activations, whose backward pass costs more than the convolutions
+    It stands in for a normalization of the activations, whose backward pass costs more than the convolutions
     around it on a CPU, and depends on the weights only, so a batch of one behaves as any other.
 
     Source: Qiao et al., Weight Standardization, 2019; scaled as in Brock et al., NFNets, 2021.
@@ -32,7 +32,7 @@ class StandardizedConv2d(nn.Conv2d):
         nn.init.zeros_(self.get_parameter("bias"))
 
     def standardized(self) -> Tensor:
-        """The effective filters, shaped as ``weight``."""
+        """Return the effective filters, shaped as ``weight``."""
         flat = self.weight.flatten(1)
         flat = flat - flat.mean(dim=1, keepdim=True)
         scale = self.gain[:, None] * torch.rsqrt(flat.square().sum(dim=1, keepdim=True) + 1e-8)
@@ -43,7 +43,7 @@ class StandardizedConv2d(nn.Conv2d):
         return self._conv_forward(x, scale * self.standardized(), scale * self.get_parameter("bias"))
 
 
-def centre_and_scale(x: Tensor) -> Tensor:
+def center_and_scale(x: Tensor) -> Tensor:
     """Each channel's mean over the frame removed, then the sample divided by its overall spread.
 
     Without it a constant part shared by all positions swamps the correlation of what tells them apart.
@@ -97,7 +97,7 @@ class SharedEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.stem = StandardizedConv2d(3, widths[0], 7, stride=4)
-        # Neighbouring pixels are alike, so zero-mean filters see little of an image's spread.
+        # Neighboring pixels are alike, so zero-mean filters see little of an image's spread.
         nn.init.constant_(self.stem.gain, 4.0)
         blocks: list[nn.Module] = [ResidualBlock(widths[0], widths[0]) for _ in range(depths[0])]
         blocks.append(ResidualBlock(widths[0], widths[1], stride=2))
@@ -110,8 +110,8 @@ class SharedEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
         """Image (B, 3, H, W) in -1..1 -> features (B, F, H/8, W/8), trunk (B, C, H/8, W/8); one stride."""
-        trunk = centre_and_scale(self.stages(F.relu_(self.stem(image, RELU_GAIN))))
-        return ((centre_and_scale(self.feature_head(trunk)), trunk),)
+        trunk = center_and_scale(self.stages(F.relu_(self.stem(image, RELU_GAIN))))
+        return ((center_and_scale(self.feature_head(trunk)), trunk),)
 
     def context(self, trunk: Tensor, level: int = 0) -> tuple[Tensor, None]:
         """Context (B, C, H/8, W/8) of a frame from its trunk; only the first frame of a pair needs it.
@@ -139,5 +139,5 @@ class SharedEncoderConfig:
         require_sizes("encoder", widths=self.widths, depths=self.depths)
 
     def build(self, *, features: int, context: int, hidden: int) -> SharedEncoder:
-        """The encoder, for these numbers of channels."""
+        """Return the encoder, for these numbers of channels."""
         return SharedEncoder(widths=self.widths, depths=self.depths, features=features, context=context)

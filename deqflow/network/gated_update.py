@@ -22,7 +22,7 @@ class PointwiseConv2d(nn.Linear):
     """A 1x1 convolution of (B, C, H, W) in channels_last memory, as the matrix product that it is.
 
     On a CPU a convolution with a 1x1 kernel takes a slower path and may hand back gradients in another memory
-    format, which makes its neighbours slow too.
+    format, which makes its neighbors slow too.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ class PointwiseConv2d(nn.Linear):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def added_to(self, base: Tensor, x: Tensor) -> Tensor:
-        """The same with ``base`` (B, out, H, W) in place of the bias: product and sum in one go."""
+        """Return the same with ``base`` (B, out, H, W) in place of the bias: product and sum in one go."""
         base, x = base.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1)
         product = torch.addmm(base.flatten(0, 2), x.flatten(0, 2), self.weight.t())
         return product.view(base.shape).permute(0, 3, 1, 2)
@@ -56,7 +56,7 @@ class RowConv2d(nn.Conv2d):
 
 
 class GatedStripUpdate(nn.Module):
-    """A gated recurrent unit whose gates see a wide neighbourhood through depthwise strip convolutions.
+    """A gated recurrent unit whose gates see a wide neighborhood through depthwise strip convolutions.
 
     The gate keeps the hidden state a convex combination of its past and a bounded candidate, which is what
     makes iterating it well behaved; a row and a column of depthwise weights with 1x1 convolutions around them
@@ -113,7 +113,7 @@ class GatedStripUpdate(nn.Module):
             nn.init.zeros_(displacement.get_parameter("bias"))
 
     def prepare(self, context: Tensor) -> Tensor:
-        """The context's share of the gates, (B, H, W, mixed): the same at every step, so computed once.
+        """Return the context's share of the gates, (B, H, W, mixed): constant over a solve, so computed once.
 
         The bias of the product that it is added to is in it. Channels come last so that selecting samples
         keeps that memory layout, in the gradient as well.
@@ -175,7 +175,7 @@ class GatedStripConfig:
             )
 
     def build(self, *, hidden: int, context: int, correlation: int) -> GatedStripUpdate:
-        """The update operator, for these numbers of channels."""
+        """Return the update operator, for these numbers of channels."""
         return GatedStripUpdate(
             hidden=hidden,
             context=context,

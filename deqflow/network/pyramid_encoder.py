@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deqflow.errors import ConfigError
-from deqflow.network.encoder import RELU_GAIN, ResidualBlock, StandardizedConv2d, centre_and_scale
+from deqflow.network.encoder import RELU_GAIN, ResidualBlock, StandardizedConv2d, center_and_scale
 from deqflow.network.sizes import require_sizes
 
 
@@ -72,8 +72,8 @@ class PyramidEncoder(nn.Module):
                 size = own.shape[2:]
                 coarser = F.interpolate(fused, scale_factor=2.0, mode="bilinear")[..., : size[0], : size[1]]
                 fused = self.smooth[level](F.relu(own + coarser))
-            trunk = centre_and_scale(fused)
-            found.append((centre_and_scale(self.feature_heads[level](trunk)), trunk))
+            trunk = center_and_scale(fused)
+            found.append((center_and_scale(self.feature_heads[level](trunk)), trunk))
         return tuple(found)
 
     def context(self, trunk: Tensor, level: int) -> tuple[Tensor, None]:
@@ -104,7 +104,7 @@ class PyramidEncoderConfig:
         return tuple(4 * 2**level for level in reversed(range(len(self.widths))))
 
     def build(self, *, features: int, context: int, hidden: int) -> PyramidEncoder:
-        """The encoder, for these numbers of channels."""
+        """Return the encoder, for these numbers of channels."""
         return PyramidEncoder(
             stem=self.stem,
             widths=self.widths,

@@ -186,7 +186,7 @@ class SeparateEncodersConfig:
         require_choice("encoder", "starts_hidden", self.starts_hidden, (True, False))
 
     def build(self, *, features: int, context: int, hidden: int) -> SeparateEncoders:
-        """The encoders, for these numbers of channels."""
+        """Return the encoders, for these numbers of channels."""
         return SeparateEncoders(
             partial(ResidualNet, block=BLOCKS[self.block], widths=self.widths),
             features=features,

@@ -89,7 +89,7 @@ class ConvGRU(nn.Module):
     def forward(
         self, hidden: Tensor, motion: Tensor, prepared: "PreparedGRU", active: Tensor | None
     ) -> Tensor:
-        """The new hidden (B, hidden, H, W), in the dtype of the old."""
+        """Return the new hidden (B, hidden, H, W), in the dtype of the old."""
         injected = prepared.injected if active is None else prepared.injected[active]
         padding = self.update.padding
         gates = F.conv2d(torch.cat((hidden.to(motion.dtype), motion), dim=1), prepared.gates, padding=padding)
@@ -220,5 +220,5 @@ class GRUConfig:
             require_choice("update operator", name, getattr(self, name), (True, False))
 
     def build(self, *, hidden: int, context: int, correlation: int) -> GRUUpdate:
-        """The update operator, for these numbers of channels."""
+        """Return the update operator, for these numbers of channels."""
         return GRUUpdate(self, hidden=hidden, context=context, correlation=correlation)

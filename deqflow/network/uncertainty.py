@@ -96,5 +96,5 @@ class MixtureConfig:
         require_sizes("uncertainty", width=self.width)
 
     def build(self, *, hidden: int, factor: int) -> MixtureHead:
-        """The head, for frames ``factor`` times as large as the grid."""
+        """Return the head, for frames ``factor`` times as large as the grid."""
         return MixtureHead(hidden=hidden, width=self.width, factor=factor)

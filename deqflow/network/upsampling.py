@@ -35,7 +35,7 @@ class ConvexUpsampling(nn.Module):
         return fine.reshape(batch, 2, height * self.factor, width * self.factor)
 
     def at_positions(self, hidden: Tensor, flow: Tensor, positions: Tensor | None = None) -> Tensor:
-        """The fine flows sorted by their place inside a coarse pixel, float32.
+        """Return the fine flows sorted by their place inside a coarse pixel, float32.
 
         Training takes its loss on a random few of the ``factor``^2 places: an unbiased estimate of the loss
         over all pixels at a fraction of what full-resolution maps cost.
@@ -80,7 +80,7 @@ class BilinearUpsampling(nn.Module):
         return F.interpolate(self.factor * flow.float(), size, mode="bilinear", align_corners=True)
 
     def at_positions(self, hidden: Tensor, flow: Tensor, positions: Tensor | None = None) -> Tensor:
-        """The fine flows by their position inside a coarse pixel, as ``ConvexUpsampling.at_positions``."""
+        """Return the fine flows by position inside a coarse pixel, as ``ConvexUpsampling.at_positions``."""
         if positions is None:
             positions = torch.arange(self.factor**2, device=flow.device)
         return extract_positions(self(hidden, flow), self.factor, positions)
@@ -101,7 +101,7 @@ class ConvexConfig:
         require_sizes("upsampling", width=self.width)
 
     def build(self, *, hidden: int, factor: int) -> ConvexUpsampling:
-        """The upsampling, by ``factor``."""
+        """Return the upsampling, by ``factor``."""
         return ConvexUpsampling(hidden=hidden, width=self.width, factor=factor)
 
 
@@ -112,7 +112,7 @@ class BilinearConfig:
     kind: str = field(default="bilinear", init=False)
 
     def build(self, *, hidden: int, factor: int) -> BilinearUpsampling:
-        """The upsampling, by ``factor``."""
+        """Return the upsampling, by ``factor``."""
         return BilinearUpsampling(factor=factor)
 
 

@@ -19,7 +19,7 @@ class PlainConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, size, padding=(size[0] // 2, size[1] // 2), bias=bias)
 
     def effective(self) -> Tensor:
-        """The filters, shaped as ``weight``."""
+        """Return the filters, shaped as ``weight``."""
         return self.weight
 
     def forward(self, x: Tensor, filters: Filters | None = None) -> Tensor:
@@ -47,12 +47,12 @@ class WeightNormConv2d(PlainConv2d):
         return torch.linalg.vector_norm(self.weight, dim=(1, 2, 3), keepdim=True)
 
     def effective(self) -> Tensor:
-        """The filters, shaped as ``weight``."""
+        """Return the filters, shaped as ``weight``."""
         return self.weight * (self.gain / self._length())
 
 
 def collect_filters(operator: nn.Module) -> Filters:
-    """The effective filters of all such convolutions inside ``operator``, differentiable.
+    """Return the effective filters of all such convolutions inside ``operator``, differentiable.
 
     Under autocast they are cast here, once, instead of at every step of the solve.
     """

@@ -96,7 +96,7 @@ def open_scenes(options: SceneOptions) -> Sources:
     textures, kept = (split_textures(every, held_out=flag) for flag in (False, True))
     size, motion = (options.height, options.width), options.scenes
     counts = f"{len(textures.photos)} photos, {len(textures.objects)} cut-outs"
-    licence = "permissive licences only" if options.permissive_only else "all licences"
+    license = "permissive licenses only" if options.permissive_only else "all licenses"
     names = [path.name for path in (*every.photos, *every.objects)]
 
     def unseen(motion: str, count: int, kind: str = "") -> HeldOut:
@@ -120,7 +120,7 @@ def open_scenes(options: SceneOptions) -> Sources:
             "held out": f"{options.width}x{options.height}, {scenes_fingerprint()}, {digest(names)}",
         },
         summary="synthetic scenes" if motion == "usual" else f"{motion} synthetic scenes",
-        textures=f"{counts}, {licence}",
+        textures=f"{counts}, {license}",
     )
 
 

@@ -156,7 +156,7 @@ def is_cut(last: Tensor, new: Tensor, flow: Tensor) -> bool:
     """Tell whether a new scene begins: the new frame resembles neither the last nor where its motion leads.
 
     Both comparisons are made on thumbnails. It is a cut if their correlation is below 0.5 and they differ by
-    more than 8 gray levels on average. (Correlation, as it is blind to flashes and exposure. Neighbouring
+    more than 8 gray levels on average. (Correlation, as it is blind to flashes and exposure. Neighboring
     frames of ordinary video stay above 0.9, fast motion at ten frames per second above 0.7; 95 % of unrelated
     pairs are below 0.4. A start from the wrong state mostly costs some steps: the solver still iterates.)
 
@@ -221,7 +221,7 @@ class FootagePairs(Dataset[Sample]):
         one, two = (frame[top : top + height, left : left + width] for frame in (one, two))
         if draw.random() < 0.5:
             one, two = (np.ascontiguousarray(frame[:, ::-1]) for frame in (one, two))
-        return unlabelled(one, two, f"{shot.name} {order[0]} {order[1]}")
+        return unlabeled(one, two, f"{shot.name} {order[0]} {order[1]}")
 
 
 def middle(shot: Shot, first: int, crop: tuple[int, int]) -> Sample:
@@ -229,10 +229,10 @@ def middle(shot: Shot, first: int, crop: tuple[int, int]) -> Sample:
     one, two = shot[first], shot[first + 1]
     top, left = ((one.shape[axis] - crop[axis]) // 2 for axis in (0, 1))
     inner = (slice(top, top + crop[0]), slice(left, left + crop[1]))
-    return unlabelled(one[inner], two[inner], f"{shot.name} {first}")
+    return unlabeled(one[inner], two[inner], f"{shot.name} {first}")
 
 
-def unlabelled(frame1: Frame, frame2: Frame, name: str) -> Sample:
+def unlabeled(frame1: Frame, frame2: Frame, name: str) -> Sample:
     """Return a pair whose flow is unknown everywhere."""
     size = frame1.shape[:2]
     return Sample(frame1, frame2, np.zeros((*size, 2), np.float32), np.zeros(size, bool), name=name)

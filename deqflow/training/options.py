@@ -229,7 +229,7 @@ class SceneOptions(SupervisedOptions):
         bidirectional: take the frames of a scene both ways, so that each is rendered and encoded once for two
             pairs.
         textures: folder of photos and cut-outs for the scenes; None draws procedural textures only.
-        permissive_only: of a folder with a licence manifest, use only what it calls permissive.
+        permissive_only: of a folder with a license manifest, use only what it calls permissive.
     """
 
     scenes: Literal["usual", "fast"] = "usual"

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from deqflow.data.augmentation import Augmentation
 from deqflow.data.datasets import PairDataset, PairFiles, open_dataset
-from deqflow.data.datasets.catalogue import augmentation_in
+from deqflow.data.datasets.catalog import augmentation_in
 from deqflow.data.sample import Sample, warn_unknown
 from deqflow.errors import ConfigError, DataError, DeqflowError
 from deqflow.training.data import HeldOut, Sources, corrupt, digest
@@ -30,7 +30,7 @@ class Part:
     Attributes:
         text: as it was written.
         repeat: how often each pair comes in an epoch.
-        name: of a data set of the catalogue.
+        name: of a data set of the catalog.
         words: which the titles of its parts must have, such as ``clean`` and ``left``.
         split: of the data set.
     """

@@ -60,7 +60,7 @@ def photometric_loss(image1: Tensor, image2: Tensor, flow: Tensor, visible: Tens
     r = CENSUS_RADIUS
     outside = F.pad((~inside).float(), (r, r, r, r), value=1.0)
     known = visible * (1 - F.max_pool2d(outside, 2 * r + 1, stride=1))
-    # Generalised Charbonnier with exponent 0.4, as in UFlow, sec. 3.1.
+    # Generalized Charbonnier with exponent 0.4, as in UFlow, sec. 3.1.
     error = (census_distance(image1, warped) + 0.01) ** 0.4
     return (error * known).sum() / known.sum().clamp_min(1)
 

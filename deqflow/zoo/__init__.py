@@ -1,7 +1,7 @@
 """Named presets, and weights in and out of files: ours, and published checkpoints."""
 
 from deqflow.zoo.checkpoints import Checkpoint, file_sha256, read_checkpoint
-from deqflow.zoo.conversion import convert, recognise
+from deqflow.zoo.conversion import convert, recognize
 from deqflow.zoo.hub import from_pretrained, save_pretrained
 from deqflow.zoo.loading import (
     build,
@@ -38,7 +38,7 @@ __all__ = [
     "matching_presets",
     "preset",
     "read_checkpoint",
-    "recognise",
+    "recognize",
     "restore",
     "save_pretrained",
     "save_weights",

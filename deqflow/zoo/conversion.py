@@ -25,7 +25,7 @@ def convert(
 ) -> DEQFlow:
     """Write a checkpoint of any kind that ``load`` reads as a safetensors file that describes itself.
 
-    Beside what ``save_weights`` writes, its metadata hold ``source`` and ``source_sha256``, the ``licence``
+    Beside what ``save_weights`` writes, its metadata hold ``source`` and ``source_sha256``, the ``license``
     of the weights, and ``metrics``: what is published for the preset, and what was measured of this file.
 
     Args:
@@ -44,7 +44,7 @@ def convert(
     """
     checkpoint = read_checkpoint(source)
     if name is None:
-        name = recognise(checkpoint)
+        name = recognize(checkpoint)
     model = build(name, fitting_config(name, checkpoint), checkpoint)
     known: dict[str, Any] = {"published": [asdict(result) for result in preset(name).published]}
     if metrics is not None:
@@ -53,15 +53,15 @@ def convert(
     described |= {
         "source": source.name,
         "source_sha256": file_sha256(source),
-        "licence": preset(name).licence,
+        "license": preset(name).license,
         "metrics": json.dumps(known),
     }
     save_weights(model, target, metadata=described, dtype=dtype)
     return model
 
 
-def recognise(checkpoint: Checkpoint) -> str:
-    """The preset that a checkpoint names or fits; raises CheckpointError where there is none."""
+def recognize(checkpoint: Checkpoint) -> str:
+    """Return the preset that a checkpoint names or fits; raises CheckpointError where there is none."""
     if checkpoint.metadata.get("model") in PRESETS:
         return checkpoint.metadata["model"]
     fitting = matching_presets(checkpoint.tensors)

@@ -31,7 +31,7 @@ LICENSES = {"AGPL-3.0": "agpl-3.0", "Apache-2.0": "apache-2.0", "BSD-3-Clause": 
 METRICS = {"epe": "end-point error, pixels", "fl_all": "Fl-all, %"}
 """Those of a data set that a card lists, by their names in the results of ``deqflow evaluate --json``."""
 
-NOT_LISTED = ("config", "licence", "metrics", "model", "recipe")
+NOT_LISTED = ("config", "license", "metrics", "model", "recipe")
 """What the weights say of themselves and the card says elsewhere, or leaves to ``Weights``."""
 
 _HOW_TO_USE = """
@@ -63,7 +63,7 @@ def save_pretrained(
         folder: made if it is not there.
         metrics: results to list in the card, as ``deqflow evaluate --json`` writes them; without them those
             of ``metadata``.
-        metadata: what else to keep in the weights and tell in the card: data, steps, licence, ...; that of
+        metadata: what else to keep in the weights and tell in the card: data, steps, license, ...; that of
             the file which the model is from is ``Weights.of(file).metadata``.
         description: paragraphs of the card.
 
@@ -142,7 +142,7 @@ def _card(model: DEQFlow, about: Mapping[str, str], metrics: Mapping[str, Any], 
     """Return the model card: the hub's metadata, then a page for people."""
     with requires("hub", "a model card"):
         from huggingface_hub import ModelCardData
-    license = about.get("licence", PRESETS[model.name].licence if model.name in PRESETS else "other")
+    license = about.get("license", PRESETS[model.name].license if model.name in PRESETS else "other")
     results = list(_results(model.name, metrics))
     data = ModelCardData(
         license=LICENSES.get(license, "other"),

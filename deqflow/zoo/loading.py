@@ -25,7 +25,7 @@ from deqflow.zoo.presets import PRESETS, Preset
 
 
 def preset(name: str) -> Preset:
-    """A preset by its name; raises ConfigError for an unknown one."""
+    """Return a preset by its name; raises ConfigError for an unknown one."""
     if name not in PRESETS:
         raise ConfigError(f"model {name!r} is unknown; expected one of {', '.join(PRESETS)}")
     return PRESETS[name]
@@ -37,13 +37,13 @@ def list_models() -> list[str]:
 
 
 def create(name: str) -> DEQFlow:
-    """A preset with fresh random weights; raises ConfigError for an unknown name."""
+    """Return a preset with fresh random weights; raises ConfigError for an unknown name."""
     found = preset(name)
     return DEQFlow(found.config, found.defaults, name=name)
 
 
-class _LeaveUninitialised(TorchFunctionMode):
-    """Random initialisation does nothing: on the meta device it would cost a second of imports."""
+class _LeaveUninitialized(TorchFunctionMode):
+    """Random initialization does nothing: on the meta device it would cost a second of imports."""
 
     def __torch_function__(
         self,
@@ -58,9 +58,9 @@ class _LeaveUninitialised(TorchFunctionMode):
 
 
 def skeleton(config: ModelConfig, name: str = "custom") -> DEQFlow:
-    """A model whose tensors have shapes and no memory: to count, to compare, or to be given its weights."""
+    """Return a model whose tensors have shapes and no memory: to count, to compare, or to fill."""
     defaults = PRESETS[name].defaults if name in PRESETS else None
-    with torch.device("meta"), _LeaveUninitialised():
+    with torch.device("meta"), _LeaveUninitialized():
         return DEQFlow(config, defaults, name=name)
 
 
@@ -73,7 +73,7 @@ def load(
     trainable: bool = False,
     **options: Unpack[SolveOptions],
 ) -> DEQFlow:
-    """A model ready to estimate: in evaluation mode, on its device.
+    """Return a model ready to estimate: in evaluation mode, on its device.
 
     Args:
         name: a preset.
@@ -99,7 +99,7 @@ def load(
 
 
 def restore(name: str, path: Path) -> DEQFlow:
-    """A preset with the weights of a file, on the CPU, as ``create`` would leave it: ready to be trained on.
+    """Return a preset with the weights of a file, on the CPU and trainable, as ``create`` would.
 
     Weight norm and the width of the flow head are those of the file, within what was published.
 
@@ -112,7 +112,7 @@ def restore(name: str, path: Path) -> DEQFlow:
 
 
 def build(name: str, config: ModelConfig, checkpoint: Checkpoint) -> DEQFlow:
-    """A model of this configuration with these weights; the global random state is left alone."""
+    """Return a model of this configuration with these weights; the global random state is left alone."""
     model = skeleton(config, name)
     if config.strides != preset(name).config.strides:
         model.defaults = replace(model.defaults, scales=config.strides)
@@ -126,7 +126,7 @@ def build(name: str, config: ModelConfig, checkpoint: Checkpoint) -> DEQFlow:
 
 
 def fitting_config(name: str, checkpoint: Checkpoint) -> ModelConfig:
-    """The configuration of ``name``, or of its variants, that a file's tensors fill exactly.
+    """Return the configuration of ``name``, or of its variants, that a file's tensors fill exactly.
 
     A file of ours that describes another configuration is taken at its word, with a warning.
 
@@ -156,7 +156,7 @@ def fitting_config(name: str, checkpoint: Checkpoint) -> ModelConfig:
 
 
 def described_config(checkpoint: Checkpoint) -> ModelConfig | None:
-    """What a file of ours says of its model; None for others."""
+    """Return what a file of ours says of its model; None for others."""
     if "config" not in checkpoint.metadata:
         return None
     try:
@@ -166,7 +166,7 @@ def described_config(checkpoint: Checkpoint) -> ModelConfig | None:
 
 
 def variant(config: ModelConfig, tensors: Mapping[str, Tensor]) -> ModelConfig:
-    """The configuration with weight norm, flow head and uncertainty head as they are among ``tensors``.
+    """Return the configuration with weight norm, flow head and uncertainty head as in ``tensors``.
 
     Checkpoints of 2022 have flow heads of 256 channels, or of 256 at most, whatever the other widths.
     """
@@ -182,7 +182,7 @@ def variant(config: ModelConfig, tensors: Mapping[str, Tensor]) -> ModelConfig:
 
 
 def family(config: ModelConfig) -> ModelConfig:
-    """The configuration without what varies between checkpoints of one preset."""
+    """Return the configuration without what varies between checkpoints of one preset."""
     config = replace(config, uncertainty=None)
     if isinstance(config.update, GRUConfig):
         return replace(config, update=replace(config.update, head=1, weight_norm=False))
@@ -202,7 +202,7 @@ def matching_presets(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def shipped_weights(name: str) -> Path:
-    """The file of a preset's own weights, in the installed package or beside it in a checkout."""
+    """Return the file of a preset's own weights, in the installed package or beside it in a checkout."""
     package = Path(str(resources.files("deqflow")))
     for folder in (package / "weights", package.parent / "weights"):
         path = folder / f"{name}.safetensors"

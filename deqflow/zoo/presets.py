@@ -40,7 +40,7 @@ class Preset:
 
     Attributes:
         summary: a line about it.
-        licence: of the weights that exist for it.
+        license: of the weights that exist for it.
         config: its sizes.
         defaults: how it is solved.
         precision: ``auto`` or a dtype's name.
@@ -48,7 +48,7 @@ class Preset:
     """
 
     summary: str
-    licence: str
+    license: str
     config: ModelConfig = field(default_factory=ModelConfig)
     defaults: SolveSettings = field(default_factory=SolveSettings)
     precision: str = "auto"
@@ -91,7 +91,7 @@ def _published_deq(size: str, *, attention: bool) -> Preset:
     hidden, features, update = _SIZES[size]
     return Preset(
         summary=f"DEQ-Flow-{size.upper() if len(size) == 1 else size}{' with GMA' if attention else ''}",
-        licence="AGPL-3.0",
+        license="AGPL-3.0",
         config=ModelConfig(
             features=features,
             context=hidden,
@@ -110,13 +110,13 @@ def _published_deq(size: str, *, attention: bool) -> Preset:
 PRESETS: Mapping[str, Preset] = {
     "deqflow-s": Preset(
         summary="small, for machines without a GPU; its weights ship with the package",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         config=ModelConfig(uncertainty=MixtureConfig()),
         defaults=SolveSettings(scales=(16, 8)),
     ),
     "deqflow-s-next": Preset(
         summary="three scales, an experiment: no weights yet",
-        licence="Apache-2.0",
+        license="Apache-2.0",
         config=ModelConfig(
             features=96,
             levels=2,
@@ -129,7 +129,7 @@ PRESETS: Mapping[str, Preset] = {
     **{f"deqflow-{size}-gma": _published_deq(size, attention=True) for size in _SIZES},
     "raft": Preset(
         summary="RAFT, the recurrent baseline",
-        licence="BSD-3-Clause",
+        license="BSD-3-Clause",
         config=ModelConfig(
             features=256,
             context=128,
@@ -145,7 +145,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "raft-small": Preset(
         summary="RAFT-small",
-        licence="BSD-3-Clause",
+        license="BSD-3-Clause",
         config=ModelConfig(
             features=128,
             context=64,

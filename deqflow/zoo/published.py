@@ -73,7 +73,7 @@ def is_published(names: Iterable[str]) -> bool:
 
 
 def to_our_names(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """A published state dict by our names.
+    """Return a published state dict by our names.
 
     Raises:
         CheckpointError: a name that no published model has, or two copies of a parameter that differ.

@@ -69,7 +69,7 @@ class Weights:
     @property
     def license(self) -> str:
         """License of the weights: what the file says, else that of its preset."""
-        return self.metadata.get("licence", PRESETS[self.model].licence)
+        return self.metadata.get("license", PRESETS[self.model].license)
 
     @property
     def sha256(self) -> str:

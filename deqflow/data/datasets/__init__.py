@@ -4,7 +4,7 @@ A pair exists where its flow file and both its frames do, so that parts of a dat
 whole. Listings are sorted; frames and flow are read when a pair is asked for.
 """
 
-from deqflow.data.datasets.catalogue import DATASETS, find_benchmarks, open_dataset
+from deqflow.data.datasets.catalog import DATASETS, find_benchmarks, open_dataset
 from deqflow.data.datasets.family import Family
 from deqflow.data.datasets.pairs import PairDataset, PairFiles, Truth
 

@@ -18,7 +18,7 @@ _SPLIT_CODES = {"training": "1", "validation": "2"}
 
 
 def flying_chairs(root: Path, split: str) -> list[PairDataset]:
-    """The pairs that the official list assigns to the split; ``all`` needs no list.
+    """Return the pairs that the official list assigns to the split; ``all`` needs no list.
 
     Raises:
         DataError: the list is missing, is another file, or does not reach as far as the pairs.
@@ -42,7 +42,7 @@ def flying_chairs(root: Path, split: str) -> list[PairDataset]:
 
 
 def _codes(root: Path) -> dict[str, str]:
-    """The code of every pair by its five-digit number: line n of the list is about pair n."""
+    """Return the code of every pair by its five-digit number: line n of the list is about pair n."""
     for folder in (root, root / "data", root.parent):
         if (folder / SPLIT_FILE).is_file():
             codes = (folder / SPLIT_FILE).read_text(encoding="ascii", errors="replace").split()

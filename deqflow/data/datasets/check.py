@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from deqflow.data.datasets.catalogue import DATASETS, own_folder
+from deqflow.data.datasets.catalog import DATASETS, own_folder
 from deqflow.data.datasets.family import Family
 from deqflow.data.datasets.headers import pixel_size
 from deqflow.data.datasets.pairs import NoPairsError, PairDataset, PairFiles
@@ -51,7 +51,7 @@ class Checked:
 
 
 def find_families(root: Path, name: str | None = None) -> list[tuple[Family, Path]]:
-    """The data sets at ``root`` or in folders of their official names below it, by what lies there.
+    """Return the data sets at ``root`` or in folders of their official names below it, by what lies there.
 
     Args:
         root: a folder, or a list of pairs.
@@ -109,7 +109,7 @@ def check(family: Family, root: Path, *, progress: bool = True) -> Iterator[Chec
 
 
 def _broken(pair: PairFiles, sizes: dict[Path, Size | DeqflowError]) -> Iterator[str]:
-    """What is wrong with a pair's files, each named once however many pairs share it."""
+    """Return what is wrong with a pair's files, each named once however many pairs share it."""
     expected: Size | None = None
     for path, scale in _files(pair):
         seen = path in sizes

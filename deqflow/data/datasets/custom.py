@@ -85,7 +85,7 @@ def _by_stem(folder: Path, suffixes: Collection[str], *, beside: str = "") -> di
 
 
 def _listed(file: Path, testing: bool) -> Iterator[PairFiles]:
-    """The pairs of a list; the index goes on where a pair starts with the frame the last one ended with."""
+    """Return the pairs of a list; the index goes on where a pair starts with the last one's second frame."""
     last: PairFiles | None = None
     for line, row in _rows(file):
         paths = {name: _path(file, line, row, name) for name in COLUMNS[:4]}

@@ -51,7 +51,7 @@ def pixel_size(path: Path) -> Size:
 
 
 def numpy_file(path: Path) -> NDArray[Any]:
-    """The array of an ``.npy`` file, mapped into memory rather than read; nothing is unpickled.
+    """Return the array of an ``.npy`` file, mapped into memory rather than read; nothing is unpickled.
 
     Raises:
         DataError: it is no such file, or not as long as its header says.

@@ -12,7 +12,7 @@ from deqflow.data.datasets.pairs import PairDataset, PairFiles, folders
 
 
 def middlebury(root: Path, split: str) -> list[PairDataset]:
-    """The "other" data with public ground truth, or the "eval" data without; frames 10 and 11 of each."""
+    """Return frames 10 and 11 of the "other" data with public ground truth, or of the "eval" data without."""
     frames = root / ("eval-data" if split == "testing" else "other-data")
 
     def candidates() -> Iterator[PairFiles]:

@@ -59,7 +59,7 @@ class PairFiles:
     """Values of the flow file per side of a pixel of the frames."""
 
     def missing(self) -> Path | None:
-        """The first of frames and flow that is not there; None if all are. Masks may be missing."""
+        """Return the first of frames and flow that is not there; None if all are. Masks may be missing."""
         needed = (self.frame1, self.frame2, self.flow)
         return next((path for path in needed if path is not None and not path.is_file()), None)
 
@@ -120,7 +120,7 @@ class PairFiles:
         )
 
     def _read_mask(self, path: Path | None, frame: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
-        """A mask of whatever two values: on above half of its largest, which is 1 as often as 255."""
+        """Return a mask of whatever two values: on above half of its largest, which is 1 as often as 255."""
         if path is None:
             return None
         gray = self._read_gray(path, frame)
@@ -212,7 +212,7 @@ class PairDataset(Sequence[Sample]):
 def variants(
     candidates: Iterable[tuple[str, str, Iterable[PairFiles]]], root: Path, convention: Convention = _USUAL
 ) -> list[PairDataset]:
-    """A data set for each (title, group, pairs) that is there, such as rendering passes or cameras.
+    """Return a data set for each (title, group, pairs) that is there, such as rendering passes or cameras.
 
     Raises:
         NoPairsError: none of them is.
@@ -230,7 +230,7 @@ def variants(
 
 
 def existing(path: Path) -> Path | None:
-    """The path of an optional file, None if it is not there."""
+    """Return the path of an optional file, None if it is not there."""
     return path if path.is_file() else None
 
 
@@ -240,7 +240,7 @@ def numbered(paths: Iterable[Path], pattern: str) -> dict[int, Path]:
 
 
 def number_in(path: Path, pattern: str) -> int:
-    """The number that ``pattern`` finds in a file's stem.
+    """Return the number that ``pattern`` finds in a file's stem.
 
     Raises:
         DataError: the name does not follow the layout.
@@ -254,7 +254,7 @@ def number_in(path: Path, pattern: str) -> int:
 
 
 def folders(root: Path) -> list[Path]:
-    """The folders in ``root``, sorted; none if it does not exist."""
+    """Return the folders in ``root``, sorted; none if it does not exist."""
     return [path for path in visible(root) if path.is_dir()]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .motion import Homography
-from .textures import colour_matrix, smooth_noise
+from .textures import color_matrix, smooth_noise
 
 Floats = NDArray[np.float32]
 
@@ -22,7 +22,7 @@ def photometric(rng: np.random.Generator, image: Floats, strength: float) -> Flo
     table = np.stack([(ramp * g - 127) * contrast + 127 + rng.normal(0, 6 * strength) for g in gain], -1)
     # The table is piecewise linear: look up at 8 bits; both frames get the same rounding.
     table = np.clip(table, 0, 255).astype(np.uint8)[None]
-    matrix = colour_matrix(rng.normal(0, 0.1 * strength), np.exp(rng.normal(0, 0.3 * strength)))
+    matrix = color_matrix(rng.normal(0, 0.1 * strength), np.exp(rng.normal(0, 0.3 * strength)))
     return np.asarray(cv2.transform(cv2.LUT(to_bytes(image), table), matrix), np.float32)
 
 
@@ -44,7 +44,7 @@ def grain(rng: np.random.Generator, height: int, width: int) -> Floats:
 
 
 def noise(rng: np.random.Generator, image: Floats, read: float, shot: float) -> Floats:
-    """Add sensor noise: standard deviation sqrt(read^2 + shot * value), in grey levels."""
+    """Add sensor noise: standard deviation sqrt(read^2 + shot * value), in gray levels."""
     height, width = image.shape[:2]
     variance = np.maximum(image, 0) * np.float32(shot) + np.float32(read * read)
     return np.asarray(
@@ -94,7 +94,7 @@ def soft_video(image: Floats, factor: float) -> Floats:
 
 
 def erase(rng: np.random.Generator, image: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """Paint one to three patches over with the mean colour of each; also returns where (h, w)."""
+    """Paint one to three patches over with the mean color of each; also returns where (h, w)."""
     height, width = image.shape[:2]
     result, erased = image.copy(), np.zeros((height, width), np.bool_)
     for _ in range(rng.integers(1, 4)):

@@ -36,7 +36,7 @@ class SceneConfig:
     deformation_probability: float = 0.3  # per object
     background_deformation_probability: float = 0.1
     # Scenes of planes.
-    forward: tuple[float, float] = (0.0, 1.6)  # metres per frame
+    forward: tuple[float, float] = (0.0, 1.6)  # meters per frame
     # Textures.
     procedural_probability: float = 0.16  # per surface
     low_contrast_probability: float = 0.14  # per surface

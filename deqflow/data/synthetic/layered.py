@@ -14,7 +14,7 @@ def layered_scene(
 ) -> tuple[list[Layer], set[str]]:
     """Draw a scene of `kind` layered, tiny, rush or still. Returns layers back to front and contents."""
     unit = width / 320
-    centre = (width / 2 + rng.normal(0, width / 6), height / 2 + rng.normal(0, height / 6))
+    center = (width / 2 + rng.normal(0, width / 6), height / 2 + rng.normal(0, height / 6))
     shift = long_tailed(rng, *config.camera_motion, config.max_motion) * unit
     calm = 1.0
     if kind == "tiny":
@@ -27,7 +27,7 @@ def layered_scene(
     if steadiness == 0 and kind == "layered":
         shift = 0.0
     camera = wander(
-        rng, centre, shift, config.rotation * calm * steadiness, config.zoom * calm * steadiness, width
+        rng, center, shift, config.rotation * calm * steadiness, config.zoom * calm * steadiness, width
     )
     if kind == "still":
         camera = np.eye(3)

@@ -22,22 +22,22 @@ def inverse(homography: Homography) -> Homography:
     return np.asarray(np.linalg.inv(homography), np.float64)
 
 
-def similarity(degrees: float, log_scale: float, centre: tuple[float, float]) -> Homography:
-    """Turn and zoom about `centre`."""
+def similarity(degrees: float, log_scale: float, center: tuple[float, float]) -> Homography:
+    """Turn and zoom about `center`."""
     angle, scale = np.deg2rad(degrees), np.exp(log_scale)
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1.0]])
-    return translation(*centre) @ turn @ scaling(scale, scale) @ translation(-centre[0], -centre[1])
+    return translation(*center) @ turn @ scaling(scale, scale) @ translation(-center[0], -center[1])
 
 
 def wander(
     rng: np.random.Generator,
-    centre: tuple[float, float],
+    center: tuple[float, float],
     shift: float,
     degrees: float,
     zoom: float,
     reach: float,
 ) -> Homography:
-    """Draw a motion about `centre`: a translation and normal turn, zoom, shear and perspective.
+    """Draw a motion about `center`: a translation and normal turn, zoom, shear and perspective.
 
     `shift` is the length of the translation, `degrees` and `zoom` are standard deviations, `reach` (pixels)
     is the distance over which the perspective acts.
@@ -50,9 +50,9 @@ def wander(
     shear[1, 0] += rng.normal(0, zoom * 0.4)
     tilt = np.eye(3)
     tilt[2, :2] = np.clip(rng.normal(0, zoom * 0.7, 2), -0.3, 0.3) / reach
-    at, back = translation(*centre), translation(-centre[0], -centre[1])
+    at, back = translation(*center), translation(-center[0], -center[1])
     warp = at @ shear @ tilt @ back
-    return np.asarray(move @ similarity(rng.normal(0, degrees), rng.normal(0, zoom), centre) @ warp)
+    return np.asarray(move @ similarity(rng.normal(0, degrees), rng.normal(0, zoom), center) @ warp)
 
 
 def apply(homography: Homography, points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -24,13 +24,13 @@ _EXPOSURE_SPACING = 5.0  # pixels between the samples of a blurred layer, beyond
 class Fog:
     """Haze that thickens with depth: weight 1 - exp(-density * depth)."""
 
-    colour: Floats
+    color: Floats
     density: float
 
 
 @dataclass
 class Frame:
-    """A composed frame: colours (h, w, 3), the topmost layer's index (h, w), its flow to the other frame."""
+    """A composed frame: colors (h, w, 3), the topmost layer's index (h, w), its flow to the other frame."""
 
     image: Image
     index: NDArray[np.uint8]
@@ -69,7 +69,7 @@ def _clip_near(points: Points, homography: Homography, near: float) -> Points:
 
 
 def _times(image: Image, share: Image) -> Image:
-    """Multiply colours (h, w, 3) by a share (h, w), 255 being one."""
+    """Multiply colors (h, w, 3) by a share (h, w), 255 being one."""
     return np.asarray(cv2.multiply(image, cv2.merge([share, share, share]), scale=1 / 255), np.uint8)
 
 
@@ -157,13 +157,13 @@ class Painter:
             if with_flow:
                 frame.flow[area], frame.valid[area] = self._flow(layer, which, box, bend)
             return
-        colours, alpha = np.asarray(cv2.cvtColor(soft, cv2.COLOR_RGBA2RGB), np.uint8), soft[..., 3].copy()
+        colors, alpha = np.asarray(cv2.cvtColor(soft, cv2.COLOR_RGBA2RGB), np.uint8), soft[..., 3].copy()
         solid = middle[..., 3] >= 128
-        colours = self._haze(layer, which, box, colours, alpha)
+        colors = self._haze(layer, which, box, colors, alpha)
         if layer.shadow is not None:
             with self.watch.timed("drop shadow"):
                 self._drop_shadow(frame, layer.shadow, box, alpha)
-        frame.image[area] = cv2.add(_times(frame.image[area], np.asarray(cv2.bitwise_not(alpha))), colours)
+        frame.image[area] = cv2.add(_times(frame.image[area], np.asarray(cv2.bitwise_not(alpha))), colors)
         np.copyto(frame.index[area], number, where=solid)
         if with_flow:
             flow, valid = self._flow(layer, which, box, bend)
@@ -275,7 +275,7 @@ class Painter:
             return np.zeros((*matte.shape, 4), np.uint8)
         mixed = np.zeros((*matte.shape, 3), np.uint8)
         for level in range(int(inside.min()), math.ceil(inside.max()) + 1):
-            # A triangle about the level. Neighbours' shares add up to 255, because `shrink` is rounded.
+            # A triangle about the level. Neighbors' shares add up to 255, because `shrink` is rounded.
             share = np.maximum(255 - np.abs(shrink - 255 * level), 0).astype(np.uint8)
             left, top, w, h = cv2.boundingRect(cv2.min(share, matte))
             if not w:
@@ -318,25 +318,25 @@ class Painter:
             x, y = u - moved[..., 0], v - moved[..., 1]
         return x + np.float32(left), y + np.float32(top)
 
-    def _haze(self, layer: Layer, which: int, box: Box, colours: Image, alpha: Image | None) -> Image:
+    def _haze(self, layer: Layer, which: int, box: Box, colors: Image, alpha: Image | None) -> Image:
         if self.fog is None:
-            return colours
+            return colors
         with self.watch.timed("fog"):
-            return self._through(self.fog, layer, which, box, colours, alpha)
+            return self._through(self.fog, layer, which, box, colors, alpha)
 
     def _through(
-        self, fog: Fog, layer: Layer, which: int, box: Box, colours: Image, alpha: Image | None
+        self, fog: Fog, layer: Layer, which: int, box: Box, colors: Image, alpha: Image | None
     ) -> Image:
         if alpha is None:
-            alpha = np.full(colours.shape[:2], 255, np.uint8)
-        air = cv2.merge([cv2.convertScaleAbs(alpha, alpha=float(c) / 255) for c in fog.colour])
+            alpha = np.full(colors.shape[:2], 255, np.uint8)
+        air = cv2.merge([cv2.convertScaleAbs(alpha, alpha=float(c) / 255) for c in fog.color])
         if layer.depth is not None:
             weight = float(1 - np.exp(-fog.density * layer.depth))
-            return np.asarray(cv2.addWeighted(colours, 1 - weight, air, weight, 0), np.uint8)
+            return np.asarray(cv2.addWeighted(colors, 1 - weight, air, weight, 0), np.uint8)
         w = _rows(inverse(layer.maps[which]), *_grid(box))[2]
-        clear = np.zeros(colours.shape[:2], np.float32)
+        clear = np.zeros(colors.shape[:2], np.float32)
         clear[:] = np.exp(-fog.density / np.maximum(w, 1e-3))
-        return np.asarray(cv2.blendLinear(colours, air, clear, 1 - clear), np.uint8)
+        return np.asarray(cv2.blendLinear(colors, air, clear, 1 - clear), np.uint8)
 
     def _drop_shadow(
         self, frame: Frame, shadow: tuple[float, float, float, float], box: Box, alpha: Image

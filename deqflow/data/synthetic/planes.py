@@ -1,6 +1,6 @@
 """Scenes of planes in depth seen by a moving pinhole camera: ground, buildings, things that stand about.
 
-World coordinates are metres in the frame of a level camera 1: x right, y down, z ahead. A canvas point (u, v)
+World coordinates are meters in the frame of a level camera 1: x right, y down, z ahead. A canvas point (u, v)
 lies at origin + u a + v b, and camera k sees it through K R_k [a b origin - c_k]: the third row is its depth.
 Everything is painted far to near; things stand between the buildings' faces, so that this order is right.
 """
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from .config import SceneConfig
 from .layers import Layer
 from .motion import Homography, inverse, translation
-from .textures import Image, Surfaces, colour, smooth_noise
+from .textures import Image, Surfaces, color, smooth_noise
 
 Vector = NDArray[np.float64]
-_FAR = 150.0  # metres
+_FAR = 150.0  # meters
 
 
 def _rotation(pitch: float, yaw: float, roll: float) -> NDArray[np.float64]:
@@ -35,12 +35,12 @@ class Camera:
 
     intrinsics: NDArray[np.float64]
     rotations: tuple[NDArray[np.float64], NDArray[np.float64]]
-    step: NDArray[np.float64]  # metres from the first centre to the second
+    step: NDArray[np.float64]  # meters from the first center to the second
 
     def see(
         self, origin: Vector, a: Vector, b: Vector, moved: Vector | None = None
     ) -> tuple[Homography, Homography]:
-        """Return the maps of a plane's canvas to both frames; the plane itself may move by `moved` metres."""
+        """Return the maps of a plane's canvas to both frames; the plane itself may move by `moved` meters."""
         after = origin - self.step + (0 if moved is None else moved)
         first = self.intrinsics @ self.rotations[0] @ np.stack([a, b, origin], 1)
         second = self.intrinsics @ self.rotations[1] @ np.stack([a, b, after], 1)
@@ -71,22 +71,22 @@ def _camera(rng: np.random.Generator, config: SceneConfig, height: int, width: i
     return Camera(intrinsics, (_rotation(pitch, 0.0, roll), second), step), kind
 
 
-def _road(rng: np.random.Generator, side: int, per_metre: float) -> Image:
+def _road(rng: np.random.Generator, side: int, per_meter: float) -> Image:
     """Paint asphalt with lane markings along v, mirrored without a seam."""
     grain = 4 * smooth_noise(rng, side, side, side // 3) + 8 * smooth_noise(rng, side, side, 6)
-    grey = rng.uniform(50, 150) + grain + rng.uniform(0, 8) * smooth_noise(rng, side, side, 24)
+    gray = rng.uniform(50, 150) + grain + rng.uniform(0, 8) * smooth_noise(rng, side, side, 24)
     paint = rng.uniform(170, 245)
-    half = max(1, int(0.08 * per_metre))
+    half = max(1, int(0.08 * per_meter))
     for lane in np.cumsum(rng.uniform(2.5, 4.5, 6)) - 4:
-        at = int(lane * per_metre)
+        at = int(lane * per_meter)
         dashed = rng.random() < 0.6
-        dash = int(rng.uniform(1.5, 4) * per_metre)
+        dash = int(rng.uniform(1.5, 4) * per_meter)
         if not 0 <= at < side:
             continue
         for start in range(0, side, 2 * dash):
-            grey[start : start + (dash if dashed else 2 * dash), max(0, at - half) : at + half] = paint
+            gray[start : start + (dash if dashed else 2 * dash), max(0, at - half) : at + half] = paint
     tint = rng.normal(0, 4, 3)
-    channels = [cv2.convertScaleAbs(np.maximum(grey + np.float32(t), 0)) for t in tint]
+    channels = [cv2.convertScaleAbs(np.maximum(gray + np.float32(t), 0)) for t in tint]
     return np.asarray(cv2.merge(channels), np.uint8)
 
 
@@ -95,7 +95,7 @@ def _facade(rng: np.random.Generator, surfaces: Surfaces) -> Image:
     side = 256
     image = surfaces.opaque(rng, side, side).copy()
     if rng.random() < 0.45:
-        glass = colour(rng) * 0.5
+        glass = color(rng) * 0.5
         pitch = int(rng.integers(20, 64))
         w, h = int(pitch * rng.uniform(0.3, 0.7)), int(pitch * rng.uniform(0.4, 0.75))
         cell, within = np.divmod(np.arange(side), pitch)
@@ -126,11 +126,11 @@ def planes_scene(
 
 
 def _ground(rng: np.random.Generator, surfaces: Surfaces, camera: Camera, eye: float) -> Layer:
-    per_metre = rng.uniform(25, 50)
-    texture = _road(rng, 400, per_metre) if rng.random() < 0.6 else surfaces.opaque(rng, 400, 400)
+    per_meter = rng.uniform(25, 50)
+    texture = _road(rng, 400, per_meter) if rng.random() < 0.6 else surfaces.opaque(rng, 400, 400)
     origin = np.array([-rng.uniform(3, 6), eye, 0.0])
-    a, b = np.array([1 / per_metre, 0, 0]), np.array([0, 0, 1 / per_metre])
-    edge = _FAR * per_metre
+    a, b = np.array([1 / per_meter, 0, 0]), np.array([0, 0, 1 / per_meter])
+    edge = _FAR * per_meter
     outline = np.array([[-edge, 0.05], [edge, 0.05], [edge, edge], [-edge, edge]])
     return Layer(texture, camera.see(origin, a, b), depth=None, outline=outline)
 
@@ -157,15 +157,15 @@ def _buildings(
             near = far + rng.uniform(0, 8)
     for near, far, side, x, tall in sorted(boxes, reverse=True):
         texture = _facade(rng, surfaces)
-        per_metre = texture.shape[0] / rng.uniform(4, 14)
-        b = np.array([0, -1 / per_metre, 0])
-        across = np.array([side / per_metre, 0, 0])
-        along = np.array([0, 0, 1 / per_metre])
+        per_meter = texture.shape[0] / rng.uniform(4, 14)
+        b = np.array([0, -1 / per_meter, 0])
+        across = np.array([side / per_meter, 0, 0])
+        along = np.array([0, 0, 1 / per_meter])
         for a, z, reach in ((across, near, 14.0), (along, near, far - near)):
             if a is across and near < 1.0:
                 continue
             origin = np.array([side * x, eye, z])
-            w, h = reach * per_metre, tall * per_metre
+            w, h = reach * per_meter, tall * per_meter
             outline = np.array([[0, 0], [w, 0], [w, h], [0, h]])
             layers.append(Layer(texture, camera.see(origin, a, b), depth=None, outline=outline))
         # The face along the street comes last: where the street is narrower it hides the other.

@@ -40,7 +40,7 @@ class ScenesOptions:
         height: Of a frame, in pixels.
         width: Of a frame, in pixels.
         seed: Pairs are determined by seed and index.
-        permissive_only: Of a folder with a licence manifest, use only what it marks as permissive.
+        permissive_only: Of a folder with a license manifest, use only what it marks as permissive.
         overwrite: Replace a contact sheet that is already there.
     """
 

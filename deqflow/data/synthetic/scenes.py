@@ -17,7 +17,7 @@ from .motion import inverse
 from .painter import Fog, Painter, occluded
 from .planes import planes_scene
 from .stopwatch import Stopwatch
-from .textures import Surfaces, TextureCache, Textures, colour
+from .textures import Surfaces, TextureCache, Textures, color
 
 Floats = NDArray[np.float32]
 
@@ -132,7 +132,7 @@ class SyntheticScenes(Dataset[Sample]):
         fog = None
         if self._happens(rng, recipe, "fog"):
             density = rng.uniform(0.01, 0.08) if recipe.kind == "planes" else rng.uniform(0.2, 2.0)
-            tint = (0.5 * colour(rng) + 0.5 * rng.uniform(90, 230)).astype(np.float32)
+            tint = (0.5 * color(rng) + 0.5 * rng.uniform(90, 230)).astype(np.float32)
             fog = Fog(tint, float(density))
         return Painter(self.height, self.width, shutter=float(shutter), fog=fog, watch=recipe.watch)
 

@@ -43,9 +43,9 @@ def holed(rng: np.random.Generator, side: int) -> Mask:
     if rng.random() < 0.4:
         mask[:] = 0
         thickness = max(2, int(side * rng.uniform(0.05, 0.2)))
-        centre = (side // 2, side // 2)
+        center = (side // 2, side // 2)
         axes = (side // 2 - thickness, max(3, int((side // 2 - thickness) * rng.uniform(0.5, 1))))
-        cv2.ellipse(mask, centre, axes, float(rng.uniform(0, 180)), 0, 360, 255, thickness, cv2.LINE_AA)
+        cv2.ellipse(mask, center, axes, float(rng.uniform(0, 180)), 0, 360, 255, thickness, cv2.LINE_AA)
         return mask
     for _ in range(rng.integers(1, 7)):
         hole = _outline(rng, max(4, int(side * rng.uniform(0.1, 0.4))), smooth=rng.random() < 0.7)

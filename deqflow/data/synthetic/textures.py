@@ -111,7 +111,7 @@ class TextureCache:
         return self._get(path, load)
 
     def cut_out(self, path: Path) -> Pyramid:
-        """Return RGBA (h, w, 4), colours premultiplied."""
+        """Return RGBA (h, w, 4), colors premultiplied."""
 
         def load() -> Image:
             image = _decode(path)
@@ -137,23 +137,23 @@ class TextureCache:
         return levels
 
 
-def premultiply(colour: Image, alpha: Image) -> Image:
-    """Join RGB (h, w, 3) and alpha (h, w) to RGBA whose colours are already times alpha."""
+def premultiply(color: Image, alpha: Image) -> Image:
+    """Join RGB (h, w, 3) and alpha (h, w) to RGBA whose colors are already times alpha."""
     opaque = cv2.merge([alpha, alpha, alpha])
-    return np.dstack([cv2.multiply(colour, opaque, scale=1 / 255), alpha])
+    return np.dstack([cv2.multiply(color, opaque, scale=1 / 255), alpha])
 
 
-def colour_matrix(angle: float, saturation: float) -> NDArray[np.float64]:
-    """Return the matrix (3, 3) that turns hue by `angle` radians and scales saturation; grey stays grey."""
-    grey = np.full((3, 3), 1 / 3)
+def color_matrix(angle: float, saturation: float) -> NDArray[np.float64]:
+    """Return the matrix (3, 3) that turns hue by `angle` radians and scales saturation; gray stays gray."""
+    gray = np.full((3, 3), 1 / 3)
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
-    turn = np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * cross
-    return np.asarray(grey + saturation * turn)
+    turn = np.cos(angle) * (np.eye(3) - gray) + np.sin(angle) * cross
+    return np.asarray(gray + saturation * turn)
 
 
-def recolour(rng: np.random.Generator, image: Image, strength: float = 1.0) -> Image:
-    """Turn hue, saturation and gain of RGB or premultiplied RGBA by a random colour matrix."""
-    matrix = colour_matrix(rng.normal(0, 0.35) * strength, np.exp(rng.normal(0, 0.3) * strength))
+def recolor(rng: np.random.Generator, image: Image, strength: float = 1.0) -> Image:
+    """Turn hue, saturation and gain of RGB or premultiplied RGBA by a random color matrix."""
+    matrix = color_matrix(rng.normal(0, 0.35) * strength, np.exp(rng.normal(0, 0.3) * strength))
     matrix *= np.exp(rng.normal(0, 0.2) * strength)
     if image.shape[2] == 4:
         alpha = image[..., 3]
@@ -162,10 +162,10 @@ def recolour(rng: np.random.Generator, image: Image, strength: float = 1.0) -> I
     return np.asarray(cv2.transform(image, matrix), np.uint8)
 
 
-def colour(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Draw an RGB colour, 0..255, more often dull than bright."""
-    grey = rng.uniform(20, 235)
-    return np.clip(grey + rng.normal(0, rng.uniform(2, 55), 3), 4, 250).astype(np.float32)
+def color(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw an RGB color, 0..255, more often dull than bright."""
+    gray = rng.uniform(20, 235)
+    return np.clip(gray + rng.normal(0, rng.uniform(2, 55), 3), 4, 250).astype(np.float32)
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> NDArray[np.float32]:
@@ -178,7 +178,7 @@ def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) 
 def pattern(rng: np.random.Generator, height: int, width: int) -> Image:
     """Compute a surface: flat, gradient, clouds, grain, stripes, checks or bricks. RGB (h, w, 3)."""
     kind = rng.choice(["flat", "gradient", "clouds", "grain", "stripes", "checks", "bricks"])
-    first, second = colour(rng), colour(rng)
+    first, second = color(rng), color(rng)
     if kind == "flat":
         mix = np.zeros((height, width), np.float32)
     elif kind == "clouds":
@@ -256,7 +256,7 @@ class Surfaces:
             image = _resized(photo[top : top + h, left : left + w], width, height)
             if rng.random() < 0.5:
                 image = image[:, ::-1]
-            image = recolour(rng, np.ascontiguousarray(image))
+            image = recolor(rng, np.ascontiguousarray(image))
         if rng.random() < self.low_contrast:
             keep = rng.uniform(0.08, 0.5)
             lift = float(rng.uniform(0, 255 * (1 - keep)))
@@ -283,4 +283,4 @@ class Surfaces:
             image = np.ascontiguousarray(image[:, ::-1])
         if rng.random() < 0.45:  # keep the outline, change the material
             return premultiply(self.opaque(rng, size[1], size[0]), np.ascontiguousarray(image[..., 3]))
-        return recolour(rng, image)
+        return recolor(rng, image)

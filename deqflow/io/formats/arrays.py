@@ -78,7 +78,7 @@ def _size(file: BinaryIO, length: int) -> Size:
 
 
 def _array(data: bytes) -> NDArray[Any]:
-    """A view of the array in an ``.npy`` file's bytes; np.load would allocate by the header alone."""
+    """Return a view of the array in an ``.npy`` file's bytes; np.load would allocate by the header alone."""
     stream = io.BytesIO(data)
     shape, fortran_order, dtype = _header(stream, len(data))
     array = np.frombuffer(data, dtype, offset=stream.tell())

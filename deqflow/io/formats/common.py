@@ -108,5 +108,5 @@ def finite_or_unknown(values: NDArray[np.floating]) -> tuple[Flow, Mask]:
 
 
 def nan_where_unknown(flow: Flow, valid: Mask) -> Flow:
-    """The way back of `finite_or_unknown`."""
+    """Undo `finite_or_unknown`."""
     return np.where(valid[..., None], flow, np.float32(np.nan))

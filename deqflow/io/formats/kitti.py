@@ -16,15 +16,15 @@ _STEPS = 64  # to a pixel
 _ZERO = 2**15
 _LARGEST = 2**16 - 1
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_HEADER = struct.Struct(">8sI4sIIBB")  # up to bit depth and colour type
+_HEADER = struct.Struct(">8sI4sIIBB")  # up to bit depth and color type
 _RGB = 2
 
 
 def _decode(data: bytes) -> tuple[Flow, Mask]:
     if not data.startswith(_SIGNATURE) or len(data) < _HEADER.size:
         raise ValueError("it is not a PNG file")
-    *_, chunk, width, height, depth, colour = _HEADER.unpack_from(data)
-    if chunk != b"IHDR" or (depth, colour) != (16, _RGB):
+    *_, chunk, width, height, depth, color = _HEADER.unpack_from(data)
+    if chunk != b"IHDR" or (depth, color) != (16, _RGB):
         raise ValueError("expected 16 bits in three channels")
     check_size(width, height)
     check_compressed(6 * width * height, len(data))

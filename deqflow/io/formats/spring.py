@@ -38,7 +38,7 @@ def _size(file: BinaryIO, length: int) -> Size:
 
 @contextmanager
 def _opened(file: BinaryIO) -> Iterator["h5py.File"]:
-    """An HDF5 file that holds the flow itself; whatever is wrong with it is a ValueError."""
+    """Return an HDF5 file that holds the flow itself; whatever is wrong with it is a ValueError."""
     import h5py
 
     if file.read(len(_SIGNATURE)) != _SIGNATURE:
@@ -64,7 +64,7 @@ def _decode(data: bytes) -> tuple[Flow, Mask]:
 
 
 def _read(file: "h5py.File", stored: int) -> np.ndarray:
-    """The dataset's values, after everything that it says of itself has been held against the file's size."""
+    """Return the dataset's values, once what it says of itself has been held against the file's size."""
     import h5py
 
     identifier = h5py.h5o.open(file.id, _DATASET.encode())

@@ -23,10 +23,10 @@ def upright_rgb(frame: av.VideoFrame) -> Image:
     """Convert a decoded frame to uint8 RGB (H, W, 3) as a player shows it, transparent parts over black."""
     transparent = any(component.is_alpha for component in frame.format.components)
     # HD without a label is BT.709, as every player takes it; FFmpeg itself would take BT.601.
-    unlabelled_hd = frame.colorspace == UNSPECIFIED and (frame.width >= 1280 or frame.height > 576)
+    unlabeled_hd = frame.colorspace == UNSPECIFIED and (frame.width >= 1280 or frame.height > 576)
     pixels: NDArray[Any] = frame.to_ndarray(
         format="rgba" if transparent else "rgb24",
-        src_colorspace=Colorspace.ITU709 if unlabelled_hd and not frame.format.is_rgb else None,
+        src_colorspace=Colorspace.ITU709 if unlabeled_hd and not frame.format.is_rgb else None,
         threads=1,  # PyAV never ends its pool of threads, and a later fork would hang on it
     )
     image = to_rgb(pixels) if transparent else pixels

@@ -118,7 +118,7 @@ class VideoWriter:
         if how.pixels == "yuv420p":
             self._stream.gop_size = max(1, round(self._fps / 2))
             codec.sample_aspect_ratio = self._aspect
-            # BT.709, said in the file: unlabelled video is shown in different colors by different players.
+            # BT.709, said in the file: unlabeled video is shown in different colors by different players.
             codec.colorspace = codec.color_range = codec.color_primaries = codec.color_trc = 1
 
     def write(self, frame: Image | VideoFrame) -> None:

@@ -53,8 +53,8 @@ class WindowGrid:
     def around(self, flow: Tensor) -> Windows:
         """Return the windows of every position of ``flow`` (B, 2, H, W), N = B * H * W."""
         # Far outside is as good as just outside; clamping keeps NaN and huge values out of the index.
-        centre = torch.nan_to_num(flow + self._grid).permute(0, 2, 3, 1).reshape(-1, 1, 2)
-        at = torch.minimum((centre * self._scales).clamp_min(-self.taps), self.sizes + float(self.taps))
+        center = torch.nan_to_num(flow + self._grid).permute(0, 2, 3, 1).reshape(-1, 1, 2)
+        at = torch.minimum((center * self._scales).clamp_min(-self.taps), self.sizes + float(self.taps))
         corner = at.floor()
         start = torch.minimum((corner.long() - self.radius).clamp_min(-self.taps), self.sizes)
         return Windows(start, at - corner)
@@ -134,7 +134,7 @@ def _between(values: Tensor, place: Tensor, dim: int) -> Tensor:
 
 
 def _shared_out(gradient: Tensor, place: Tensor, dim: int) -> Tensor:
-    """The transpose of ``_between``."""
+    """Return the transpose of ``_between``."""
     place, length = place[:, None, None], gradient.shape[dim]
     shape = list(gradient.shape)
     shape[dim] += 1

@@ -51,7 +51,7 @@ def open_dataset(name: str, root: str | Path, *, split: str = "training") -> lis
 
 
 def family_named(name: str) -> Family:
-    """An entry of `DATASETS`.
+    """Return an entry of `DATASETS`.
 
     Raises:
         DataError: there is none of this name.
@@ -62,12 +62,12 @@ def family_named(name: str) -> Family:
 
 
 def own_folder(family: Family, root: Path) -> Path:
-    """The data set's folder: ``root`` itself, or the one of the official name in it."""
+    """Return the data set's folder: ``root`` itself, or the one of the official name in it."""
     return root / family.folder if family.folder and (root / family.folder).is_dir() else root
 
 
 def find_benchmarks(root: str | Path) -> list[PairDataset]:
-    """The data sets with ground truth that lie in ``root`` under their official names, or that it is itself.
+    """Return the data sets with ground truth that ``root`` holds by their official names, or is itself.
 
     Of FlyingChairs all pairs are taken, so that no list of the split is needed.
 
