@@ -1,6 +1,7 @@
 """What ``deqflow bench`` measures: memory exactly, solver steps by what the solvers are known to do."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from training_runs import needs_muon
 
 from deqflow import zoo
 from deqflow.cli import main
-from deqflow.data.synthetic import SyntheticScenes, Textures
+from deqflow.data.synthetic import PROGRAMS, SyntheticScenes, Textures
 from deqflow.devices import span_seconds
 from deqflow.equilibrium import FixedPointIteration, Recorded, Unrolled
 from deqflow.evaluation.bench import compare_models, compare_solvers, measure_speed, solver_table, speed_table
 from deqflow.evaluation.memory import training_memory
+from deqflow.evaluation.starts import ReuseErrors, measure_starts, reuse_table, starts_table
 from deqflow.memory import SavedBytes
 from deqflow.training.data import open_scenes
 from deqflow.training.options import SceneOptions
@@ -181,3 +183,55 @@ def test_a_training_step_is_timed_by_part(capsys):
         rate, *parts = (float(cell) for cell in row[1:])
         assert rate > 0 and all(part >= 0 for part in parts)
         assert sum(parts) == pytest.approx(1e3 / rate, rel=0.05)
+
+
+def test_solves_from_every_kind_of_start():
+    model = zoo.load("deqflow-s", device="cpu")
+    samples = [open_scenes(SceneOptions(height=64, width=64)).held_out[0].read(index) for index in (3, 4)]
+    found = measure_starts(model, samples, multiples=(1,))
+    steps = model.defaults.steps
+    kinds = {"default", "zero", "still", "other-motion", "other-sample", "carried"}
+    assert found.keys() == {(kind, steps) for kind in kinds}
+    for index, sample in enumerate(samples):
+        default, zero = found["default", steps][index], found["zero", steps][index]
+        assert default.departure == 0 and default.alignment == pytest.approx(1)
+        cold = model.estimate(sample.frame1, sample.frame2)
+        fine = model.estimate(sample.frame1, sample.frame2, scales=(8,))
+        for one, estimate in ((default, cold), (zero, fine)):
+            error = np.linalg.norm(estimate.flow - sample.flow, axis=2)[sample.valid]
+            assert one.errors.epe == pytest.approx(error.mean(), rel=1e-3)
+            assert one.errors.cost == estimate.cost
+        apart = np.linalg.norm(cold.flow - fine.flow, axis=2).mean()
+        assert zero.departure == pytest.approx(apart, rel=1e-2, abs=1e-3)
+    table = starts_table({"ours": found}).splitlines()
+    assert len(table) == 2 + len(kinds)
+
+
+def test_reuse_is_wrong_beyond_both_limits():
+    def errors(reuse, cold):
+        return ReuseErrors("jump", reuse, cold, 4.0, 8.0)
+
+    assert not errors(0.24, 0.10).wrong and errors(0.26, 0.10).wrong
+    assert not errors(2.49, 2.00).wrong and errors(2.51, 2.00).wrong
+    last = reuse_table({"ours": [errors(1.0, 0.1), errors(0.1, 0.1)]}).splitlines()
+    assert [cell.strip() for cell in last[2].split("|")[2:-1]] == [
+        "jump",
+        "0.550",
+        "0.100",
+        "4.0",
+        "8.0",
+        "1 of 2",
+    ]
+    assert last[-1] == "ours: reuse is wrong in 1 of 2"
+
+
+def test_starts_from_the_command_line(repository, capsys, monkeypatch):
+    program = replace(PROGRAMS[0], camera=PROGRAMS[0].camera[:4])
+    monkeypatch.setattr("deqflow.data.synthetic.PROGRAMS", (program,))
+    clip = repository / "demo" / "bigbuckbunny.mp4"
+    arguments = f"starts --pairs 1 --width 64 --height 64 --device cpu --multiples 1 --clips {clip}"
+    assert main(["bench", *arguments.split()]) == 0
+    out = capsys.readouterr().out
+    assert "other-motion" in out and "other-sample" not in out and f"| {program.name}" in out
+    assert "reuse is wrong in" in out
+    assert main(["bench", "starts", "--multiples", "0"]) == 2

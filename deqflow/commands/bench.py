@@ -1,4 +1,4 @@
-"""``deqflow bench``: seconds, solver steps, memory, errors, and how well a model knows its own errors.
+"""``deqflow bench``: seconds, solver steps, starts, memory, errors, and how well a model knows its errors.
 
 Candidates take turns in one run, so that a machine whose speed drifts slows all of them alike.
 """
@@ -237,6 +237,61 @@ class ErrorsOptions(PairOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartsOptions(PairOptions):
+    """Whether the flow found depends on where the solve began.
+
+    Pairs are solved from several starts, and motion programs of known flow with reuse and without.
+
+    Attributes:
+        width: Pixels of a scene.
+        height: Pixels of a scene.
+        pairs: Number of scenes.
+        against: Further files of weights of the same preset.
+        multiples: Numbers of steps to compare, in multiples of the model's own.
+        clips: Videos whose first frames the programs move; without them, the demo's.
+    """
+
+    width: int = 320
+    height: int = 256
+    pairs: int = 8
+    against: tuple[Path, ...] = ()
+    multiples: tuple[int, ...] = (1, 4)
+    clips: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject what cannot be measured."""
+        super().__post_init__()
+        if min(self.multiples, default=0) < 1:
+            raise ConfigError("bench starts needs --multiples of at least 1")
+
+    def measure(self) -> None:
+        """Measure and print."""
+        from tqdm import tqdm
+
+        from deqflow import zoo
+        from deqflow.commands.demo import demo_clips
+        from deqflow.data.synthetic import PROGRAMS
+        from deqflow.evaluation.starts import measure_reuse, measure_starts, reuse_table, starts_table
+        from deqflow.io import open_video
+
+        models = {
+            self.model if path is None else str(path): zoo.load(
+                self.model, checkpoint=path, device=self.device
+            )
+            for path in (self.checkpoint, *self.against)
+        }
+        pictures = [next(iter(open_video(clip))) for clip in self.clips or demo_clips()]
+        starts = {
+            name: measure_starts(model, self.samples(), multiples=self.multiples)
+            for name, model in models.items()
+        }
+        print(starts_table(starts))
+        programs = [program.render(picture) for picture in pictures for program in PROGRAMS]
+        reuse = {name: measure_reuse(model, tqdm(programs, unit="program")) for name, model in models.items()}
+        print(f"\n{reuse_table(reuse)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class UncertaintyOptions(PairOptions):
     """Real errors beside those that the model expects."""
 
@@ -333,6 +388,7 @@ BenchOptions = (
     | Annotated[RooflineOptions, tyro.conf.subcommand("roofline")]
     | Annotated[SolversOptions, tyro.conf.subcommand("solvers")]
     | Annotated[ErrorsOptions, tyro.conf.subcommand("errors")]
+    | Annotated[StartsOptions, tyro.conf.subcommand("starts")]
     | Annotated[UncertaintyOptions, tyro.conf.subcommand("uncertainty")]
     | Annotated[MemoryOptions, tyro.conf.subcommand("memory")]
     | Annotated[TrainingOptions, tyro.conf.subcommand("training")]

@@ -33,7 +33,7 @@ def run(options: DemoOptions) -> int:
         DeqflowError, OSError: the clips, the weights or the output folder; said in one sentence.
     """
     check_folder_names(output=options.output)
-    clips = _clips()
+    clips = demo_clips()
     outputs = {clip: options.output / f"{clip.stem}_flow.mp4" for clip in clips}
     stills = {clip: options.output / f"{clip.stem}_flow.png" for clip in clips}
     prepare_outputs([*outputs.values(), *stills.values()], overwrite=True)
@@ -68,7 +68,7 @@ def run(options: DemoOptions) -> int:
     return 0
 
 
-def _clips() -> list[Path]:
+def demo_clips() -> list[Path]:
     """Find the clips, in the installed package or beside it in a checkout."""
     package = Path(str(resources.files("deqflow")))
     for folder in (package / "demo", package.parent / "demo"):

@@ -30,6 +30,7 @@ from deqflow.equilibrium.joint import JointState, JointStep
 from deqflow.equilibrium.solvers import SOLVERS, Anderson, Broyden, FixedPointIteration, Solver
 from deqflow.equilibrium.stability import (
     PathIndependence,
+    alignment,
     exchanged,
     jacobian_penalty,
     path_independence,
@@ -66,6 +67,7 @@ __all__ = [
     "Trajectory",
     "Unrolled",
     "absolute_change",
+    "alignment",
     "exchanged",
     "jacobian_penalty",
     "joint_inner_product",

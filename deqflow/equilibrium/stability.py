@@ -177,12 +177,19 @@ def path_independence(
     if len(starts) < 2:
         raise ValueError(f"path independence needs at least two starts, not {len(starts)}")
     solutions = [solve(step, start, solver, stop) for start in starts]
+    aligned = [alignment(solutions[0].state, solution.state) for solution in solutions[1:]]
     joint = torch.stack([flatten(solution.state) for solution in solutions])
-    alignment = torch.cosine_similarity(joint[1:], joint[:1], dim=2).mean(dim=0)
     mean = joint.mean(dim=0)
     deviation = (joint - mean).square().mean(dim=0).sqrt()
     like = solutions[0].state
-    return PathIndependence(solutions, alignment, unflatten(mean, like), unflatten(deviation, like))
+    return PathIndependence(
+        solutions, torch.stack(aligned).mean(dim=0), unflatten(mean, like), unflatten(deviation, like)
+    )
+
+
+def alignment(first: State, second: State) -> Tensor:
+    """Return the cosine between the joint vectors of two states, (B,)."""
+    return torch.cosine_similarity(flatten(first), flatten(second), dim=1)
 
 
 def exchanged(state: S) -> S:
