@@ -347,8 +347,9 @@ class DEQFlow(nn.Module):
 
     @torch.no_grad()
     def next_movement(self, pair: PreparedPair, state: FlowState) -> Tensor:
-        """How far one more evaluation at the finest scale moves the flow, (B, H, W) in pixels."""
-        operator, stride = self.operator(pair), self.config.stride
+        """How far one more evaluation at the scale of a state moves its flow, (B, H, W) in pixels."""
+        stride = pair.first.image.shape[2] // state.flow.shape[2]
+        operator = self.operator(pair, stride)
         with self._part("solve"):
             moved = (operator(state).flow - state.flow).float().norm(dim=1, keepdim=True)
         return pair.padding.crop(F.interpolate(stride * moved, scale_factor=stride))[:, 0]

@@ -41,6 +41,7 @@ class FlowStream:
         afresh: share of its cells that did not.
         duplicate: whether the last frame equaled the one before.
         cut: whether the last two frames show different scenes.
+        pair: the last two frames, encoded; None before the second.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class FlowStream:
         self._size: torch.Size | None = None
         self._frame: EncodedFrame | None = None
         self._carried: CarriedState | None = None
+        self.pair: PreparedPair | None = None
 
     @torch.inference_mode()
     def push(self, frame: Frame) -> FlowEstimate | None:
@@ -109,11 +111,31 @@ class FlowStream:
         self.frames += 1
         if last is None:
             return None
-        pair = PreparedPair(last, self._frame, padding)
+        self.pair = pair = PreparedPair(last, self._frame, padding)
         if self.duplicate:
             self.reused, self.cut, self.afresh = False, False, 0.0
             return self._still(pair)
         return self._estimate(pair)
+
+    @torch.inference_mode()
+    def backward(self) -> FlowEstimate:
+        """Return the flow from the last frame to the one before it, solved from no motion.
+
+        Raises:
+            VideoError: there are no two frames.
+        """
+        if self.pair is None:
+            raise VideoError("flow back from a frame needs a frame before it")
+        pair = PreparedPair(self.pair.second, self.pair.first, self.pair.padding)
+        if self.duplicate:
+            return self._still(pair)
+        return self.model.decode(self.model.solve(pair, settings=self.settings), pair.padding)[0]
+
+    @torch.inference_mode()
+    def movement(self, estimate: FlowEstimate) -> NDArray[np.float32]:
+        """Return how far one more step would move the last estimate, (H, W) in pixels."""
+        assert self.pair is not None
+        return self.model.next_movement(self.pair, estimate.state)[0].cpu().numpy()
 
     def _tensor(self, array: NDArray[Any], name: str) -> Tensor:
         """Return a frame as (1, 3, H, W) of 0..255; the first two decide how floats are read."""

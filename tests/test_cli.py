@@ -18,10 +18,9 @@ from safetensors.torch import save_file
 
 from deqflow import zoo
 from deqflow.cli import COMMANDS, main
-from deqflow.commands.flow import PICTURES
 from deqflow.geometry import occlusion
 from deqflow.io import VideoWriter, open_video, read_flow, read_image, write_flow, write_image
-from deqflow.visualize import scalar_map
+from deqflow.visualize import PICTURES, scalar_map
 from deqflow.visualize.renderings import MOST_MOVEMENT
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -400,7 +399,7 @@ class TestVideo:
 
     def test_a_folder_of_images(self, folder: Path, weights: Path) -> None:
         Path("frames/f10.png").rename("frames/f3.png")
-        arguments = ("--checkpoint", weights, "--fps", 5, "--layout", "flow", "--no-reuse", "--max-side", 32)
+        arguments = ("--checkpoint", weights, "--fps", 5, "--layout", "color", "--no-reuse", "--max-side", 32)
         assert run("video", "frames", "--output", "a/b.mp4", *arguments) == 0
         video = open_video("a/b.mp4")
         assert (video.frame_count, video.fps, video.size) == (2, 5, (18, 32))

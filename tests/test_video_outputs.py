@@ -23,6 +23,7 @@ from deqflow.io import VideoWriter, open_video, read_flow, read_image, write_ima
 from deqflow.io.outputs import Replacements
 from deqflow.io.video import Behind, ahead
 from deqflow.io.video.sound import SoundCopy
+from deqflow.visualize import PICTURES
 
 STAMPS = (0, 100, 150, 1000, 1040, 4000)
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -329,7 +330,7 @@ class TestCommand:
         (tmp_path / "frames").mkdir()
         for number, image in zip((7, 8, 9, 12, 13), textured(5, (32, 32)), strict=True):
             write_image(tmp_path / f"frames/f{number}.png", image)
-        assert run("frames", "--output", "out/flow.png", "--layout", "flow", "--flow-dir", "flows") == 0
+        assert run("frames", "--output", "out/flow.png", "--layout", "color", "--flow-dir", "flows") == 0
         numbers = ("000007", "000008", "000012")
         assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [
             f"flow_{number}.png" for number in numbers
@@ -347,6 +348,27 @@ class TestCommand:
         with av.open(str(tmp_path / "b.mov")) as file:
             assert file.duration == 4_000_000
         assert sound(tmp_path / "b.mov") is not None
+
+    def test_every_layout_in_one_run(self, run, tmp_path: Path) -> None:
+        """Of several layouts there is a file each; what one of them holds does not depend on the others."""
+        encode(tmp_path / "a.mp4", textured(3, (32, 32)), codec="libx264")
+        assert run("a.mp4", "--output", "all/a.png", "--layout", *PICTURES) == 0
+        for layout in PICTURES:
+            assert run("a.mp4", "--output", f"one/{layout}.png", "--layout", layout) == 0
+            for number in ("000001", "000002"):
+                together = read_image(tmp_path / f"all/a_{layout}_{number}.png")
+                assert (together == read_image(tmp_path / f"one/{layout}_{number}.png")).all()
+        assert len(list((tmp_path / "all").iterdir())) == 2 * len(PICTURES)
+        assert run("a.mp4", "--output", "b.webm", "--layout", "color", "arrows") == 0
+        assert {path.name for path in tmp_path.glob("*.webm")} == {"b_color.webm", "b_arrows.webm"}
+
+    def test_layouts_that_cannot_be(self, run, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        encode(tmp_path / "a.mp4", textured(3))
+        assert run("a.mp4", "--layout", "color", "color") == 2
+        assert "--layout must name different pictures" in capfd.readouterr().err
+        (tmp_path / "b_arrows.mp4").write_text("precious")
+        assert run("a.mp4", "--output", "b.mp4", "--layout", "color", "arrows") == 2
+        assert "b_arrows.mp4 exists already" in capfd.readouterr().err
 
     def test_an_unknown_container_is_refused(
         self, run, tmp_path: Path, capsys: pytest.CaptureFixture[str]

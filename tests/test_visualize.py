@@ -85,6 +85,16 @@ def test_scale_of_a_video_does_not_flicker() -> None:
     assert ColorScale(fixed=7).update(fast) == 7
 
 
+def test_scale_starts_anew_after_a_cut_and_is_never_below_its_floor() -> None:
+    slow, fast = np.full((16, 16, 2), 5, np.float32), np.full((16, 16, 2), 20, np.float32)
+    scale = ColorScale()
+    before = scale.update(slow)
+    assert scale.update(100 * fast, cut=True) == before  # nonsense: drawn as the shot before it
+    assert scale.update(fast) == pytest.approx(np.hypot(20, 20))
+    for width, floor in ((64, 4.0), (800, 4.0), (1920, 9.6)):
+        assert ColorScale().update(np.zeros((16, width, 2), np.float32)) == pytest.approx(floor)
+
+
 def arrows_of(motion: tuple[float, float], scale: float, spacing: int | None = None) -> np.ndarray:
     """What arrows add to a frame of one gray, bool (H, W)."""
     frame = np.full((64, 64, 3), 128, np.uint8)

@@ -18,10 +18,7 @@ from deqflow.io import FLOW_FORMATS, read_image, shrink, write_flow, write_image
 from deqflow.io.files import list_files
 from deqflow.io.flow_files import SUFFIXES
 from deqflow.io.images import IMAGE_SUFFIXES
-from deqflow.visualize import RENDERINGS, ColorScale, ShownPair
-
-PICTURES = {name: rendering for name, rendering in RENDERINGS.items() if rendering.needs != "truth"}
-"""The renderings of an estimate alone."""
+from deqflow.visualize import PICTURES, ColorScale, ShownPair
 
 ENDINGS = {
     **{name: "_flow.png" if name == "color" else f"_{name}.png" for name in PICTURES},
@@ -101,15 +98,17 @@ def run(options: FlowOptions) -> int:
         assert estimate is not None
         seconds = time.perf_counter() - began
         pair = ShownPair(
-            last, image, estimate.flow, scale.update(estimate.flow), uncertainty=estimate.uncertainty
+            last,
+            image,
+            estimate.flow,
+            scale.update(estimate.flow, cut=stream.cut),
+            uncertainty=estimate.uncertainty,
         )
         if "occlusion" in paths:
-            backward = model.estimate(image, last).flow
+            backward = stream.backward().flow
             pair = replace(pair, backward=backward, occlusion=occlusion(estimate.flow, backward))
         if "movement" in paths:
-            prepared = model.prepare(model.to_tensor(last), model.to_tensor(image))
-            movement = model.next_movement(prepared, estimate.state)[0].cpu().numpy()
-            pair = replace(pair, movement=movement)
+            pair = replace(pair, movement=stream.movement(estimate))
         for kind, path in paths.items():
             if kind in PICTURES:
                 write_image(path, PICTURES[kind](pair))

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,20 +21,32 @@ from deqflow.commands.common import (
     prepare_outputs,
     require_memory,
 )
-from deqflow.commands.video_files import Image, Pair, Results, Timed, flow_size, planned_files, told_where
+from deqflow.commands.video_files import (
+    Image,
+    Pair,
+    Results,
+    Timed,
+    flow_size,
+    picture_files,
+    planned_files,
+    told_where,
+)
 from deqflow.errors import ConfigError, VideoError
 from deqflow.io import Deinterlace, VideoFrame, VideoSource, open_video
 from deqflow.io.flow_files import SUFFIXES
 from deqflow.io.images import SMALLEST_SIDE
 from deqflow.io.outputs import Replacements
 from deqflow.io.video import OUTPUT_SUFFIXES, Behind, ahead
+from deqflow.visualize import PICTURES
 
 if TYPE_CHECKING:
     from deqflow.estimator import DEQFlow
     from deqflow.stream import FlowStream
 
     FlowFormatName = str
+    Layout = str
 else:
+    Layout = tyro.extras.literal_type_from_choices(PICTURES)
     FlowFormatName = tyro.extras.literal_type_from_choices(SUFFIXES)
 
 LONGEST_TABLE = 100
@@ -50,7 +62,11 @@ class VideoOptions(EstimatorOptions):
             for standard input.
         output: What to write: .mp4, .mov, .mkv, .webm, .gif, .webp, or .png for an image per pair; or a
             folder for an mp4. Ctrl-C ends it early; it plays.
-        layout: What the video shows: frame and flow beside each other, flow alone, or arrows on the frame.
+        layout: What the video shows: color is the flow alone, in the usual color wheel; side-by-side has the
+            frame beside it; arrows and overlay lie on the frame; warped is frame 2 carried back, which should
+            be frame 1; occlusion is where forward and backward flow disagree, uncertainty the error that the
+            model expects of itself, movement how far one more step would move the flow. Of several there is a
+            video each, named after them.
         reuse: Start each solve from the last one's fixed point.
         compare: Also solve every pair from zero, and print steps and milliseconds of both.
         flow_dir: Folder for a flow file per pair of frames.
@@ -70,7 +86,7 @@ class VideoOptions(EstimatorOptions):
 
     source: tyro.conf.Positional[str]
     output: Path = Path("output")
-    layout: Literal["side-by-side", "flow", "arrows"] = "side-by-side"
+    layout: tuple[Layout, ...] = ("side-by-side",)
     reuse: bool = True
     compare: bool = False
     flow_dir: Path | None = None
@@ -92,6 +108,8 @@ class VideoOptions(EstimatorOptions):
         if self.max_frames is not None and self.max_frames < 2:
             raise ConfigError(f"--max-frames must be at least 2, got {self.max_frames}")
         check_folder_names(flow_dir=self.flow_dir)
+        if not self.layout or len(set(self.layout)) < len(self.layout):
+            raise ConfigError(f"--layout must name different pictures, got {' '.join(self.layout) or 'none'}")
         if self.stride < 1:
             raise ConfigError(f"--stride must be at least 1, got {self.stride}")
         if self.resize is not None and self.max_side is not None:
@@ -153,9 +171,13 @@ def run(options: VideoOptions) -> int:
     if not is_file_name(str(output), OUTPUT_SUFFIXES):
         output = output / f"{_stem(options.source)}_flow.mp4"
     prepare_outputs(planned_files(options, source, output), overwrite=options.overwrite, sources=source.files)
-    records = flow_video(options, source, output, options.load())
+    model = options.load()
+    if "uncertainty" in options.layout and model.uncertainty is None:
+        raise ConfigError(f"--layout uncertainty: {options.model} does not tell how far its flow may be off")
+    records = flow_video(options, source, output, model)
     print_costs(records)
-    print(f"Flow video: {output}")
+    for path in picture_files(options, output).values():
+        print(f"Flow video: {path}")
     if options.flow_dir is not None:
         print(f"Flow files: {options.flow_dir}{flow_size(options, source)}")
     return 0
@@ -219,23 +241,27 @@ def _estimates(options: VideoOptions, source: VideoSource, model: "DEQFlow") -> 
                 cold.reset()
             if count == 1:
                 require_memory(model, frame.image.shape[:2])
-            shown = _timed(stream, frame.image)
+            shown = _timed(stream, frame.image, options.layout)
             # Turn by turn rather than run after run: a machine whose speed drifts slows both alike.
             compared = _timed(cold, frame.image) if options.compare else None
             if shown is not None and last is not None:
                 pairs += 1
-                yield Pair(replace(last, duration=frame.time - last.time), shown, compared)
+                yield Pair(replace(last, duration=frame.time - last.time), frame.image, shown, compared)
             last = frame
     check_enough_frames(count, source.name)
     if not pairs:
         raise VideoError(f"{source.name} has no two neighboring frames")
 
 
-def _timed(stream: "FlowStream", image: Image) -> Timed | None:
+def _timed(stream: "FlowStream", image: Image, layouts: Sequence[str] = ()) -> Timed | None:
     began = time.perf_counter()
     estimate = stream.push(image)
     milliseconds = 1000 * (time.perf_counter() - began)
-    return None if estimate is None else Timed(estimate, milliseconds, stream.reused)
+    if estimate is None:
+        return None
+    backward = stream.backward().flow if "occlusion" in layouts else None
+    movement = stream.movement(estimate) if "movement" in layouts else None
+    return Timed(estimate, milliseconds, stream.reused, stream.cut, backward, movement)
 
 
 def _record(shown: Timed, cold: Timed | None) -> PairRecord:

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -19,7 +19,7 @@ from deqflow.io.flow_files import SUFFIXES
 from deqflow.io.outputs import Replacements
 from deqflow.io.video import FrameWriter, ImageWriter
 from deqflow.io.video.writer import FRAME_SUFFIX
-from deqflow.visualize import ColorScale, draw_arrows, flow_to_image, side_by_side
+from deqflow.visualize import PICTURES, ColorScale, ShownPair
 
 if TYPE_CHECKING:
     from deqflow.commands.video import VideoOptions
@@ -30,11 +30,14 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Timed:
-    """An estimate and what it cost."""
+    """An estimate, what it cost, and what pictures need besides: the flow back, and what still moves."""
 
     estimate: "FlowEstimate"
     milliseconds: float
     reused: bool
+    cut: bool = False
+    backward: NDArray[np.float32] | None = None
+    movement: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,22 +45,31 @@ class Pair:
     """The first frame of a pair, shown until the second comes; its estimate, and the one from zero."""
 
     frame: VideoFrame
+    second: Image
     shown: Timed
     cold: Timed | None
 
 
 def planned_files(options: "VideoOptions", source: VideoSource, output: Path) -> Iterator[Path]:
-    """Yield what is to be written: the video, and of numbered files the first and those that are there.
+    """Yield what is to be written: the videos, and of numbered files the first and those that are there.
 
     Not every one: how many there are going to be is a header's word.
     """
     numbers = (source.numbers or range(1, 10**9))[:-1] or (1,)
-    if output.suffix.lower() == FRAME_SUFFIX:
-        yield from _first_and_existing(partial(ImageWriter.file, output), numbers)
-    else:
-        yield output
+    for path in picture_files(options, output).values():
+        if path.suffix.lower() == FRAME_SUFFIX:
+            yield from _first_and_existing(partial(ImageWriter.file, path), numbers)
+        else:
+            yield path
     if options.flow_dir is not None:
         yield from _first_and_existing(partial(flow_file, options), numbers)
+
+
+def picture_files(options: "VideoOptions", output: Path) -> dict[str, Path]:
+    """Return the video of each layout: of a single one the output itself, of several one named after each."""
+    if len(options.layout) == 1:
+        return {options.layout[0]: output}
+    return {layout: output.with_stem(f"{output.stem}_{layout}") for layout in options.layout}
 
 
 def _first_and_existing(file: Callable[[int], Path], numbers: Sequence[int]) -> Iterator[Path]:
@@ -101,17 +113,20 @@ class Results:
         self.options, self.source, self.output, self.files = options, source, output, files
         self.watch = watch
         self.scale = ColorScale(fixed=options.max_flow)
-        self.writer: FrameWriter | None = None
-        self.place = output
+        self.writers: dict[str, FrameWriter] = {}
+        self.places: list[Path] = []
         self.notes: list[str] = []
 
     def add(self, pair: "Pair") -> None:
-        """Write the picture of a pair and its flow."""
+        """Write the pictures of a pair and its flow."""
         flow = pair.shown.estimate.flow
-        picture = _picture(self.options.layout, pair.frame.image, flow, self.scale)
-        if self.writer is None:
-            self.writer = self._open()
-        self.writer.write(replace(pair.frame, image=picture))
+        if not self.writers:
+            for layout, path in picture_files(self.options, self.output).items():
+                self.writers[layout] = self._open(path)
+        shown = _shown(pair, self.scale.update(flow, cut=pair.shown.cut))
+        pictures = [PICTURES[layout](shown) for layout in self.writers]
+        for writer, picture in zip(self.writers.values(), pictures, strict=True):
+            writer.write(replace(pair.frame, image=picture))
         if self.options.flow_dir is not None:
             if self.options.flow_size == "source" and self.source.unscaled_size is not None:
                 from deqflow.geometry import resize_flow
@@ -119,15 +134,16 @@ class Results:
                 flow = resize_flow(flow, self.source.unscaled_size)
             write_flow(self.files.place(flow_file(self.options, pair.frame.number)), flow)
         if self.watch is not None:
-            self.watch(self.writer.frames_written, picture)
+            self.watch(next(iter(self.writers.values())).frames_written, pictures[0])
 
-    def _open(self) -> FrameWriter:
-        if self.output.suffix.lower() == FRAME_SUFFIX:
-            return ImageWriter(self.output, self.files.place)
-        self.place = self.files.place(self.output)
-        source = self.source
+    def _open(self, path: Path) -> FrameWriter:
+        if path.suffix.lower() == FRAME_SUFFIX:
+            self.places.append(path)
+            return ImageWriter(path, self.files.place)
+        place, source = self.files.place(path), self.source
+        self.places.append(place)
         return VideoWriter(
-            self.place,
+            place,
             source.fps,
             time_base=source.time_base,
             pixel_aspect=source.pixel_aspect,
@@ -140,19 +156,33 @@ class Results:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.writer is None:
-            return
-        self.writer.__exit__(kind, error, trace)
-        self.notes = self.writer.notes
+        with ExitStack() as stack:  # finishes all of them, whatever one of them says
+            for writer in self.writers.values():
+                stack.push(writer)
+        self.notes = [note for writer in self.writers.values() for note in writer.notes]
         if kind is not None and issubclass(kind, KeyboardInterrupt):
-            print(f"{self.writer.frames_written} pairs are in {self.place}", file=sys.stderr)
+            for writer, place in zip(self.writers.values(), self.places, strict=True):
+                print(f"{writer.frames_written} pairs are in {place}", file=sys.stderr)
 
 
-def _picture(layout: str, frame: Image, flow: NDArray[np.float32], scale: ColorScale) -> Image:
-    if layout == "arrows":
-        return draw_arrows(frame, flow)
-    colored = flow_to_image(flow, scale.update(flow), clip=True)
-    return colored if layout == "flow" else side_by_side([frame, colored])
+def _shown(pair: Pair, scale: float) -> ShownPair:
+    """Return a pair as the renderings take it."""
+    estimate, backward = pair.shown.estimate, pair.shown.backward
+    hidden = None
+    if backward is not None:
+        from deqflow.geometry import occlusion
+
+        hidden = occlusion(estimate.flow, backward)
+    return ShownPair(
+        pair.frame.image,
+        pair.second,
+        estimate.flow,
+        scale,
+        backward=backward,
+        occlusion=hidden,
+        uncertainty=estimate.uncertainty,
+        movement=pair.shown.movement,
+    )
 
 
 def flow_size(options: "VideoOptions", source: VideoSource) -> str:

@@ -3,10 +3,11 @@
 from deqflow.visualize.arrows import draw_arrows
 from deqflow.visualize.maps import color_bar, error_map, scalar_map
 from deqflow.visualize.panels import side_by_side
-from deqflow.visualize.renderings import RENDERINGS, Rendering, ShownPair
+from deqflow.visualize.renderings import PICTURES, RENDERINGS, Rendering, ShownPair
 from deqflow.visualize.wheel import ColorScale, flow_to_image, wheel
 
 __all__ = [
+    "PICTURES",
     "RENDERINGS",
     "ColorScale",
     "Rendering",

@@ -12,8 +12,11 @@ def write_text(image: Image, text: str, *, bottom: bool = False) -> None:
     """Write white words with a dark rim into ``image`` itself, in the upper left corner or the lower left."""
     size = max(0.5, image.shape[0] / 900)
     origin = (round(16 * size), image.shape[0] - round(16 * size) if bottom else round(34 * size))
-    for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, size, color, thickness, cv2.LINE_AA)
+    # The rim is the words themselves, shifted: OpenCV 5 sets thicker ones wider.
+    rim = [((0, 0, 0), across, down) for across in (-1, 0, 1) for down in (-1, 0, 1)]
+    for color, across, down in (*rim, ((255, 255, 255), 0, 0)):
+        place = (origin[0] + across, origin[1] + down)
+        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, color, 1, cv2.LINE_AA)
 
 
 def side_by_side(images: Sequence[Image], labels: Sequence[str] = ()) -> Image:

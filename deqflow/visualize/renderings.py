@@ -146,4 +146,7 @@ RENDERINGS: dict[str, Rendering] = {
     ),
     "error": Rendering(f"the error against ground truth, up to {MOST_ERROR:g} px", _error, "truth"),
 }
-"""By the names that ``--formats`` of stills and the layouts of video take."""
+"""By the names that ``--formats`` of stills and ``--layout`` of video take."""
+
+PICTURES = {name: rendering for name, rendering in RENDERINGS.items() if rendering.needs != "truth"}
+"""The renderings of an estimate alone."""

@@ -60,31 +60,43 @@ def flow_to_image(flow: Flow, max_magnitude: float | None = None, *, clip: bool 
 
 @dataclass
 class ColorScale:
-    """One length for full saturation over a whole video, so that colors do not flicker.
+    """Length for full saturation over a whole video: calm within a shot, another one after a cut.
 
-    Follows the 99th percentile of |flow|: up within a few frames, down slowly, never below ``floor`` (so that
-    noise of a still scene stays pale).
+    Follows the 99th percentile of |flow|: up within a few frames, down slowly, never below a floor, so that
+    noise of a still scene stays pale.
 
     Attributes:
         fixed: use this length in pixels for every frame instead.
-        floor: smallest length.
+        floor: smallest length, pixels.
+        floor_share: smallest length as a share of the frame's width; the larger of the two counts.
         rise: share of the way up taken per frame.
         fall: share of the way down taken per frame.
     """
 
     fixed: float | None = None
-    floor: float = 2.0
+    floor: float = 4.0
+    floor_share: float = 0.005
     rise: float = 0.3
     fall: float = 0.03
     _current: float | None = field(default=None, init=False, repr=False)
 
-    def update(self, flow: Flow) -> float:
-        """Take the next frame's flow and return the length to draw it with."""
+    def update(self, flow: Flow, *, cut: bool = False) -> float:
+        """Take the next frame's flow (H, W, 2) and return the length in pixels to draw it with.
+
+        Args:
+            flow: in pixels.
+            cut: whether it is that across a cut, which means nothing: it is drawn as the shot before it and
+                the next one starts a scale of its own.
+        """
         if self.fixed is not None:
             return self.fixed
         length = np.hypot(flow[::4, ::4, 0], flow[::4, ::4, 1])
         length = length[np.isfinite(length)]
-        target = max(self.floor, float(np.percentile(length, 99)) if length.size else 0.0)
+        floor = max(self.floor, self.floor_share * flow.shape[1])
+        target = max(floor, float(np.percentile(length, 99)) if length.size else 0.0)
+        if cut:
+            last, self._current = self._current, None
+            return target if last is None else last
         if self._current is None:
             self._current = target
         self._current += (target - self._current) * (self.rise if target > self._current else self.fall)
