@@ -65,6 +65,26 @@ def test_a_wrong_start_is_the_state_of_the_pair_that_it_names(model, kind, bidir
     assert all((found.flow - right.flow).flatten(1).abs().amax(dim=1) > 1e-3)
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_carried_start_comes_from_the_frame_before_where_there_is_one(model, bidirectional):
+    image1, image2 = frames(3)
+    before = frames(3, seed=1)[0]
+    pair = model.prepare(image1, image2, bidirectional=bidirectional)
+    found = wrong_state(model, pair, WrongStart("carried", 4), PLAIN, before=before)
+    if bidirectional:  # what comes before the way back is the way there
+        before, image1 = torch.cat((before, image1)), torch.cat((image1, image2))
+    expected = carry(solved(model, before, image1, 4))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_scenes_with_history_train(tmp_path):
+    options = small(tmp_path, train_steps=2, bidirectional=True, history=True, wrong_start_probability=1.0)
+    batch = collate([open_sources(options).training[index] for index in range(2)])
+    assert batch.before.shape == batch.image1.shape and "before" in batch.tensors()
+    run(options)
+    assert newest_state(tmp_path)
+
+
 def test_no_sample_is_its_own_other_and_a_batch_of_one_takes_another_motion(model):
     image1, image2 = frames(3)
     right = solved(model, image1, image2, 3)

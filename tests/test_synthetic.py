@@ -1,16 +1,20 @@
 """Synthetic scenes: exact flow, honest occlusion, the same pair for the same seed and index."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from deqflow.cli import main
-from deqflow.data.synthetic import SceneConfig, SyntheticScenes, Textures
+from deqflow.data.synthetic import MOTIONS, SceneConfig, SyntheticScenes, Textures
 from deqflow.data.synthetic.report import warp_back
+from deqflow.data.synthetic.sequences import COURSES, positions
 from deqflow.data.synthetic.textures import TextureCache
 from deqflow.errors import ConfigError, DataError
+from deqflow.geometry import backward_warp
 from deqflow.io import write_image
 
 HEIGHT, WIDTH = 192, 256
@@ -68,8 +72,9 @@ def visible_interior(sample, recipe):
     return sample.valid & ~sample.occlusion & inside & interior[0] & (there > 0.999)
 
 
-def test_frame_2_warped_by_the_flow_is_frame_1_where_visible(textures):
-    plain = SyntheticScenes(textures, HEIGHT, WIDTH, seed=11, config=SceneConfig().without_appearance())
+@pytest.mark.parametrize("motion", ["usual", "fast"])
+def test_frame_2_warped_by_the_flow_is_frame_1_where_visible(textures, motion):
+    plain = SyntheticScenes(textures, HEIGHT, WIDTH, seed=11, config=MOTIONS[motion].without_appearance())
     total, count, kinds = 0.0, 0, set()
     for index in range(40):
         sample, recipe = plain.render(index)
@@ -78,11 +83,79 @@ def test_frame_2_warped_by_the_flow_is_frame_1_where_visible(textures):
             continue
         gap = np.abs(warp_back(sample).astype(float) - sample.frame1).mean(axis=2)[chosen]
         total, count = total + gap.sum(), count + gap.size
-        kinds.add(recipe.kind)
+        kinds |= {recipe.kind} | recipe.effects
         # Bilinear sampling of fine texture at half pixels is never exact; a wrong flow is off by tens.
         assert gap.mean() < 5, (index, recipe.kind)
     assert {"layered", "planes"} <= kinds
+    assert (motion == "fast") == ({"limbs", "dart"} <= kinds)
     assert total / count < 2
+
+
+def test_the_frame_before_changes_nothing_else_and_often_goes_the_same_way(textures):
+    plain = MOTIONS["fast"].without_appearance()
+    scenes = SyntheticScenes(textures, HEIGHT, WIDTH, seed=11, config=plain, history=True, bidirectional=True)
+    alone = SyntheticScenes(textures, HEIGHT, WIDTH, seed=11, config=plain, bidirectional=True)
+    same_way = still = 0
+    for index in range(16):
+        sample, recipe = scenes.render(index)
+        assert_same(sample, alone[index])
+        np.testing.assert_array_equal(sample.backward, alone[index].backward)
+        assert alone[index].before is None
+        assert sample.before.shape == sample.frame1.shape and sample.before.dtype == np.uint8
+        if recipe.kind == "still":
+            np.testing.assert_array_equal(sample.before, sample.frame1)
+            continue
+        # Flow from the frame before to frame 1, where it is that of frame 1 to frame 2 in the same place.
+        flow = torch.from_numpy(sample.flow).permute(2, 0, 1)[None]
+        frame1 = torch.from_numpy(sample.frame1).permute(2, 0, 1)[None].float()
+        warped = backward_warp(frame1, flow)[0][0].permute(1, 2, 0).numpy()
+        gap = np.median(np.abs(warped - sample.before))
+        same_way += gap < np.median(np.abs(sample.frame1.astype(float) - sample.before))
+        still += np.median(np.abs(sample.frame1.astype(float) - sample.before)) < 0.5
+    assert same_way >= 4 and still >= 1
+
+
+def test_a_sequence_is_one_scene_whose_frames_follow_each_other(textures):
+    plain = replace(MOTIONS["fast"].without_appearance(), tiny_probability=0.0)
+    scenes = SyntheticScenes(textures, HEIGHT, WIDTH, seed=6, config=plain)
+    again = SyntheticScenes(textures, HEIGHT, WIDTH, seed=6, config=plain)
+    seen, lengths, total, count = set(), set(), 0.0, 0
+    for index in range(40):
+        samples, _ = scenes.sequence(index)
+        assert [sample.index for sample in samples] == list(range(len(samples)))
+        assert all(np.array_equal(one.frame2, other.frame1) for one, other in pairwise(samples))
+        seen.add(samples[0].sequence)
+        lengths.add(len(samples) + 1)
+        if index < 4:
+            for one, other in zip(samples, again.sequence(index)[0], strict=True):
+                assert_same(one, other)
+        unknown = [sample.index for sample in samples if not sample.known]
+        assert len(unknown) == (samples[0].sequence == "cut")
+        for sample in samples:
+            visible = sample.valid & ~sample.occlusion
+            if visible.sum() < 500:
+                continue
+            gap = np.abs(warp_back(sample).astype(float) - sample.frame1).mean(axis=2)[visible]
+            total, count = total + np.median(gap), count + 1
+            assert np.median(gap) < 6, (index, sample.index)
+    assert {"steady", "stop", "start", "twos", "cut"} <= seen and lengths == set(range(3, 9))
+    assert total / count < 1.5
+
+
+def test_courses_move_as_they_are_called():
+    rng = np.random.default_rng(0)
+    for name, course in COURSES.items():
+        for count in (1, 2, 7):
+            speeds = course(rng, count)
+            assert speeds.shape == (count,) and np.abs(speeds).max() <= 1.8, name
+    assert set(COURSES["twos"](rng, 6)) == {0, 1}
+    stop, start = COURSES["stop"](rng, 7), COURSES["start"](rng, 7)
+    assert stop[0] == 1 and stop[-1] == 0 and start[0] == 0 and start[-1] == 1
+    assert {1, -1} == set(COURSES["reversal"](rng, 7))
+    where = positions(rng, "steady", range(40), 5)
+    assert np.allclose(np.diff(where[0]), 1) and where[0].mean() == 0.5
+    own = sum(where[group] is not where[0] for group in range(1, 40))
+    assert 3 < own < 20
 
 
 def test_the_flow_back_undoes_the_flow_there(textures):
@@ -202,11 +275,21 @@ def test_frames_below_32_pixels_are_refused():
 def test_the_report_prints_statistics_and_writes_a_sheet(tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
     words = ["scenes", "--samples", "9", "--height", "64", "--width", "80", "--output", str(sheet)]
-    assert main(words) == 0
+    assert main([*words, "--scenes", "large", "--sequences", "3"]) == 0
     printed = capsys.readouterr().out
-    for word in ("median |flow|", "pixels beyond 100 px", "pixels occluded", "effects", "ms per pair"):
+    for word in (
+        "median |flow|",
+        "on average at 512 px",
+        "limbs",
+        "courses",
+        "pixels beyond 100 px",
+        "pixels occluded",
+        "effects",
+        "ms per pair",
+    ):
         assert word in printed
     assert cv2.imread(str(sheet)).shape[1] == 5 * 48
+    assert "sequences: 3, mean" in printed
     assert main(words) == 2  # not overwritten unasked
     assert main([*words, "--overwrite"]) == 0
 

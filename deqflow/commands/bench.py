@@ -249,6 +249,7 @@ class StartsOptions(PairOptions):
         against: Further files of weights of the same preset.
         multiples: Numbers of steps to compare, in multiples of the model's own.
         clips: Videos whose first frames the programs move; without them, the demo's.
+        sequences: Number of rendered sequences to measure reuse on besides.
     """
 
     width: int = 320
@@ -257,12 +258,15 @@ class StartsOptions(PairOptions):
     against: tuple[Path, ...] = ()
     multiples: tuple[int, ...] = (1, 4)
     clips: tuple[Path, ...] = ()
+    sequences: int = 0
 
     def __post_init__(self) -> None:
         """Reject what cannot be measured."""
         super().__post_init__()
         if min(self.multiples, default=0) < 1:
             raise ConfigError("bench starts needs --multiples of at least 1")
+        if self.sequences < 0:
+            raise ConfigError(f"--sequences must not be negative, got {self.sequences}")
 
     def measure(self) -> None:
         """Measure and print."""
@@ -287,8 +291,21 @@ class StartsOptions(PairOptions):
         }
         print(starts_table(starts))
         programs = [program.render(picture) for picture in pictures for program in PROGRAMS]
-        reuse = {name: measure_reuse(model, tqdm(programs, unit="program")) for name, model in models.items()}
-        print(f"\n{reuse_table(reuse)}")
+        for sequences in (programs, self._rendered()):
+            reuse = {
+                name: measure_reuse(model, tqdm(sequences, unit="sequence")) for name, model in models.items()
+            }
+            if sequences:
+                print(f"\n{reuse_table(reuse)}")
+
+    def _rendered(self) -> "list[list[Sample]]":
+        """Render sequences of held-out scenes."""
+        from deqflow.data.synthetic import Textures
+        from deqflow.training.data import held_out_scenes
+
+        textures = Textures() if self.textures is None else Textures.from_folder(self.textures)
+        scenes = held_out_scenes(textures, self.height, self.width)
+        return [scenes.sequence(self.first + number)[0] for number in range(self.sequences)]
 
 
 @dataclass(frozen=True, kw_only=True)

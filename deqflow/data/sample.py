@@ -33,6 +33,7 @@ class Sample:
             four. None where ground truth has the frames' resolution.
         backward: float32 (H, W, 2), flow from the second frame to the first; None if unknown.
         backward_valid: bool (H, W), true where ``backward`` is known; None if unknown.
+        before: uint8 RGB (H, W, 3), the frame before ``frame1``; None if unknown.
     """
 
     frame1: NDArray[np.uint8]
@@ -49,6 +50,7 @@ class Sample:
     subpixels: NDArray[np.float32] | None = None
     backward: NDArray[np.float32] | None = None
     backward_valid: NDArray[np.bool_] | None = None
+    before: NDArray[np.uint8] | None = None
 
     @property
     def known(self) -> bool:

@@ -169,11 +169,13 @@ def measure_reuse(model: DEQFlow, sequences: Iterable[Sequence[Sample]], **strea
     Args:
         model: in evaluation mode.
         sequences: neighboring pairs each, at least two of them; pairs without known flow, as across a cut,
-            are estimated but not judged.
+            are estimated but not judged, nor are sequences that have no others after the first.
         stream: further options of `FlowStream`.
     """
     found = []
     for samples in sequences:
+        if not any(sample.known for sample in samples[1:]):
+            continue
         figures = {}
         for reuse in (True, False):
             flows = FlowStream(model, reuse=reuse, **stream)

@@ -93,24 +93,27 @@ def open_scenes(options: SceneOptions) -> Sources:
     """
     folder = options.textures
     every = Textures() if folder is None else Textures.from_folder(folder, options.permissive_only)
-    textures, kept = (split_textures(every, held_out=flag) for flag in (False, True))
+    textures = split_textures(every, held_out=False)
     size, motion = (options.height, options.width), options.scenes
     counts = f"{len(textures.photos)} photos, {len(textures.objects)} cut-outs"
     license = "permissive licenses only" if options.permissive_only else "all licenses"
     names = [path.name for path in (*every.photos, *every.objects)]
 
     def unseen(motion: str, count: int, kind: str = "") -> HeldOut:
-        seed = options.seed + HELD_OUT_SEED
-        return HeldOut(
-            SyntheticScenes(kept, *size, seed=seed, config=MOTIONS[motion]).__getitem__, count, kind
-        )
+        scenes = held_out_scenes(every, *size, seed=options.seed, motion=motion)
+        return HeldOut(scenes.__getitem__, count, kind)
 
     held_out = [unseen("usual", options.validation_pairs)]
     if motion != "usual":
         held_out.append(unseen(motion, -(-options.validation_pairs // 4), f"{motion}_"))
     return Sources(
         training=SyntheticScenes(
-            textures, *size, seed=options.seed, config=MOTIONS[motion], bidirectional=options.bidirectional
+            textures,
+            *size,
+            seed=options.seed,
+            config=MOTIONS[motion],
+            bidirectional=options.bidirectional,
+            history=options.history,
         ),
         held_out=tuple(held_out),
         epoch=None,
@@ -122,6 +125,14 @@ def open_scenes(options: SceneOptions) -> Sources:
         summary="synthetic scenes" if motion == "usual" else f"{motion} synthetic scenes",
         textures=f"{counts}, {license}",
     )
+
+
+def held_out_scenes(
+    textures: Textures, height: int, width: int, *, seed: int = 0, motion: str = "usual"
+) -> SyntheticScenes:
+    """Return scenes that a run with these textures and this seed never trains on."""
+    kept = split_textures(textures, held_out=True)
+    return SyntheticScenes(kept, height, width, seed=seed + HELD_OUT_SEED, config=MOTIONS[motion])
 
 
 def split_textures(textures: Textures, *, held_out: bool) -> Textures:
@@ -149,7 +160,8 @@ def scenes_fingerprint(motion: str = "usual") -> str:
 class Batch:
     """Pairs as tensors: images (B, 3, H, W) of 0..255, flow (B, 2, H, W), valid (B, 1, H, W) float.
 
-    Where the flow from frame 2 to frame 1 is known as well, ``backward`` and ``backward_valid`` hold it.
+    Where the flow from frame 2 to frame 1 is known as well, ``backward`` and ``backward_valid`` hold it;
+    ``before`` is the frame before frame 1, where there is one.
     """
 
     image1: Tensor
@@ -159,6 +171,7 @@ class Batch:
     names: tuple[str, ...] = ()
     backward: Tensor | None = None
     backward_valid: Tensor | None = None
+    before: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name."""
@@ -215,9 +228,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
     names = tuple(sample.name for sample in samples)
     there = Batch(stacked("frame1"), stacked("frame2"), stacked("flow"), stacked("valid"), names)
-    if samples[0].backward is None:
-        return there
-    return replace(there, backward=stacked("backward"), backward_valid=stacked("backward_valid"))
+    further: dict[str, Any] = {
+        name: stacked(name)
+        for name in ("backward", "backward_valid", "before")
+        if getattr(samples[0], name) is not None
+    }
+    return replace(there, **further)
 
 
 class StepSampler(Sampler[list[int]]):

@@ -224,16 +224,19 @@ class SceneOptions(SupervisedOptions):
     """Train on synthetic scenes.
 
     Attributes:
-        scenes: how fast things move in the scenes trained on: ``usual``, or ``fast`` with more and larger
-            motion. Held-out scenes are the usual ones.
+        scenes: how fast things move in the scenes trained on: ``usual``, ``fast`` with larger motion,
+            limbs and small fast things, or ``large``, with the largest. Held-out scenes are the usual ones.
         bidirectional: take the frames of a scene both ways, so that each is rendered and encoded once for two
             pairs.
+        history: render the frame before as well, so that a solve that starts ``carried`` does so from what a
+            video would have carried.
         textures: folder of photos and cut-outs for the scenes; None draws procedural textures only.
         permissive_only: of a folder with a license manifest, use only what it calls permissive.
     """
 
-    scenes: Literal["usual", "fast"] = "usual"
+    scenes: Literal["usual", "fast", "large"] = "usual"
     bidirectional: bool = False
+    history: bool = False
     textures: Path | None = None
     permissive_only: bool = True
 

@@ -58,7 +58,8 @@ class WrongStart:
     Attributes:
         kind: ``still`` is the state of frame 1 with itself; ``other-motion`` that of frame 1 with frame 2
             rolled by ``shift``; ``other-sample`` that of another sample of the batch; ``carried`` that of the
-            pair from frame 2 to frame 1, carried along its own flow to frame 1, as of a motion that reverses.
+            pair from the frame before to frame 1, carried along its own flow to frame 1; without such a frame
+            that of frame 2 to frame 1, as of a motion that reverses.
         evaluations: of the solve that reaches it.
         shift: of frame 2 for ``other-motion``, rows and columns in pixels.
         offset: which other sample, any number from 0: that so much further plus one, in a circle without the
@@ -167,6 +168,7 @@ def follow(
     randomness: StepRandomness,
     *,
     bidirectional: bool,
+    before: Tensor | None = None,
 ) -> Trajectory[FlowState]:
     """Solve a batch from where the step's randomness says to the points that losses are taken on.
 
@@ -177,6 +179,7 @@ def follow(
         image2: (B, 3, H, W).
         randomness: of this step.
         bidirectional: the states are those of 2B pairs, the way back after the way there.
+        before: (B, 3, H, W), the frames before the first, which carried starts come from.
 
     Returns:
         The points, a `PenalizedTrajectory` where the randomness has a probe.
@@ -192,7 +195,7 @@ def follow(
     pair = model.prepare(image1, image2, scales=scales, bidirectional=bidirectional)
     start = model.coarse_start(pair, coarse) if scales else None
     if randomness.wrong_start is not None:
-        start = wrong_state(model, pair, randomness.wrong_start, solver, scale=scale)
+        start = wrong_state(model, pair, randomness.wrong_start, solver, scale=scale, before=before)
     return model.trajectory(
         pair,
         start,
@@ -207,7 +210,13 @@ def follow(
 
 @torch.no_grad()
 def wrong_state(
-    model: DEQFlow, pair: PreparedPair, start: WrongStart, solver: Solver, *, scale: int | None = None
+    model: DEQFlow,
+    pair: PreparedPair,
+    start: WrongStart,
+    solver: Solver,
+    *,
+    scale: int | None = None,
+    before: Tensor | None = None,
 ) -> FlowState:
     """Return the state that a wrong start solves to, without a graph.
 
@@ -217,6 +226,8 @@ def wrong_state(
         start: what to solve. In a batch of one sample ``other-sample`` has none and is ``other-motion``.
         solver: where to evaluate next.
         scale: stride to solve at; None is the finest.
+        before: frames before the first of the pairs there, for ``carried``; of the pairs back, which follow
+            them, none is needed.
     """
     first, second = pair.first, pair.second
     count, kind = len(first.image), start.kind
@@ -224,6 +235,8 @@ def wrong_state(
         second = first
     elif kind == "carried":
         first, second = second, first
+        if before is not None:
+            first = model.encode(torch.cat((pair.padding.pad(before), first.image[len(before) :])))
     elif kind == "other-motion" or count == 1:
         second = model.encode(second.image.roll(start.shift, dims=(2, 3)))
     scales = (scale or model.config.stride,)

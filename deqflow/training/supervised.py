@@ -60,7 +60,14 @@ class CorrectionObjective(nn.Module):
         """Compute the loss over the pixels drawn, and what to report of the step."""
         options = self.options
         images = (batch.image1, batch.image2)
-        path = follow(self.model, options, *images, randomness, bidirectional=batch.bidirectional)
+        path = follow(
+            self.model,
+            options,
+            *images,
+            randomness,
+            bidirectional=batch.bidirectional,
+            before=batch.before,
+        )
         stride = self.model.config.strides[randomness.scale]
         positions = randomness.positions(stride)
         predictions = [self.model.flow_at(state, positions, scale=stride) for state in path.states]

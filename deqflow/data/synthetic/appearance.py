@@ -3,6 +3,8 @@
 Every function takes and returns float32 RGB (h, w, 3), 0..255, unless its name says otherwise.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -52,11 +54,9 @@ def noise(rng: np.random.Generator, image: Floats, read: float, shot: float) -> 
     )
 
 
-def shade(
-    rng: np.random.Generator, first: Floats, second: Floats, motion: Homography | None
-) -> tuple[Floats, Floats]:
-    """Lay a large soft pattern of light over both frames; it moves by `motion` or by a drift of its own."""
-    height, width = first.shape[:2]
+def shade(rng: np.random.Generator, images: Sequence[Floats], motion: Homography | None) -> list[Floats]:
+    """Lay a large soft pattern of light over frames; in the last it has moved, by `motion` or on its own."""
+    height, width = images[0].shape[:2]
     pattern = smooth_noise(rng, height, width, int(rng.integers(1, 5)))
     if rng.random() < 0.6:  # cast shadow rather than haze of light
         edge = rng.uniform(1, 12)
@@ -66,7 +66,8 @@ def shade(
     drift = np.array([[1.0, 0, rng.normal(0, 6)], [0, 1, rng.normal(0, 6)], [0, 0, 1]])
     matrix = drift if motion is None else motion
     moved = cv2.warpPerspective(light, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
-    return first * light[..., None], second * moved[..., None]
+    lights = [*[light] * (len(images) - 1), moved]
+    return [image * one[..., None] for image, one in zip(images, lights, strict=True)]
 
 
 def vignette(image: Floats, strength: float) -> Floats:

@@ -35,6 +35,11 @@ class SceneConfig:
     zoom: float = 0.035  # standard deviation of the logarithm of the camera's; objects have twice that
     deformation_probability: float = 0.3  # per object
     background_deformation_probability: float = 0.1
+    limb_probability: float = 0.0  # per object: parts of it that turn about a joint
+    limb_turn: float = 16.0  # degrees, standard deviation
+    dart_probability: float = 0.0  # per object: a small thing, often thin, that is fast
+    dart_size: tuple[float, float] = (0.03, 0.12)  # long side / frame height
+    dart_motion: tuple[float, float] = (10.0, 80.0)  # reference pixels, relative to the camera
     # Scenes of planes.
     forward: tuple[float, float] = (0.0, 1.6)  # meters per frame
     # Textures.
@@ -64,7 +69,7 @@ class SceneConfig:
             if field.name.endswith("probability") and not 0 <= value <= 1:
                 raise ConfigError(f"{field.name} must be between 0 and 1, not {value}")
             if (
-                field.name in ("objects", "object_size", "forward", "shutter")
+                field.name in ("objects", "object_size", "dart_size", "dart_motion", "forward", "shutter")
                 and not 0 <= value[0] <= value[1]
             ):
                 raise ConfigError(f"{field.name} must be (low, high) with 0 <= low <= high, not {value}")
@@ -96,8 +101,23 @@ FAST = SceneConfig(
     tiny_probability=0.08,
     forward=(0.0, 2.0),
     object_size=(0.05, 0.9),
+    limb_probability=0.3,
+    dart_probability=0.12,
 )
-"""Scenes with longer tails of motion: faster cameras and objects, smaller objects, fewer that hardly move."""
+"""Scenes with longer tails of motion: faster cameras and objects, smaller objects, fewer that hardly move,
+things with limbs and small fast ones."""
 
-MOTIONS: Mapping[str, SceneConfig] = MappingProxyType({"usual": SceneConfig(), "fast": FAST})
+LARGE = replace(
+    FAST,
+    camera_motion=(7.5, 1.25),
+    object_motion=(9.0, 1.3),
+    rush_probability=0.08,
+    still_probability=0.03,
+    tiny_probability=0.05,
+    forward=(0.3, 2.3),
+)
+"""Scenes for the end of a training: in about half of them things move by more than 20 px on average at 512 px
+of width."""
+
+MOTIONS: Mapping[str, SceneConfig] = MappingProxyType({"usual": SceneConfig(), "fast": FAST, "large": LARGE})
 """Scenes by how fast things move in them."""

@@ -27,6 +27,7 @@ class Layer:
         outline: (n, 2) polygon on the canvas that bounds the layer, or None.
         bend: amplitude in pixels and seed of the displacement of frame 1, or None.
         shadow: offset x, y, softness (pixels) and strength of the shadow it drops behind it, or None.
+        group: layers of one number are one thing, a body and its limbs; 0 is what only the camera moves.
     """
 
     texture: Image
@@ -35,6 +36,7 @@ class Layer:
     outline: NDArray[np.float64] | None = None
     bend: tuple[float, int] | None = None
     shadow: tuple[float, float, float, float] | None = None
+    group: int = 0
 
     def __post_init__(self) -> None:
         self.opaque = self.texture.shape[2] == 3

@@ -61,6 +61,16 @@ def apply(homography: Homography, points: NDArray[np.float64]) -> NDArray[np.flo
     return np.asarray(mapped[:, :2] / mapped[:, 2:])
 
 
+def tamed(homography: Homography, width: int, height: int) -> Homography:
+    """Return a map of a canvas unless perspective tears the canvas apart; then its affine part."""
+    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]])
+    whole = homography / homography[2, 2]
+    weights = corners @ whole[2]
+    if weights.min() <= 0.6 or weights.max() >= 1.6:
+        whole[2] = (0, 0, 1)
+    return np.asarray(whole)
+
+
 def displacement(rng: np.random.Generator, height: int, width: int, amplitude: float) -> NDArray[np.float32]:
     """Draw a smooth field (h, w, 2) of about `amplitude` pixels that never folds."""
     cells = int(rng.integers(2, 6))

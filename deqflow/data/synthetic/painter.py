@@ -16,6 +16,7 @@ Floats = NDArray[np.float32]
 Points = NDArray[np.float64]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 _MOST_EXPOSURES = 7
+_FURTHEST = 30000.0  # pixels that a corner may lie outside the frame
 _UNBENDING = 6  # turns, each leaves a third at most
 _EXPOSURE_SPACING = 5.0  # pixels between the samples of a blurred layer, beyond which they would show
 
@@ -54,18 +55,32 @@ def _rows(homography: Homography, x: Floats, y: Floats) -> list[Floats]:
 def _clip_near(points: Points, homography: Homography, near: float) -> Points:
     """Project a canvas polygon, cut where its depth falls below `near`. Returns (n, 2) frame points."""
     ends = points @ homography[:, :2].T + homography[:, 2]
-    if ends[:, 2].min() >= near:
-        return np.asarray(ends[:, :2] / ends[:, 2:])
+    ends = _cut(ends, ends[:, 2] - near)
+    return np.asarray(ends[:, :2] / ends[:, 2:])
+
+
+def _clip_far(points: Points) -> Points:
+    """Cut a frame polygon to what fixed-point numbers hold; clipping its corners would turn its edges."""
+    for axis in (0, 1):
+        for sign in (1, -1):
+            points = _cut(points, _FURTHEST - sign * points[:, axis])
+    return points
+
+
+def _cut(points: Points, inside: NDArray[np.float64]) -> Points:
+    """Return the part of a polygon (n, d) where a linear function, `inside` (n,) at its corners, is positive.
+
+    Source: Sutherland and Hodgman, Reentrant Polygon Clipping, CACM 1974.
+    """
+    if not len(points) or inside.min() >= 0:
+        return points
     kept: list[Points] = []
-    for here, there in zip(ends, np.roll(ends, -1, axis=0), strict=True):
-        if here[2] >= near:
+    for here, there, a, b in zip(points, np.roll(points, -1, 0), inside, np.roll(inside, -1), strict=True):
+        if a >= 0:
             kept.append(here)
-        if (here[2] >= near) != (there[2] >= near):
-            kept.append(here + (there - here) * (near - here[2]) / (there[2] - here[2]))
-    if len(kept) < 3:
-        return np.zeros((0, 2))
-    stacked = np.array(kept)
-    return np.asarray(stacked[:, :2] / stacked[:, 2:])
+        if (a >= 0) != (b >= 0):
+            kept.append(here + (there - here) * a / (a - b))
+    return np.array(kept) if len(kept) > 2 else np.zeros((0, points.shape[1]))
 
 
 def _times(image: Image, share: Image) -> Image:
@@ -114,10 +129,11 @@ class Painter:
             polygon = (
                 np.zeros((0, 2)) if outline is None else _clip_near(outline, layers[number].maps[which], 0.02)
             )
+            polygon = _clip_far(polygon)
             if not len(polygon):
                 continue
             matte = np.zeros(self.size, np.uint8)
-            corners = np.round(np.clip(polygon, -30000, 30000) * 16).astype(np.int32)
+            corners = np.round(polygon * 16).astype(np.int32)
             cv2.fillPoly(matte, [corners], 255, cv2.LINE_AA, 4)
             left, top, w, h = cv2.boundingRect(cv2.subtract(matte, hidden))
             if w:

@@ -216,4 +216,5 @@ def _thing(
     ):
         a = np.array([wide / w, 0, 0])
     origin = np.array([x, eye - tall, depth]) - a * w / 2
-    layers.append(Layer(texture, camera.see(origin, a, b, moved), depth=None))
+    group = 0 if moved is None else len(layers)
+    layers.append(Layer(texture, camera.see(origin, a, b, moved), depth=None, group=group))

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -17,11 +18,13 @@ from deqflow.geometry import backward_warp
 from deqflow.io.images import write_image
 from deqflow.visualize import flow_to_image
 
+from .config import MOTIONS
 from .scenes import Recipe, SyntheticScenes
 from .textures import Textures
 
 _PERCENTILES = (10, 25, 50, 75, 90, 95, 98, 99, 99.9)
 _LONG = 100.0  # pixels
+_LARGE, _LARGE_WIDTH = 20.0, 512  # pixels of motion, at a width of frames
 _ROWS = 8
 _STRIDE = 4  # every fourth pixel of every fourth row is plenty for percentiles
 _TILE = 0.6  # of a frame, on the sheet
@@ -34,6 +37,8 @@ class ScenesOptions:
     Its columns are frame 1, frame 2, flow, occlusion, and frame 2 warped back by the flow.
 
     Attributes:
+        scenes: How fast things move in them, see `deqflow train --help`.
+        sequences: Number of sequences to render and count besides.
         textures: Folder of photos and cut-outs; without it, all surfaces are computed patterns.
         output: Image file for the contact sheet.
         samples: Number of pairs.
@@ -44,6 +49,8 @@ class ScenesOptions:
         overwrite: Replace a contact sheet that is already there.
     """
 
+    scenes: Literal["usual", "fast", "large"] = "usual"
+    sequences: int = 0
     textures: Path | None = None
     output: Path = Path("scenes.jpg")
     samples: int = 1000
@@ -54,9 +61,11 @@ class ScenesOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        """Rejects what cannot be, naming the option."""
+        """Reject what cannot be, naming the option."""
         if self.samples < 1:
             raise ConfigError(f"--samples must be at least 1, got {self.samples}")
+        if self.sequences < 0:
+            raise ConfigError(f"--sequences must not be negative, got {self.sequences}")
         if self.seed < 0:
             raise ConfigError(f"--seed must not be negative, got {self.seed}")
         if self.output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
@@ -69,6 +78,7 @@ class Statistics:
 
     pairs: int = 0
     lengths: list[NDArray[np.float32]] = field(default_factory=list)
+    means: list[float] = field(default_factory=list)
     occluded: float = 0.0
     invalid: float = 0.0
     kinds: Counter[str] = field(default_factory=Counter)
@@ -84,6 +94,7 @@ class Statistics:
         known = sample.valid[::_STRIDE, ::_STRIDE]
         self.pairs += 1
         self.lengths.append(np.hypot(sparse[..., 0], sparse[..., 1])[known])
+        self.means.append(float(self.lengths[-1].mean()) if known.any() else 0.0)
         assert sample.occlusion is not None
         self.occluded += float(sample.occlusion.mean())
         self.invalid += 1 - float(sample.valid.mean())
@@ -95,18 +106,20 @@ class Statistics:
             self.parts[name] += 1
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
 
-    def lines(self) -> list[str]:
-        """Say it all."""
+    def lines(self, width: int) -> list[str]:
+        """Say it all, of frames of a width."""
         lengths = np.concatenate(self.lengths)
         shares = [f"{q:g} %: {value:.1f}" for q, value in self._percentiles(lengths)]
         counts = np.array([[number, count] for number, count in sorted(self.objects.items())])
         mean = float((counts[:, 0] * counts[:, 1]).sum() / self.pairs)
         per_pair = 1e3 * np.array(self.totals)
+        large = float((np.array(self.means) * _LARGE_WIDTH / width > _LARGE).mean())
         return [
             f"pairs: {self.pairs}",
             f"median |flow|: {np.median(lengths):.2f} px",
             f"percentiles of |flow| in px: {', '.join(shares)}",
             f"pixels beyond {_LONG:g} px: {100 * float((lengths > _LONG).mean()):.2f} %",
+            f"pairs of more than {_LARGE:g} px on average at {_LARGE_WIDTH} px of width: {100 * large:.1f} %",
             f"pixels occluded: {100 * self.occluded / self.pairs:.2f} %, "
             f"without known flow: {100 * self.invalid / self.pairs:.3f} %",
             f"objects per pair: {counts[0, 0]} to {counts[-1, 0]}, mean {mean:.1f}",
@@ -125,6 +138,23 @@ class Statistics:
     def _cost(self, name: str) -> str:
         spent = 1e3 * self.seconds[name]
         return f"  {name:24}{spent / self.parts[name]:6.2f}{spent / self.pairs:8.2f}"
+
+
+def sequence_lines(scenes: SyntheticScenes, count: int) -> list[str]:
+    """Count sequences: their courses and lengths, and how many neighboring frames are alike."""
+    courses: Counter[str] = Counter()
+    pairs, still = 0, 0
+    for index in tqdm(range(count), desc="sequences", unit="sequence"):
+        samples, _ = scenes.sequence(index)
+        courses[samples[0].sequence] += 1
+        pairs += len(samples)
+        still += sum(sample.known and not sample.flow[sample.valid].any() for sample in samples)
+    return [
+        f"sequences: {count}, mean {1 + pairs / count:.1f} frames, "
+        f"pairs without any motion: {100 * still / pairs:.1f} %",
+        "courses, % of sequences:",
+        *(f"  {name:24}{100 * number / count:6.1f}" for name, number in courses.most_common()),
+    ]
 
 
 def warp_back(sample: Sample) -> NDArray[np.uint8]:
@@ -155,7 +185,8 @@ def run(options: ScenesOptions) -> int:
     textures = Textures()
     if options.textures is not None:
         textures = Textures.from_folder(options.textures, options.permissive_only)
-    scenes = SyntheticScenes(textures, options.height, options.width, seed=options.seed)
+    size = (options.height, options.width)
+    scenes = SyntheticScenes(textures, *size, seed=options.seed, config=MOTIONS[options.scenes])
     # Before the minutes of rendering rather than after: a folder that cannot be written to.
     options.output.parent.mkdir(parents=True, exist_ok=True)
     statistics, rows = Statistics(), []
@@ -167,6 +198,8 @@ def run(options: ScenesOptions) -> int:
             rows.append(sheet_row(sample))
             write_image(options.output, np.vstack(rows))
     print(f"{len(textures.photos)} photos, {len(textures.objects)} cut-outs, seed {options.seed}")
-    print("\n".join(statistics.lines()))
+    print("\n".join(statistics.lines(options.width)))
+    if options.sequences:
+        print("\n".join(sequence_lines(scenes, options.sequences)))
     print(f"contact sheet (frame 1, frame 2, flow, occlusion, frame 2 warped back): {options.output}")
     return 0

@@ -1,6 +1,7 @@
 """The data set: endless pairs of frames with exact flow, each determined by (seed, index) alone."""
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,10 @@ from . import appearance
 from .config import SceneConfig
 from .layered import layered_scene
 from .layers import Layer
-from .motion import inverse
-from .painter import Fog, Painter, occluded
+from .motion import Homography, inverse
+from .painter import Fog, Frame, Painter, occluded
 from .planes import planes_scene
+from .sequences import FRAMES, draw_course, positions, shoot, shoot_before
 from .stopwatch import Stopwatch
 from .textures import Surfaces, TextureCache, Textures, color
 
@@ -52,6 +54,7 @@ class SyntheticScenes(Dataset[Sample]):
         seed: together with the index it determines a pair.
         config: how often things happen.
         bidirectional: give the flow from frame 2 to frame 1 as well.
+        history: give the frame before the first as well.
 
     Raises:
         ConfigError: a frame below 32 pixels.
@@ -66,10 +69,12 @@ class SyntheticScenes(Dataset[Sample]):
         seed: int,
         config: SceneConfig | None = None,
         bidirectional: bool = False,
+        history: bool = False,
     ) -> None:
         if min(height, width) < 32:
             raise ConfigError(f"synthetic scenes need frames of at least 32x32 pixels, not {width}x{height}")
-        self.height, self.width, self.seed, self.bidirectional = height, width, seed, bidirectional
+        self.height, self.width, self.seed = height, width, seed
+        self.bidirectional, self.history = bidirectional, history
         self.config = SceneConfig() if config is None else config
         cache = TextureCache(side=max(640, round(1.4 * max(height, width))))
         self._surfaces = Surfaces(
@@ -88,29 +93,79 @@ class SyntheticScenes(Dataset[Sample]):
         """Return pair `index` and how it was made."""
         # Content and appearance draw from separate streams: switching effects off leaves the scene as it is.
         content, look = (np.random.default_rng([self.seed, index, stream]) for stream in (0, 1))
-        config = self.config
         recipe = Recipe(self._kind(content))
-        size = (self.height, self.width)
-        with recipe.watch.timed("scene"):
-            if recipe.kind == "planes":
-                layers, contents = planes_scene(content, config, self._surfaces, *size)
-            else:
-                layers, contents = layered_scene(content, config, self._surfaces, *size, recipe.kind)
-        recipe.effects |= contents - {recipe.kind}
-        recipe.objects = sum(layer.outline is None for layer in layers) - 1
+        layers = self._layers(content, recipe)
         painter = self._painter(look, recipe)
         with recipe.watch.timed("paint"):
             first, second = painter.paint(layers, 0), painter.paint(layers, 1, flow=self.bidirectional)
         with recipe.watch.timed("occlusion"):
             occlusion = occluded(first, second)
         recipe.surfaces = np.stack([first.index, second.index])
-        images = [frame.image.astype(np.float32) for frame in (first, second)]
-        frames, erased = self._finish(look, recipe, layers, images)
+        ground = layers[0].maps[1] @ inverse(layers[0].maps[0])
+        shots = [first, second]
+        if self.history:
+            with recipe.watch.timed("frame before"):
+                course = np.random.default_rng([self.seed, index, 2])
+                shots.insert(0, shoot_before(painter, layers, course))
+        images = [shot.image.astype(np.float32) for shot in shots]
+        frames, erased = self._finish(look, recipe, ground, images)
         name = f"synthetic {self.seed}/{index}"
-        sample = Sample(frames[0], frames[1], first.flow, first.valid, occlusion, name)
+        sample = Sample(frames[-2], frames[-1], first.flow, first.valid, occlusion, name)
         if self.bidirectional:
             sample = replace(sample, backward=second.flow, backward_valid=second.valid & ~erased)
+        if self.history:
+            sample = replace(sample, before=frames[0])
         return sample, recipe
+
+    def sequence(self, index: int) -> tuple[list[Sample], Recipe]:
+        """Return the neighboring pairs of sequence `index`, of three to eight frames, and how it was made.
+
+        Things move on, stop, start, turn back, move on twos or change speed, each as the whole or on its own;
+        now and then there is a cut, across which no flow is valid. Nothing deforms.
+        """
+        content, look, course = (np.random.default_rng([self.seed, index, 3 + s]) for s in range(3))
+        count = int(course.integers(FRAMES[0], FRAMES[1] + 1))
+        cut = int(course.integers(1, count)) if course.random() < 0.1 else count
+        recipe = Recipe(self._kind(content), {draw_course(course)} | ({"cut"} if cut < count else set()))
+        motion = next(name for name in recipe.effects if name != "cut")
+        shots: list[Frame] = []
+        for part in (cut, count - cut):
+            if part:
+                layers = self._layers(content, recipe)
+                groups = [layer.group for layer in layers]
+                where = positions(course, motion, groups, max(part, 2))
+                shots += shoot(self._painter(look, recipe), layers, where)[:part]
+        images = [shot.image.astype(np.float32) for shot in shots]
+        frames = self._encoded(look, recipe, self._camera(look, recipe, images))
+        samples = []
+        for number, (first, second) in enumerate(pairwise(shots)):
+            valid = first.valid & (number != cut - 1)
+            name = f"synthetic sequence {self.seed}/{index} {number}"
+            samples.append(
+                Sample(
+                    frames[number],
+                    frames[number + 1],
+                    first.flow,
+                    valid,
+                    occluded(first, second) | ~valid,
+                    name,
+                    sequence="cut" if cut < count else motion,
+                    index=number,
+                )
+            )
+        return samples, recipe
+
+    def _layers(self, rng: np.random.Generator, recipe: Recipe) -> list[Layer]:
+        """Draw the scene of a recipe's kind."""
+        size = (self.height, self.width)
+        with recipe.watch.timed("scene"):
+            if recipe.kind == "planes":
+                layers, contents = planes_scene(rng, self.config, self._surfaces, *size)
+            else:
+                layers, contents = layered_scene(rng, self.config, self._surfaces, *size, recipe.kind)
+        recipe.effects |= contents - {recipe.kind}
+        recipe.objects = sum(layer.outline is None for layer in layers) - 1
+        return layers
 
     def _kind(self, rng: np.random.Generator) -> str:
         config = self.config
@@ -137,66 +192,76 @@ class SyntheticScenes(Dataset[Sample]):
         return Painter(self.height, self.width, shutter=float(shutter), fog=fog, watch=recipe.watch)
 
     def _finish(
-        self, rng: np.random.Generator, recipe: Recipe, layers: list[Layer], pair: list[Floats]
+        self, rng: np.random.Generator, recipe: Recipe, ground: Homography, images: list[Floats]
     ) -> tuple[list[NDArray[np.uint8]], NDArray[np.bool_]]:
-        """Return the frames as a camera gives them, and where frame 2 was painted over."""
-        pair = self._light(rng, recipe, layers, pair)
-        pair = self._camera(rng, recipe, pair)
+        """Return the frames as a camera gives them, and where the last was painted over.
+
+        `ground` is the motion of the background between the last two.
+        """
+        images = self._light(rng, recipe, ground, images)
+        images = self._camera(rng, recipe, images)
         erased = np.zeros((self.height, self.width), np.bool_)
         if self._happens(rng, recipe, "eraser"):
             with recipe.watch.timed("eraser"):
-                pair[1], erased = appearance.erase(rng, pair[1])
-        frames = [appearance.to_bytes(image) for image in pair]
+                images[-1], erased = appearance.erase(rng, images[-1])
+        return self._encoded(rng, recipe, images), erased
+
+    def _encoded(
+        self, rng: np.random.Generator, recipe: Recipe, images: list[Floats]
+    ) -> list[NDArray[np.uint8]]:
+        """Return frames as they are stored."""
+        frames = [appearance.to_bytes(image) for image in images]
         if self._happens(rng, recipe, "jpeg"):
             with recipe.watch.timed("jpeg"):
                 quality = int(rng.integers(25, 95))
                 frames = [appearance.jpeg_of_bytes(image, quality) for image in frames]
-        return frames, erased
+        return frames
 
     def _light(
-        self, rng: np.random.Generator, recipe: Recipe, layers: list[Layer], pair: list[Floats]
+        self, rng: np.random.Generator, recipe: Recipe, ground: Homography, images: list[Floats]
     ) -> list[Floats]:
         """Apply what happens before the lens."""
         if self._happens(rng, recipe, "shade"):
             with recipe.watch.timed("shade"):
-                ground = layers[0].maps[1] @ inverse(layers[0].maps[0])
-                motion = ground if rng.random() < 0.5 else None
-                pair = list(appearance.shade(rng, pair[0], pair[1], motion))
+                images = appearance.shade(rng, images, ground if rng.random() < 0.5 else None)
         if self._happens(rng, recipe, "dark"):
             gain = np.float32(rng.uniform(0.12, 0.5))
-            pair = [image * gain for image in pair]
-        return pair
+            images = [image * gain for image in images]
+        return images
 
-    def _camera(self, rng: np.random.Generator, recipe: Recipe, pair: list[Floats]) -> list[Floats]:
+    def _camera(self, rng: np.random.Generator, recipe: Recipe, images: list[Floats]) -> list[Floats]:
         """Apply lens, sensor and processing."""
         unit = self.width / 320
         if self._happens(rng, recipe, "defocus"):
             with recipe.watch.timed("defocus"):
                 sigma = float(rng.uniform(0.5, 2.5) * unit)
                 same = rng.random() < 0.7
-                sigmas = (sigma, sigma if same else float(rng.uniform(0.4, 1.5) * unit))
-                pair = [appearance.defocus(image, s) for image, s in zip(pair, sigmas, strict=True)]
+                last = sigma if same else float(rng.uniform(0.4, 1.5) * unit)
+                sigmas = [*[sigma] * (len(images) - 1), last]
+                images = [appearance.defocus(image, s) for image, s in zip(images, sigmas, strict=True)]
         if self._happens(rng, recipe, "soft_video"):
             with recipe.watch.timed("soft video"):
                 factor = float(rng.uniform(1.2, 2.5))
-                pair = [appearance.soft_video(image, factor) for image in pair]
+                images = [appearance.soft_video(image, factor) for image in images]
         if self._happens(rng, recipe, "vignette"):
             with recipe.watch.timed("vignette"):
                 strength = float(rng.uniform(0.2, 0.8))
-                pair = [appearance.vignette(image, strength) for image in pair]
+                images = [appearance.vignette(image, strength) for image in images]
         if self._happens(rng, recipe, "photometric"):
             with recipe.watch.timed("photometric"):
                 state = int(rng.integers(2**31))
-                pair = [appearance.photometric(np.random.default_rng(state), image, 1.0) for image in pair]
+                images = [
+                    appearance.photometric(np.random.default_rng(state), image, 1.0) for image in images
+                ]
         if self._happens(rng, recipe, "asymmetric"):
             with recipe.watch.timed("asymmetric"):
-                pair[1] = appearance.photometric(rng, pair[1], float(rng.uniform(0.1, 0.8)))
+                images[-1] = appearance.photometric(rng, images[-1], float(rng.uniform(0.1, 0.8)))
         if self._happens(rng, recipe, "sharpen"):
             with recipe.watch.timed("sharpen"):
                 amount = float(rng.uniform(0.3, 1.5))
-                pair = [appearance.sharpen(image, amount) for image in pair]
+                images = [appearance.sharpen(image, amount) for image in images]
         if self._happens(rng, recipe, "noise"):
             with recipe.watch.timed("noise"):
                 read, shot = float(rng.exponential(3.0)), float(rng.exponential(0.12))
-                pair = [appearance.noise(rng, image, read, shot) for image in pair]
-        return pair
+                images = [appearance.noise(rng, image, read, shot) for image in images]
+        return images

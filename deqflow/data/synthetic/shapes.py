@@ -90,6 +90,23 @@ def thin(rng: np.random.Generator, side: int) -> Mask:
     return mask
 
 
+def tapered(rng: np.random.Generator, height: int, width: int) -> Mask:
+    """Draw a limb along the width, from a round joint at the left to a narrower tip, perhaps bent; (h, w)."""
+    along = np.linspace(0, 1, 24)
+    bow = rng.normal(0, 0.12) * height * np.sin(np.pi * along)
+    half = (
+        0.42
+        * height
+        * (1 - along * rng.uniform(0.2, 0.8))
+        * np.sqrt(np.clip(1 - (2 * along - 1) ** 12, 0, 1))
+    )
+    x, y = 1 + along * (width - 3), height / 2 + bow
+    points = np.stack([np.concatenate([x, x[::-1]]), np.concatenate([y - half, (y + half)[::-1]])], 1)
+    mask = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(mask, [_fixed(np.clip(points, 0, (width - 1, height - 1)))], 255, cv2.LINE_AA, _SHIFT)
+    return mask
+
+
 def draw(rng: np.random.Generator, side: int) -> tuple[str, Mask]:
     """Draw one of all of these; returns what it is and a matte (side, side)."""
     kind = str(rng.choice(["polygon", "blob", "holes", "thin"], p=[0.22, 0.28, 0.22, 0.28]))
