@@ -1,5 +1,6 @@
 """Wrong starts of training, and what else makes the fixed point the only place to rest."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -249,16 +250,19 @@ def test_the_bound_is_of_the_weights_file_and_used_where_it_is_loaded(tmp_path):
 def test_files_that_do_not_know_the_bound_have_none(tmp_path):
     described = create("deqflow-s").config.to_dict()
     del described["update"]["minimum_gate"]
-    assert ModelConfig.from_dict(described) == create("deqflow-s").config
+    assert described["update"]["kernel"] and ModelConfig.from_dict(described).update.minimum_gate == 0
     with pytest.raises(ConfigError, match="minimum_gate"):
         GatedStripConfig(minimum_gate=1.0)
     with pytest.raises(ConfigError, match="minimum_gate needs a model with gated strips"):
         run(small(tmp_path, model="deqflow-tiny", minimum_gate=0.1))
     with pytest.raises(ConfigError, match="minimum_gate of the update operator must be"):
         run(small(tmp_path, minimum_gate=-0.1))
-    path = tmp_path / "shipped.safetensors"
-    save_weights(load("deqflow-s", device="cpu"), path)
+    path = tmp_path / "older.safetensors"
+    older = load("deqflow-s", device="cpu")
+    save_weights(older, path, metadata={"config": json.dumps(described)})
     assert load("deqflow-s", checkpoint=path, device="cpu").config.update.minimum_gate == 0
+    save_weights(older, path)
+    assert load("deqflow-s", checkpoint=path, device="cpu").config.update.minimum_gate == 0.05
 
 
 def test_coarse_pixels_are_right_where_every_known_place_is():

@@ -18,6 +18,7 @@ import deqflow
 from deqflow import zoo
 from deqflow.errors import CheckpointError, ConfigError
 from deqflow.estimator import DEQFlow
+from deqflow.network import GatedStripConfig
 from deqflow.zoo import PRESETS, create, load, load_weights, save_weights
 
 # Without weight norm, what weight norm adds, and with the flow heads of 2022 (without weight norm).
@@ -279,7 +280,8 @@ class TestOurFiles:
             **{"motion": 64, "mixed": 192, "kernel": 7, "mask": 128, "levels": 4, "radius": 3},
             "attach_flow": False,
         }
-        config = replace(PRESETS["deqflow-s"].config, uncertainty=None)  # there was no such head yet
+        # There was no such head yet, and no limit on the gates.
+        config = replace(PRESETS["deqflow-s"].config, uncertainty=None, update=GatedStripConfig())
         first = DEQFlow(config, name="deqflow-s")
         save_weights(first, path, metadata={"config": json.dumps(flat)})
         assert load("deqflow-s", checkpoint=path, device="cpu").config == config

@@ -8,6 +8,7 @@ from deqflow.equilibrium import Keep, absolute_change
 from deqflow.network import (
     BilinearConfig,
     ConvexConfig,
+    GatedStripConfig,
     GRUConfig,
     MixtureConfig,
     PyramidEncoderConfig,
@@ -111,7 +112,7 @@ PRESETS: Mapping[str, Preset] = {
     "deqflow-s": Preset(
         summary="small, for machines without a GPU; its weights ship with the package",
         license="Apache-2.0",
-        config=ModelConfig(uncertainty=MixtureConfig()),
+        config=ModelConfig(update=GatedStripConfig(minimum_gate=0.05), uncertainty=MixtureConfig()),
         defaults=SolveSettings(scales=(16, 8)),
     ),
     "deqflow-s-next": Preset(
