@@ -1,9 +1,10 @@
 """Flow of a video, frame by frame: each solve starts from the last fixed point where that can be trusted."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from os import PathLike
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import torch
@@ -12,15 +13,30 @@ from torch import Tensor
 
 from deqflow.config import SolveOptions
 from deqflow.equilibrium import Outcome
-from deqflow.errors import VideoError
-from deqflow.estimate import FlowEstimate
+from deqflow.errors import ConfigError, VideoError
+from deqflow.estimate import FlowEstimate, cost_of
 from deqflow.estimator import DEQFlow
 from deqflow.io import VideoFrame, VideoSource, open_video, shrink
 from deqflow.io.frames import Frame, to_array
 from deqflow.io.images import ValueRange, value_range_of
 from deqflow.pair import EncodedFrame, PreparedPair
-from deqflow.reuse import LOST, MOST_AFRESH, UNMATCHED, CarriedState, blocks, matching_distance, nearly_equal
+from deqflow.reuse import (
+    CHECK_COST,
+    LOST,
+    MOST_AFRESH,
+    UNMATCHED,
+    CarriedState,
+    blocks,
+    matching_distance,
+    nearly_equal,
+)
 from deqflow.step import FlowState
+
+Direction = Literal["forward", "backward"]
+"""In time: from a frame to the next, or from that back."""
+
+_CARRIED = ("hidden", "flow", "found", "distance")
+"""The names of the tensors of a carried state in `FlowStream.state_dict`."""
 
 
 class FlowStream:
@@ -35,13 +51,17 @@ class FlowStream:
     solved cold. Neither replaces the state that waits for motion to go on (animation on twos). Across a cut
     there is an estimate too, and nothing of it is reused.
 
+    `push` takes a frame and returns the flow to it. For flow back, or both, `take` takes a frame, and
+    `forward` and `backward` each solve between the last two; each direction reuses its own states.
+
     Attributes:
-        frames: how many frames have been pushed.
+        frames: how many frames have been taken.
+        pair: the last two frames, encoded; None before the second.
+        duplicate: whether the last frame equals the one before.
+        cut: whether the last two frames show different scenes, as the estimates between them have told.
         reused: whether the last estimate started from the one before.
         afresh: share of its cells that did not.
-        duplicate: whether the last frame equaled the one before.
-        cut: whether the last two frames show different scenes.
-        pair: the last two frames, encoded; None before the second.
+        cost: of the last estimate, in evaluations of the 1/8 grid: all scales, and the checks of its start.
     """
 
     def __init__(
@@ -71,16 +91,16 @@ class FlowStream:
 
     def reset(self) -> None:
         """Forget everything: the next frame is a first frame, of any size."""
-        self.frames, self.afresh = 0, 1.0
+        self.frames, self.afresh, self.cost = 0, 1.0, 0.0
         self.reused = self.duplicate = self.cut = False
         self._range = self.value_range
         self._first: NDArray[Any] | None = None  # until its range of values is decided
         self._size: torch.Size | None = None
         self._frame: EncodedFrame | None = None
-        self._carried: CarriedState | None = None
+        self._carried: dict[Direction, CarriedState] = {}
+        self._found: dict[Direction, FlowEstimate] = {}  # between the last two frames
         self.pair: PreparedPair | None = None
 
-    @torch.inference_mode()
     def push(self, frame: Frame) -> FlowEstimate | None:
         """Take the next frame and return the flow from the one before to it; None for the first.
 
@@ -91,6 +111,11 @@ class FlowStream:
             ImageError: the frame cannot be used.
             VideoError: its size is not that of the frames before.
         """
+        return self.forward() if self.take(frame) else None
+
+    @torch.inference_mode()
+    def take(self, frame: Frame) -> bool:
+        """Take the next frame as `push` does and return whether there is one before it; solve nothing."""
         name = f"frame {self.frames + 1}"
         image = self._tensor(to_array(frame, name), name)
         if self._size is not None and image.shape != self._size:
@@ -104,38 +129,115 @@ class FlowStream:
         last = self._frame
         self.duplicate = last is not None and torch.equal(last.image, padded)
         if last is None or not self.duplicate:
-            # Without reuse every pair is solved at every scale; else ``solve`` encodes others when needed.
+            # Without reuse every pair is solved at every scale; else others are encoded when needed.
             scales = () if self.reuse else self.model.scales(padded, self.settings)
             self._frame = self.model.encode(padded, scales)
         assert self._frame is not None
         self.frames += 1
-        if last is None:
-            return None
-        self.pair = pair = PreparedPair(last, self._frame, padding)
-        if self.duplicate:
-            self.reused, self.cut, self.afresh = False, False, 0.0
-            return self._still(pair)
-        return self._estimate(pair)
+        if self.pair is not None:
+            # What was not solved between the frames before has no state that could go on.
+            self._carried = {
+                direction: state
+                for direction, state in self._carried.items()
+                if direction in self._found and not self.cut
+            }
+        self._found, self.cut = {}, False
+        self.pair = None if last is None else PreparedPair(last, self._frame, padding)
+        return last is not None
 
-    @torch.inference_mode()
-    def backward(self) -> FlowEstimate:
-        """Return the flow from the last frame to the one before it, solved from no motion.
+    def forward(self) -> FlowEstimate:
+        """Return the flow from the frame before the last to the last.
 
         Raises:
             VideoError: there are no two frames.
         """
-        if self.pair is None:
-            raise VideoError("flow back from a frame needs a frame before it")
-        pair = PreparedPair(self.pair.second, self.pair.first, self.pair.padding)
-        if self.duplicate:
-            return self._still(pair)
-        return self.model.decode(self.model.solve(pair, settings=self.settings), pair.padding)[0]
+        return self._estimate("forward")
+
+    def backward(self) -> FlowEstimate:
+        """Return the flow from the last frame to the one before it.
+
+        Raises:
+            VideoError: there are no two frames.
+        """
+        return self._estimate("backward")
 
     @torch.inference_mode()
-    def movement(self, estimate: FlowEstimate) -> NDArray[np.float32]:
-        """Return how far one more step would move the last estimate, (H, W) in pixels."""
+    def movement(self, direction: Direction = "forward") -> NDArray[np.float32]:
+        """Return how far one more step would move the estimate between the last two frames, (H, W) pixels."""
+        state = self._estimate(direction).state
+        return self.model.next_movement(self._pair(direction), state)[0].cpu().numpy()
+
+    def _pair(self, direction: Direction) -> PreparedPair:
+        if self.pair is None:
+            raise VideoError("flow needs two frames")
+        pair = self.pair
+        return pair if direction == "forward" else PreparedPair(pair.second, pair.first, pair.padding)
+
+    def _encode_all_scales(self) -> None:
+        """Encode the last two frames at the scales of a cold solve, so that each is so only once."""
         assert self.pair is not None
-        return self.model.next_movement(self.pair, estimate.state)[0].cpu().numpy()
+        scales = self.model.scales(self.pair.first.image, self.settings)
+        first, second = (
+            self.model.encode(frame.image, scales, known=frame.features)
+            for frame in (self.pair.first, self.pair.second)
+        )
+        self.pair = replace(self.pair, first=first, second=second)
+        self._frame = second
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all that the next frames depend on, for `load_state_dict` of a stream like this one.
+
+        Tensors only, of any storage (safetensors, for one); they are not changed by going on.
+        """
+        found = {"frames": torch.tensor(self.frames)}
+        if self._range is not None:
+            found["range"] = torch.tensor(self._range, dtype=torch.float64)
+        if self._first is not None:
+            found["first"] = torch.from_numpy(np.ascontiguousarray(self._first))
+        if self._frame is not None and self._size is not None:
+            image = self.model.padding(torch.empty(self._size)).crop(self._frame.image)
+            found["image"] = image.permute(0, 2, 3, 1).to(torch.uint8).contiguous()
+        for direction, carried in self._carried.items():
+            if self.pair is None or (direction in self._found and not self.cut):
+                parts = (*carried.state, carried.found, carried.distance)
+                for name, part in zip(_CARRIED, parts, strict=True):
+                    found[f"{direction}.{name}"] = part.contiguous()
+        return found
+
+    @torch.inference_mode()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where another stream, of the same model and settings, was at `state_dict`.
+
+        The estimates that follow are those of the other one to the bit, on the same machine. `pair` and what
+        the last estimate was like are not part of it.
+
+        Raises:
+            ConfigError: it is no state of a stream.
+        """
+        self.reset()
+        device = self.model.device
+        try:
+            self.frames = int(state["frames"])
+            if "range" in state:
+                low, high = state["range"].tolist()
+                self._range = low, high
+            if "first" in state:
+                self._first = state["first"].numpy()
+            if self.frames:
+                image = state["image"].to(device).permute(0, 3, 1, 2).float()
+                self._size = image.shape
+                scales = () if self.reuse else self.model.scales(image, self.settings)
+                self._frame = self.model.encode(self.model.padding(image).pad(image), scales)
+            for direction in get_args(Direction):
+                if f"{direction}.hidden" in state:
+                    hidden, flow, known, distance = (
+                        state[f"{direction}.{name}"].to(device) for name in _CARRIED
+                    )
+                    hidden = hidden.contiguous(memory_format=torch.channels_last)
+                    self._carried[direction] = CarriedState(FlowState(hidden, flow), known, distance)
+        except (KeyError, ValueError, RuntimeError) as error:
+            self.reset()
+            raise ConfigError(f"this is not the state of a stream: {error}") from error
 
     def _tensor(self, array: NDArray[Any], name: str) -> Tensor:
         """Return a frame as (1, 3, H, W) of 0..255; the first two decide how floats are read."""
@@ -149,24 +251,43 @@ class FlowStream:
             self._first = array
         return self.model.to_tensor(array, name, self._range)
 
-    def _estimate(self, pair: PreparedPair) -> FlowEstimate:
-        """Solve a pair from what is known of the one before, and keep what the next may start from."""
-        stride = self.settings.scales[-1]
+    @torch.inference_mode()
+    def _estimate(self, direction: Direction) -> FlowEstimate:
+        """Solve between the last two frames from what is known of those before, if that is not done yet."""
+        pair = self._pair(direction)
+        if direction not in self._found:
+            self._found[direction] = self._still(pair) if self.duplicate else self._solve(direction)
+        return self._found[direction]
+
+    def _solve(self, direction: Direction) -> FlowEstimate:
+        """Solve a pair, and keep what the next may start from."""
+        pair, stride = self._pair(direction), self.settings.scales[-1]
         waits = self.check and nearly_equal(pair)
-        start = None if waits or not self.reuse else self._carried
+        start = None if waits or not self.reuse else self._carried.get(direction)
         state, trusted = (None, None) if start is None else self._start(pair, start)
+        if state is None or trusted is not None:
+            self._encode_all_scales()
+            pair = self._pair(direction)
         self.reused, self.afresh = state is not None, 1.0
         if state is not None:
             self.afresh = 0.0 if trusted is None else 1 - float(trusted.float().mean())
         solution = self.model.solve(pair, state, self.settings, trusted=trusted)
         estimate = self.model.decode(solution, pair.padding)[0]
+        checks = CHECK_COST * cost_of({stride: 1}) if start is not None and self.check else 0.0
+        self.cost = estimate.cost + checks
         distance, inside = matching_distance(pair, estimate.state.flow, stride)
         matched = distance[inside]
-        self.cut = self.detect_cuts and matched.numel() > 0 and float(matched.median()) > UNMATCHED
-        if self.cut or estimate.outcome is Outcome.DIVERGED:
-            self._carried = None  # no place to start from
+        cut = self.detect_cuts and matched.numel() > 0 and float(matched.median()) > UNMATCHED
+        self.cut = self.cut or cut
+        if cut or estimate.outcome is Outcome.DIVERGED:
+            self._carried.pop(direction, None)  # no place to start from
         elif not waits:
-            self._carried = CarriedState.along(estimate.state, torch.where(inside, distance, torch.inf))
+            # Motion goes on: what came from there moves on by as much.
+            flow = estimate.state.flow
+            onward = flow if direction == "forward" else -flow
+            self._carried[direction] = CarriedState.along(
+                estimate.state, torch.where(inside, distance, torch.inf), onward
+            )
         return estimate
 
     def _start(self, pair: PreparedPair, carried: CarriedState) -> tuple[FlowState | None, Tensor | None]:
@@ -186,6 +307,7 @@ class FlowStream:
 
     def _still(self, pair: PreparedPair) -> FlowEstimate:
         """Return the estimate of two equal frames: nothing moves, and nothing was solved."""
+        self.reused, self.afresh, self.cost = False, 0.0, 0.0
         state = self.model.initial_state(pair.first, self.settings.scales[-1])
         height, width = (self._size or pair.first.image.shape)[2:]
         known = self.model.uncertainty is not None
@@ -211,9 +333,10 @@ def estimate_video(
     detect_cuts: bool = True,
     max_frames: int | None = None,
     max_side: int | None = None,
+    direction: Direction = "forward",
     **options: Unpack[SolveOptions],
 ) -> Iterator[FlowEstimate]:
-    """Estimates the flow of every consecutive pair of frames, lazily.
+    """Estimate the flow of every consecutive pair of frames, lazily.
 
     Args:
         source: a video as for `deqflow.io.open_video`, or the frames themselves. There is no pair across a
@@ -224,6 +347,7 @@ def estimate_video(
         detect_cuts: drop the state of a pair across a cut.
         max_frames: read no more frames than this.
         max_side: scale frames down to this many pixels on the longer side; the flow is of the scaled frames.
+        direction: whether flow leads from a frame to the next or from that back.
         options: how to solve, as in `DEQFlow.forward`.
 
     Raises:
@@ -240,9 +364,8 @@ def estimate_video(
         if isinstance(frame, VideoFrame) and not frame.follows:
             stream.reset()
         array = frame.image if isinstance(frame, VideoFrame) else np.asarray(frame)
-        estimate = stream.push(array if max_side is None else shrink(array, max_side))
-        if estimate is not None:
-            yield estimate
+        if stream.take(array if max_side is None else shrink(array, max_side)):
+            yield stream.forward() if direction == "forward" else stream.backward()
     check_enough_frames(count, name)
 
 

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import deqflow
-from deqflow.errors import ImageError, VideoError
+from deqflow.errors import ConfigError, ImageError, VideoError
 from deqflow.estimator import DEQFlow
 from deqflow.io import open_video, write_image
-from deqflow.reuse import blocks, carry, filled
+from deqflow.reuse import CHECK_COST, blocks, carry, filled
 from deqflow.step import FlowState
 from deqflow.stream import FlowStream, estimate_video
 from deqflow.zoo import create
@@ -308,3 +309,102 @@ def test_where_nothing_is_reused_the_pair_is_solved_at_every_scale(
     for index in (0, 2):
         expected = trained.estimate(frames[index], frames[index + 1], steps=STEPS, tolerance=0)
         np.testing.assert_allclose(streamed[index].flow, expected.flow, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float", "unit float"])
+def test_a_saved_stream_goes_on_to_the_bit(model: DEQFlow, tmp_path: Path, kind: str) -> None:
+    frames: list[np.ndarray] = [*scene(0, 3), *scene(0, 2)[1:], *scene(1, 2)]
+    frames.insert(3, frames[2])  # a duplicate, at which the carried state waits
+    if kind != "uint8":
+        frames = [frame.astype(np.float32) / (255 if kind == "unit float" else 1) for frame in frames]
+
+    def flows(stream: FlowStream, frame: np.ndarray) -> list[np.ndarray]:
+        if not stream.take(frame):
+            return []
+        return [stream.forward().flow, stream.backward().flow]
+
+    whole = FlowStream(model, steps=STEPS, scales=(16, 8))
+    for saved in range(len(frames)):
+        save_file(whole.state_dict(), tmp_path / f"{saved}.safetensors")
+        expected = flows(whole, frames[saved])
+        resumed = FlowStream(model, steps=STEPS, scales=(16, 8))
+        resumed.load_state_dict(load_file(tmp_path / f"{saved}.safetensors"))
+        assert resumed.frames == saved
+        for one, other in zip(flows(resumed, frames[saved]), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    with pytest.raises(ConfigError, match="not the state of a stream"):
+        resumed.load_state_dict({"image": torch.zeros(1)})
+
+
+def test_flow_back_is_that_of_the_frames_in_reverse(model: DEQFlow) -> None:
+    frames = scene(0, 4)
+    stream = FlowStream(model, reuse=False, steps=STEPS, tolerance=0)
+    with pytest.raises(VideoError, match="two frames"):
+        stream.backward()
+    backward = []
+    for frame in frames:
+        if stream.take(frame):
+            backward.append(stream.backward().flow)
+            assert stream.backward().flow is backward[-1]  # solved once
+    reverse = estimate_video(frames[::-1], model, reuse=False, steps=STEPS, tolerance=0)
+    for one, other in zip(backward[::-1], reverse, strict=True):
+        np.testing.assert_allclose(one, other.flow, atol=1e-4)
+    assert len(list(estimate_video(frames, model, direction="backward", steps=1))) == 3
+
+
+def test_each_direction_reuses_its_own_states(model: DEQFlow, starts: list[FlowState | None]) -> None:
+    stream = FlowStream(model, check=False, detect_cuts=False, steps=STEPS)
+    found = []
+    for frame in scene(0, 4):
+        if stream.take(frame):
+            found.append((stream.forward(), stream.backward()))
+    assert starts[:2] == [None, None]
+    for (forward, backward), ahead, back in zip(found[:-1], starts[2::2], starts[3::2], strict=True):
+        assert ahead is not None and back is not None
+        torch.testing.assert_close(ahead.flow, carry(forward.state).flow)
+        mirrored = carry(backward.state._replace(flow=-backward.state.flow))
+        torch.testing.assert_close(back.flow, -mirrored.flow)
+
+
+def test_a_direction_that_was_left_out_starts_anew(model: DEQFlow, starts: list[FlowState | None]) -> None:
+    stream = FlowStream(model, check=False, detect_cuts=False, steps=STEPS)
+    for index, frame in enumerate(scene(0, 5)):
+        if stream.take(frame):
+            stream.forward()
+            if index != 2:
+                stream.backward()
+    kinds = [start is not None for start in starts]
+    #      pair 1: both,  pair 2: forward, pair 3: backward anew, pair 4
+    assert kinds == [False, False, True, True, False, True, True]
+
+
+def test_coarse_scales_are_encoded_once_in_both_directions(
+    model: DEQFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    encode = model._features
+
+    def counting(image: torch.Tensor) -> Any:
+        sizes.append(tuple(image.shape[2:]))
+        return encode(image)
+
+    monkeypatch.setattr(model, "_features", counting)
+    stream = FlowStream(model, steps=1, scales=(16, 8), check=False)
+    for frame in scene(0, 3, (160, 192)):
+        if stream.take(frame):
+            stream.forward()
+            stream.backward()
+    assert sorted(sizes).count((160, 192)) == 3
+    assert sorted(sizes).count((80, 96)) == 2  # the third frame's pair was started from the one before
+
+
+def test_what_checks_cost_is_counted(model: DEQFlow) -> None:
+    stream = FlowStream(model, detect_cuts=False, steps=STEPS, tolerance=0, scales=(16, 8))
+    frames = scene(0, 3, (160, 192))
+    stream.push(frames[0])
+    first = stream.push(frames[1])
+    assert first is not None and stream.cost == first.cost == STEPS * 1.25
+    second = stream.push(frames[2])
+    assert second is not None and stream.cost == pytest.approx(second.cost + CHECK_COST)
+    stream.push(frames[2])
+    assert stream.cost == 0

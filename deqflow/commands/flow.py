@@ -108,7 +108,7 @@ def run(options: FlowOptions) -> int:
             backward = stream.backward().flow
             pair = replace(pair, backward=backward, occlusion=occlusion(estimate.flow, backward))
         if "movement" in paths:
-            pair = replace(pair, movement=stream.movement(estimate))
+            pair = replace(pair, movement=stream.movement())
         for kind, path in paths.items():
             if kind in PICTURES:
                 write_image(path, PICTURES[kind](pair))

@@ -260,7 +260,7 @@ def _timed(stream: "FlowStream", image: Image, layouts: Sequence[str] = ()) -> T
     if estimate is None:
         return None
     backward = stream.backward().flow if "occlusion" in layouts else None
-    movement = stream.movement(estimate) if "movement" in layouts else None
+    movement = stream.movement() if "movement" in layouts else None
     return Timed(estimate, milliseconds, stream.reused, stream.cut, backward, movement)
 
 
