@@ -2,16 +2,24 @@
 
 import json
 from types import ModuleType
+from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from dataset_files import HEIGHT, WIDTH, corner, write_frame, write_motion
 
+from deqflow import zoo
 from deqflow.cli import main
+from deqflow.commands.common import SolverName
+from deqflow.config import COMPONENTS, ModelConfig
 from deqflow.data.datasets import DATASETS, open_dataset
 from deqflow.data.datasets.headers import pixel_size
+from deqflow.equilibrium import SOLVERS, StoppingRule, solve
 from deqflow.errors import FlowFileError
+from deqflow.estimator import DEQFlow
 from deqflow.io.flow_files import FLOW_FORMATS, read_flow, write_flow
+from deqflow.network import CORRELATIONS, build_correlation
 from deqflow.visualize import ShownPair, scalar_map
 
 
@@ -64,3 +72,55 @@ def test_a_rendering(shown):
     assert np.array_equal(
         picture, scalar_map(np.where(np.arange(WIDTH) >= 5, 5.0, 0) * np.ones((HEIGHT, 1)), 10)
     )
+
+
+def test_a_solver(shown):
+    solver = shown[3].HeavyBall()
+    matrix = torch.diag(torch.tensor([0.95, 0.5, -0.2]))
+    target = torch.ones(2, 3)
+
+    def step(state, active=None):
+        (x,) = state
+        return (x @ matrix + (target if active is None else target[active]),)
+
+    rule = StoppingRule(steps=300, tolerance=1e-6)
+    found, plain = (solve(step, (torch.zeros(2, 3),), one, rule) for one in (solver, SOLVERS["plain"]))
+    torch.testing.assert_close(
+        found.state[0], target @ torch.linalg.inv(torch.eye(3) - matrix), rtol=1e-3, atol=0
+    )
+    assert found.converged.all() and found.steps.max() < plain.steps.min()
+    frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    model = zoo.load("deqflow-s", device="cpu")
+    assert model.estimate(frame, frame, solver=solver).flow.shape == (64, 64, 2)
+
+
+def test_the_command_line_knows_every_solver():
+    assert set(get_args(SolverName)) == set(SOLVERS)
+
+
+def test_an_encoder(shown, tmp_path, monkeypatch):
+    monkeypatch.setitem(COMPONENTS["encoder"], "patches", shown[4].PatchEncoderConfig)
+    config = ModelConfig.from_dict({"encoder": {"kind": "patches", "width": 16}})
+    assert config.strides == (8,) and ModelConfig.from_dict(config.to_dict()) == config
+    model = DEQFlow(config, name="deqflow-s").eval()
+    frame = np.random.default_rng(0).integers(0, 256, (64, 72, 3), dtype=np.uint8)
+    assert np.isfinite(model.estimate(frame, frame, steps=2).flow).all()
+    zoo.save_weights(model, tmp_path / "patches.safetensors")
+    with pytest.warns(match="another configuration"):
+        assert zoo.load("deqflow-s", checkpoint=tmp_path / "patches.safetensors").config == config
+
+
+def test_a_correlation(shown, monkeypatch):
+    monkeypatch.setitem(CORRELATIONS, "sampled", shown[5].SampledCorrelation)
+    generator = torch.Generator().manual_seed(0)
+    one, two = torch.randn(2, 2, 8, 13, 17, generator=generator)
+    flow = 6 * torch.randn(2, 2, 13, 17, generator=generator)
+    kinds = ("sampled", "all-pairs", "on-demand")
+    sampled, *others = (build_correlation(one, two, levels=3, radius=2, kind=kind) for kind in kinds)
+    assert sampled.channels == others[0].channels and sampled.nbytes > 0
+    for active in (None, torch.tensor([1])):
+        asked = flow if active is None else flow[active]
+        for other in others:
+            torch.testing.assert_close(
+                sampled.lookup(asked, active), other.lookup(asked, active), rtol=1e-4, atol=1e-4
+            )

@@ -24,7 +24,7 @@ from deqflow.tables import markdown
 
 Name = TypeVar("Name")
 
-SOLVERS: Mapping[str, Solver] = {
+COMPARED_SOLVERS: Mapping[str, Solver] = {
     "plain": FixedPointIteration(),
     "relaxed 0.8": FixedPointIteration(relaxation=0.8),
     "relaxed 1.2": FixedPointIteration(relaxation=1.2),
@@ -169,7 +169,7 @@ def compare_solvers(
     *,
     tolerance: float,
     steps: int,
-    solvers: Mapping[str, Solver] = SOLVERS,
+    solvers: Mapping[str, Solver] = COMPARED_SOLVERS,
 ) -> dict[str, list[PairErrors]]:
     """Solve every pair with every solver at the finest scale, all from the same state: the model's usual one.
 

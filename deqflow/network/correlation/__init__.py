@@ -1,6 +1,6 @@
 """Correlation of the features of two frames: one protocol, its variants, and the choice between them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from torch import Tensor
@@ -23,7 +23,7 @@ __all__ = [
 
 AUTO: Final = "auto"
 
-CORRELATIONS: Mapping[str, type[AllPairsCorrelation] | type[OnDemandCorrelation]] = {
+CORRELATIONS: Mapping[str, Callable[..., Correlation]] = {
     "all-pairs": AllPairsCorrelation,
     "on-demand": OnDemandCorrelation,
 }
