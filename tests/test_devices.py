@@ -16,8 +16,9 @@ from deqflow.errors import ConfigError
         ({"avx2": True}, torch.float32),
         ({"avx512_bf16": True, "amx_bf16": False}, torch.float32),
         ({"avx512_bf16": True, "amx_bf16": True}, torch.bfloat16),
-        ({"avx512_vp2intersect": True}, torch.float32),
-        ({"avx512_bf16": True, "avx512_vp2intersect": True}, torch.bfloat16),
+        ({"avx512_bf16": True, "cpu_name": "Intel(R) Xeon(R) Processor"}, torch.float32),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, torch.bfloat16),
+        ({"avx512_bf16": False, "cpu_name": "AMD EPYC"}, torch.float32),
     ],
 )
 def test_a_cpu_gets_bfloat16_only_where_it_is_fast(monkeypatch, capabilities, expected):
