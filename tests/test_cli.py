@@ -143,12 +143,13 @@ class TestFlow:
         self, folder: Path, weights: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
         names = [name for name in PICTURES if name != "uncertainty"]
-        options = ("frames/f1.png", "frames/f2.png", "--checkpoint", weights, "--steps", 2, "--formats")
+        model = zoo.load("deqflow-s", checkpoint=weights, precision="float32")
+        options = ("frames/f1.png", "frames/f2.png", "--checkpoint", weights, "--steps", 2)
+        options += ("--precision", "float32", "--formats")
         assert run("flow", *options, *names) == 0
         pictures = {path.name: read_image(path) for path in Path("output").iterdir()}
         assert pictures.keys() == {"f1_flow.png", *(f"f1_{name}.png" for name in names if name != "color")}
         assert {picture.shape[0] for picture in pictures.values()} == {34}
-        model = zoo.load("deqflow-s", checkpoint=weights)
         flows = [
             model.estimate(f"frames/f{a}.png", f"frames/f{b}.png", steps=2).flow for a, b in ((1, 2), (2, 1))
         ]
@@ -180,7 +181,7 @@ class TestFlow:
         capfd.readouterr()
         assert "a.flo exists already" in wrong(capfd, "flow", *pair, "--output", "new/a.flo")
         message = wrong(capfd, "flow", *pair, "--output", "c.npy", "--formats", "flo")
-        assert "c.npy takes --formats npy, got flo" in message
+        assert "c.npy takes --formats npy or uncertainty-npy or occlusion-npy, got flo" in message
         assert "folder for 2 pairs" in wrong(capfd, "flow", "frames", "--output", "c.npy")
 
     def test_a_clipped_flow_is_one_line(
@@ -393,8 +394,9 @@ class TestVideo:
         printed = capsys.readouterr().out
         assert "output/clip_flow.mp4" in printed
         rows = [line.split() for line in printed.splitlines()]
-        assert [row[0].rstrip("*") for row in rows[1:7]] == ["1", "2", "3", "4", "mean", "median"]
-        assert rows[1][0] == "1*"  # a first pair starts from nothing
+        # Behind the number: solved anew, as a first pair is, or a cut, which random weights see everywhere.
+        assert [row[0].rstrip("*|") for row in rows[1:7]] == ["1", "2", "3", "4", "mean", "median"]
+        assert rows[1][0] in ("1*", "1|")
         assert all(len(row) == 6 for row in rows[1:7])
 
     def test_a_folder_of_images(self, folder: Path, weights: Path) -> None:

@@ -82,14 +82,16 @@ class EstimatorOptions(ModelOptions):
         max_side: Scale frames down to this many pixels on the longer side; the flow is that of these.
         max_flow: Length in pixels drawn at full saturation; without it, it follows the motion.
         overwrite: Replace results that are already there.
+        quiet: Print nothing but warnings and errors.
     """
 
     max_side: int | None = None
     max_flow: float | None = None
     overwrite: bool = False
+    quiet: bool = False
 
     def __post_init__(self) -> None:
-        """Rejects what cannot be run, naming the option."""
+        """Reject what cannot be run, naming the option."""
         super().__post_init__()
         if self.max_side is not None and self.max_side < SMALLEST_SIDE:
             raise ConfigError(f"--max-side must be at least {SMALLEST_SIDE}, got {self.max_side}")

@@ -5,8 +5,9 @@ from importlib import resources
 from pathlib import Path
 
 from deqflow.commands.common import EstimatorOptions, check_folder_names, prepare_outputs
-from deqflow.commands.video import PairRecord, VideoOptions, flow_video, print_costs
-from deqflow.commands.video_files import Image
+from deqflow.commands.pairs import Image
+from deqflow.commands.video import VideoOptions, flow_video
+from deqflow.commands.video_record import PairRecord, print_costs
 from deqflow.errors import DataError
 from deqflow.io import write_image
 
@@ -44,6 +45,7 @@ def run(options: DemoOptions) -> int:
             source=str(clip),
             compare=True,
             overwrite=True,
+            quiet=options.quiet,
             max_frames=options.max_frames,
             max_side=options.max_side,
             steps=options.steps,
@@ -59,6 +61,8 @@ def run(options: DemoOptions) -> int:
                 write_image(still, picture)
 
         records[clip] = flow_video(video, source, outputs[clip], model, watch=keep)
+    if options.quiet:
+        return 0
     for clip, measured in records.items():
         print(f"\n{clip.stem}: one row per pair of frames; the columns 'from zero' are without reuse")
         print_costs(measured)

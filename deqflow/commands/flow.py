@@ -1,33 +1,43 @@
 """``deqflow flow``: flow between two images, or through a folder of frames."""
 
 import re
-import time
 from collections import Counter
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import tyro
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deqflow.commands.common import EstimatorOptions, is_file_name, prepare_outputs, require_memory
+from deqflow.commands.pairs import Pair, push
 from deqflow.errors import ConfigError, ImageError
-from deqflow.io import FLOW_FORMATS, read_image, shrink, write_flow, write_image
-from deqflow.io.files import list_files
+from deqflow.io import FLOW_FORMATS, VideoFrame, read_image, shrink, write_flow, write_image
+from deqflow.io.files import list_files, replace_bytes
 from deqflow.io.flow_files import SUFFIXES
+from deqflow.io.formats.arrays import npy_bytes
 from deqflow.io.images import IMAGE_SUFFIXES
-from deqflow.visualize import PICTURES, ColorScale, ShownPair
+from deqflow.visualize import PICTURES, ColorScale
+
+ARRAYS = {f"{kind}-npy": kind for kind in ("uncertainty", "occlusion")}
+"""Numbers other than flow, by what --formats takes."""
 
 ENDINGS = {
     **{name: "_flow.png" if name == "color" else f"_{name}.png" for name in PICTURES},
     **{name: f"_{name}.png" if suffix == ".png" else suffix for name, suffix in SUFFIXES.items()},
+    **{name: f"_{kind}.npy" for name, kind in ARRAYS.items()},
 }
 """How the names of files end, by what --formats takes."""
 
 if TYPE_CHECKING:
+    from deqflow.stream import Direction
+
     Kind = str
+    Results = dict[tuple[Direction, Kind], Path]
 else:
     Kind = tyro.extras.literal_type_from_choices(ENDINGS)
 
@@ -49,83 +59,100 @@ class FlowOptions(EstimatorOptions):
             exr OpenEXR motion vectors. Further PNGs: arrows and overlay on the frame, side-by-side with it,
             warped (frame 2 carried back, which should be frame 1), occlusion (where forward and backward
             flow disagree), uncertainty (the error that the model expects of itself) and movement (how far one
-            more step would move the flow).
+            more step would move the flow). uncertainty-npy and occlusion-npy are their numbers; of occlusion,
+            where flow forward and back do not return to within sqrt(0.01 (|f|^2 + |b|^2) + 0.5) pixels
+            (Sundaram 2010) or leave the frame.
+        direction: forward is the flow from a frame to the next, backward that from the next back to it, its
+            files named with _backward.
     """
 
     frames: tyro.conf.Positional[tuple[Path, ...]]
     output: str = "output"
     formats: tuple[Kind, ...] = DEFAULT_FORMATS
+    direction: Literal["forward", "backward", "both"] = "forward"
+
+    @property
+    def directions(self) -> "tuple[Direction, ...]":
+        """The directions to write."""
+        return ("forward", "backward") if self.direction == "both" else (self.direction,)
 
 
 def run(options: FlowOptions) -> int:
-    """Estimate and write; the exit code.
+    """Estimate and write; return the exit code.
 
     Raises:
         DeqflowError, OSError: an input or an option does not hold; said in one sentence.
     """
-    from deqflow.equilibrium import Outcome
-    from deqflow.geometry import occlusion
     from deqflow.stream import FlowStream
 
     frames = _frames(options.frames)
     results = _results(options, frames)
     outputs = [path for paths in results for path in paths.values()]
     prepare_outputs(outputs, overwrite=options.overwrite, sources=frames)
-    whole = read_image(frames[0])
-    first = shrink(whole, options.max_side)
+    images = _images(frames, options.max_side)
+    first = next(images)
     model = options.load()
     require_memory(model, first.shape[:2])
-    if "uncertainty" in options.formats and model.uncertainty is None:
-        raise ConfigError(f"--formats uncertainty: {options.model} does not tell how far its flow may be off")
+    for kind in {"uncertainty", "uncertainty-npy"}.intersection(options.formats):
+        if model.uncertainty is None:
+            raise ConfigError(f"--formats {kind}: {options.model} does not tell how far its flow may be off")
     stream = FlowStream(model, reuse=False)
     stream.push(first)
     scale = ColorScale(fixed=options.max_flow)
-    last = first
-    for (before, after), paths in zip(
-        tqdm(pairwise(frames), total=len(results), unit="pair", disable=len(results) == 1),
-        results,
-        strict=True,
-    ):
-        image = read_image(after)
-        if image.shape != whole.shape:
-            raise ImageError(
-                f"{after} is {image.shape[1]}x{image.shape[0]} pixels, "
-                f"{frames[0]} is {whole.shape[1]}x{whole.shape[0]}; expected frames of one size"
-            )
-        image = shrink(image, options.max_side)
-        began = time.perf_counter()
-        estimate = stream.push(image)
-        assert estimate is not None
-        seconds = time.perf_counter() - began
-        pair = ShownPair(
-            last,
-            image,
-            estimate.flow,
-            scale.update(estimate.flow, cut=stream.cut),
-            uncertainty=estimate.uncertainty,
-        )
-        if "occlusion" in paths:
-            backward = stream.backward().flow
-            pair = replace(pair, backward=backward, occlusion=occlusion(estimate.flow, backward))
-        if "movement" in paths:
-            pair = replace(pair, movement=stream.movement())
-        for kind, path in paths.items():
-            if kind in PICTURES:
-                write_image(path, PICTURES[kind](pair))
-            else:
-                write_flow(path, estimate.flow)
-        last = image
-        length = float(np.hypot(estimate.flow[..., 0], estimate.flow[..., 1]).mean())
-        ended = {
-            Outcome.CONVERGED: "converged",
-            Outcome.OUT_OF_STEPS: f"moving {estimate.residual:.2g} px per step",
-            Outcome.DIVERGED: "diverged, this is the last finite flow",
-        }[estimate.outcome]
-        tqdm.write(
-            f"{before.name} -> {after.name}: mean |flow| {length:.2f} px, {estimate.steps} steps ({ended}), "
-            f"{1000 * seconds:.0f} ms: {', '.join(map(str, paths.values()))}"
-        )
+    last = VideoFrame(first, Fraction(0), 1, frames[0].name, frames[0])
+    progress = tqdm(results, unit="pair", disable=options.quiet or len(results) == 1)
+    for number, (image, paths) in enumerate(zip(images, progress, strict=True), 2):
+        wanted = {ARRAYS.get(kind, kind) for kind in options.formats}
+        solved = push(stream, image, options.directions, wanted)
+        pair = Pair(last, image, solved, stream.cut, stream.duplicate)
+        _write(pair, paths, scale)
+        last = VideoFrame(image, Fraction(number - 1), number, frames[number - 1].name, frames[number - 1])
+        if not options.quiet:
+            said = f"{frames[number - 2].name} -> {last.name}: {_told(pair)}"
+            tqdm.write(f"{said}: {', '.join(map(str, paths.values()))}")
     return 0
+
+
+def _images(frames: list[Path], max_side: int | None) -> Iterator[NDArray[np.uint8]]:
+    """Read frames of one size, scaled down to ``max_side``."""
+    whole = None
+    for path in frames:
+        image = read_image(path)
+        if whole is not None and image.shape != whole:
+            raise ImageError(
+                f"{path} is {image.shape[1]}x{image.shape[0]} pixels, "
+                f"{frames[0]} is {whole[1]}x{whole[0]}; expected frames of one size"
+            )
+        whole = image.shape
+        yield shrink(image, max_side)
+
+
+def _write(pair: Pair, paths: "Results", scale: ColorScale) -> None:
+    """Write the results of a pair."""
+    length = scale.update(next(iter(pair.solved.values())).estimate.flow, cut=pair.cut)
+    for (direction, kind), path in paths.items():
+        solved = pair.solved[direction]
+        if kind in PICTURES:
+            write_image(path, PICTURES[kind](pair.shown(direction, length)))
+        elif kind in ARRAYS:
+            replace_bytes(path, npy_bytes(solved.numbers()[ARRAYS[kind]]))
+        else:
+            write_flow(path, solved.estimate.flow)
+
+
+def _told(pair: Pair) -> str:
+    """Say in a few words what came of a pair."""
+    record = pair.record()
+    ended = {
+        "converged": "converged",
+        "out of steps": f"moving {record.residual:.2g} px per step",
+        "diverged": "diverged, this is the last finite flow",
+    }[record.outcome]
+    steps = next(iter(pair.solved.values())).estimate.steps
+    cut = "; the frames show different scenes" if pair.cut else ""
+    return (
+        f"mean |flow| {record.mean_motion:.2f} px, {steps} steps ({ended}), {record.milliseconds:.0f} ms{cut}"
+    )
 
 
 def _frames(given: tuple[Path, ...]) -> list[Path]:
@@ -146,7 +173,7 @@ def _frames(given: tuple[Path, ...]) -> list[Path]:
 def _without_results(images: list[Path]) -> list[Path]:
     """Images without those that this command has written beside the frames they were estimated from."""
     endings = "|".join(re.escape(ending) for ending in ENDINGS.values() if ending.endswith(".png"))
-    result = re.compile(rf"(?:\d{{6}}_)?(.+)(?:{endings})")
+    result = re.compile(rf"(?:\d{{6}}_)?(.+?)(?:_backward)?(?:{endings})")
     stems = {image.stem for image in images}
 
     def written(image: Path) -> bool:
@@ -156,19 +183,28 @@ def _without_results(images: list[Path]) -> list[Path]:
     return [image for image in images if not written(image)]
 
 
-def _results(options: FlowOptions, frames: list[Path]) -> list[dict[Kind, Path]]:
+def _results(options: FlowOptions, frames: list[Path]) -> "list[Results]":
     """Return what to write for each pair."""
     output = Path(options.output)
     if not is_file_name(options.output, FLOW_FORMATS):
-        names = _result_names(frames[:-1])
-        return [{kind: output / (name + ENDINGS[kind]) for kind in options.formats} for name in names]
+        stems = {"forward": "", "backward": "_backward"}
+        return [
+            {
+                (direction, kind): output / (name + stems[direction] + ENDINGS[kind])
+                for direction in options.directions
+                for kind in options.formats
+            }
+            for name in _result_names(frames[:-1])
+        ]
     if len(frames) > 2:
         raise ConfigError(f"--output {output} is one file, expected a folder for {len(frames) - 1} pairs")
+    if len(options.directions) > 1:
+        raise ConfigError(f"--output {output} is one file, expected a folder for both directions")
     fitting = [kind for kind in ENDINGS if ENDINGS[kind].endswith(output.suffix.lower())]
     kinds = fitting[:1] if options.formats == DEFAULT_FORMATS else list(options.formats)
     if len(kinds) != 1 or kinds[0] not in fitting:
         raise ConfigError(f"--output {output} takes --formats {' or '.join(fitting)}, got {' '.join(kinds)}")
-    return [{kinds[0]: output}]
+    return [{(options.directions[0], kinds[0]): output}]
 
 
 def _result_names(frames: list[Path]) -> list[str]:

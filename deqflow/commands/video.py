@@ -1,16 +1,13 @@
 """``deqflow video``: the flow of a video, as a video."""
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import mean, median
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import tyro
 from tqdm import tqdm
 
@@ -21,18 +18,27 @@ from deqflow.commands.common import (
     prepare_outputs,
     require_memory,
 )
+from deqflow.commands.pairs import Image, Pair, Solved, push
 from deqflow.commands.video_files import (
-    Image,
-    Pair,
     Results,
-    Timed,
     flow_size,
     picture_files,
     planned_files,
+    results_of,
     told_where,
+)
+from deqflow.commands.video_record import (
+    MANIFEST,
+    TABLE,
+    PairRecord,
+    manifest,
+    print_costs,
+    warnings_kept,
 )
 from deqflow.errors import ConfigError, VideoError
 from deqflow.io import Deinterlace, VideoFrame, VideoSource, open_video
+from deqflow.io.clip_file import CLIP_SUFFIXES, check_clip_library
+from deqflow.io.files import replace_bytes
 from deqflow.io.flow_files import SUFFIXES
 from deqflow.io.images import SMALLEST_SIDE
 from deqflow.io.outputs import Replacements
@@ -41,16 +47,13 @@ from deqflow.visualize import PICTURES
 
 if TYPE_CHECKING:
     from deqflow.estimator import DEQFlow
-    from deqflow.stream import FlowStream
+    from deqflow.stream import Direction, FlowStream
 
     FlowFormatName = str
     Layout = str
 else:
     Layout = tyro.extras.literal_type_from_choices(PICTURES)
     FlowFormatName = tyro.extras.literal_type_from_choices(SUFFIXES)
-
-LONGEST_TABLE = 100
-"""Of a longer video the summary alone is printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +70,20 @@ class VideoOptions(EstimatorOptions):
             be frame 1; occlusion is where forward and backward flow disagree, uncertainty the error that the
             model expects of itself, movement how far one more step would move the flow. Of several there is a
             video each, named after them.
+        direction: forward is the flow from a frame to the next, backward that from the next back to it; of
+            both there are two of every result, those of the flow back named with _backward.
         reuse: Start each solve from the last one's fixed point.
-        compare: Also solve every pair from zero, and print steps and milliseconds of both.
-        flow_dir: Folder for a flow file per pair of frames.
-        flow_format: Of the files in it.
-        flow_size: Of the flow in them: that of the frames that were solved, or that of the source, where
-            frames are scaled by --max-side or --resize.
+        compare: Also solve every pair from zero, and print what both cost in evaluations and milliseconds.
+        flow_dir: Folder for files of numbers per pair of frames, named after the number of its first frame.
+        flow_format: Of the flow files in it.
+        flow_size: Of the numbers: that of the frames that were solved, or that of the source, where frames
+            are scaled by --max-side or --resize.
+        numbers: What to write in --flow-dir and --hdf5: flow; uncertainty, the error in pixels that the model
+            expects (.npy); occlusion, true where flow forward and back do not return to within
+            sqrt(0.01 (|f|^2 + |b|^2) + 0.5) pixels (Sundaram 2010) or leave the frame (.npy).
+        hdf5: One file for the numbers of all pairs, .h5: datasets forward/flow (pair, H, W, 2) and so on.
+        record_dir: Folder for frames.csv, a row per pair (time, evaluations, residual, cuts, motion, ...),
+            and manifest.json (hashes of source and weights, settings, versions, counts, warnings).
         start: Where to begin: seconds (12.5), a time (1:02:03.5) or the number of a frame (300f).
         end: Where to stop, before the frame that is there.
         stride: Take every so many frames.
@@ -87,11 +98,15 @@ class VideoOptions(EstimatorOptions):
     source: tyro.conf.Positional[str]
     output: Path = Path("output")
     layout: tuple[Layout, ...] = ("side-by-side",)
+    direction: Literal["forward", "backward", "both"] = "forward"
     reuse: bool = True
     compare: bool = False
     flow_dir: Path | None = None
     flow_format: FlowFormatName = "flo"
     flow_size: Literal["frames", "source"] = "frames"
+    numbers: tuple[Literal["flow", "uncertainty", "occlusion"], ...] = ("flow",)
+    hdf5: Path | None = None
+    record_dir: Path | None = None
     start: str | None = None
     end: str | None = None
     stride: int = 1
@@ -107,9 +122,16 @@ class VideoOptions(EstimatorOptions):
         super().__post_init__()
         if self.max_frames is not None and self.max_frames < 2:
             raise ConfigError(f"--max-frames must be at least 2, got {self.max_frames}")
-        check_folder_names(flow_dir=self.flow_dir)
-        if not self.layout or len(set(self.layout)) < len(self.layout):
-            raise ConfigError(f"--layout must name different pictures, got {' '.join(self.layout) or 'none'}")
+        check_folder_names(flow_dir=self.flow_dir, record_dir=self.record_dir)
+        for option, chosen in (("layout", self.layout), ("numbers", self.numbers)):
+            if not chosen or len(set(chosen)) < len(chosen):
+                raise ConfigError(f"--{option} must name different things, got {' '.join(chosen) or 'none'}")
+        if self.numbers != ("flow",) and self.flow_dir is None and self.hdf5 is None:
+            raise ConfigError("--numbers go to --flow-dir or --hdf5: give one of them")
+        if self.hdf5 is not None:
+            if self.hdf5.suffix.lower() not in CLIP_SUFFIXES:
+                raise ConfigError(f"--hdf5 {self.hdf5}: expected a name ending in {', '.join(CLIP_SUFFIXES)}")
+            check_clip_library("--hdf5")
         if self.stride < 1:
             raise ConfigError(f"--stride must be at least 1, got {self.stride}")
         if self.resize is not None and self.max_side is not None:
@@ -119,6 +141,11 @@ class VideoOptions(EstimatorOptions):
             raise ConfigError(f"--resize must be at least {SMALLEST_SIDE} each way, got {width}x{height}")
         if self.compare and not self.reuse:
             raise ConfigError("--compare needs reuse: it compares with and without")
+
+    @property
+    def directions(self) -> "tuple[Direction, ...]":
+        """The directions to write, the one that records are of first."""
+        return ("forward", "backward") if self.direction == "both" else (self.direction,)
 
     def open(self) -> VideoSource:
         """Open the source."""
@@ -137,49 +164,43 @@ class VideoOptions(EstimatorOptions):
         )
 
 
-@dataclass(frozen=True)
-class PairRecord:
-    """Cost of a pair of frames: as shown, and solved anew if that was compared.
-
-    Attributes:
-        steps: evaluations of the update operator; in a summary not a whole number.
-        milliseconds: for one more frame: encoding, solving, upsampling.
-        reused: whether the solve started from the one before.
-        cold_steps: the same from zero; None if not compared.
-        cold_milliseconds: the same from zero.
-        difference: mean end-point difference of the two flows, pixels.
-    """
-
-    steps: float
-    milliseconds: float
-    reused: bool
-    cold_steps: float | None = None
-    cold_milliseconds: float | None = None
-    difference: float | None = None
-
-
 def run(options: VideoOptions) -> int:
     """Estimate and write; return the exit code.
 
     Raises:
         DeqflowError, OSError: an input or an option does not hold; said in one sentence.
     """
+    with warnings_kept() as said:
+        return _run(options, said)
+
+
+def _run(options: VideoOptions, said: list[str]) -> int:
     source = options.open()
-    for note in source.notes:
-        print(note, file=sys.stderr)
+    if not options.quiet:
+        for note in source.notes:
+            print(note, file=sys.stderr)
     output = options.output
     if not is_file_name(str(output), OUTPUT_SUFFIXES):
         output = output / f"{_stem(options.source)}_flow.mp4"
     prepare_outputs(planned_files(options, source, output), overwrite=options.overwrite, sources=source.files)
     model = options.load()
-    if "uncertainty" in options.layout and model.uncertainty is None:
-        raise ConfigError(f"--layout uncertainty: {options.model} does not tell how far its flow may be off")
-    records = flow_video(options, source, output, model)
+    for option, chosen in (("--layout", options.layout), ("--numbers", options.numbers)):
+        if "uncertainty" in chosen and model.uncertainty is None:
+            raise ConfigError(
+                f"{option} uncertainty: {options.model} does not tell how far its flow may be off"
+            )
+    records = flow_video(options, source, output, model, said=said)
+    if options.quiet:
+        return 0
     print_costs(records)
     for path in picture_files(options, output).values():
         print(f"Flow video: {path}")
     if options.flow_dir is not None:
         print(f"Flow files: {options.flow_dir}{flow_size(options, source)}")
+    if options.hdf5 is not None:
+        print(f"Numbers: {options.hdf5}{flow_size(options, source)}")
+    if options.record_dir is not None:
+        print(f"Record: {options.record_dir / TABLE}, {options.record_dir / MANIFEST}")
     return 0
 
 
@@ -189,9 +210,10 @@ def flow_video(
     output: Path,
     model: "DEQFlow",
     *,
+    said: Sequence[str] = (),
     watch: Callable[[int, Image], None] | None = None,
 ) -> list[PairRecord]:
-    """Write the flow video (and files) of ``source`` and return the cost of every pair.
+    """Write the flow video of ``source`` and what else is asked for, and return the record of every pair.
 
     However it ends, by an error or Ctrl-C too, the video holds the pairs so far and plays. It is created with
     the first flow: a source that gives none leaves no file. Files that are replaced are so at the end.
@@ -201,36 +223,72 @@ def flow_video(
         source: the frames.
         output: the video, or what the images are named after.
         model: the estimator.
-        watch: is shown the number of each pair, from 1, and its picture.
+        said: warnings, up to the end.
+        watch: is shown the number of each pair, from 1, and its (first) picture.
     """
-    from deqflow.equilibrium import Outcome
-
-    records: list[PairRecord] = []
-    total = None if source.frame_count is None else max(0, source.frame_count - 1)
     with ExitStack() as stack:
         files = stack.enter_context(Replacements(overwrite=options.overwrite, sources=source.files))
         stack.enter_context(told_where(files))
-        results = stack.enter_context(Results(options, source, output, files, watch))
-        progress = stack.enter_context(tqdm(total=total, unit="pair", desc=Path(source.name).name))
+        results = Results(options, source, output, files, model.defaults.scales, watch)
+        stack.enter_context(_described(options, source, model, results, said))
+        stack.enter_context(results)
+        progress = stack.enter_context(_progress(options, source))
         drawing = stack.enter_context(Behind())
-        for pair in _estimates(options, source, model):
+        for number, pair in enumerate(_pairs(options, source, model), 1):
             drawing.call(partial(results.add, pair))
-            records.append(_record(pair.shown, pair.cold))
-            if pair.shown.estimate.outcome is Outcome.DIVERGED:
-                tqdm.write(f"pair {len(records)}: the solve diverged, this is the last finite flow")
-            progress.set_postfix(steps=pair.shown.estimate.steps, refresh=False)
-            progress.update()
-    for note in results.notes:
-        print(note, file=sys.stderr)
-    return records
+            _advance(progress, number, pair)
+    if not options.quiet:
+        for note in results.notes:
+            print(note, file=sys.stderr)
+    return results.records
 
 
-def _estimates(options: VideoOptions, source: VideoSource, model: "DEQFlow") -> Iterator[Pair]:
+def _progress(options: VideoOptions, source: VideoSource) -> "tqdm[None]":
+    total = None if source.frame_count is None else max(0, source.frame_count - 1)
+    return tqdm(total=total, unit="pair", desc=Path(source.name).name, disable=options.quiet)
+
+
+def _advance(progress: "tqdm[None]", number: int, pair: Pair) -> None:
+    from deqflow.equilibrium import Outcome
+
+    first = next(iter(pair.solved.values()))
+    if first.estimate.outcome is Outcome.DIVERGED:
+        tqdm.write(f"pair {number}: the solve diverged, this is the last finite flow", file=sys.stderr)
+    progress.set_postfix(cost=f"{first.cost:.3g}", refresh=False)
+    progress.update()
+
+
+@contextmanager
+def _described(
+    options: VideoOptions, source: VideoSource, model: "DEQFlow", results: Results, said: Sequence[str]
+) -> Iterator[None]:
+    """Write manifest.json at the end, however it ends; after an error, only if there is a record at all."""
+    ended = "complete"
+    try:
+        yield
+    except BaseException as error:
+        ended = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or repr(error)
+        raise
+    finally:
+        if options.record_dir is not None and results.records:
+            text = manifest(
+                options,
+                source,
+                model,
+                results.records,
+                outputs=results_of(options, results.output),
+                said=[*source.notes, *results.notes, *said],
+                ended=ended,
+            )
+            replace_bytes(results.files.place(options.record_dir / MANIFEST), text.encode())
+
+
+def _pairs(options: VideoOptions, source: VideoSource, model: "DEQFlow") -> Iterator[Pair]:
     """Solve the pairs of neighboring frames."""
     from deqflow.stream import FlowStream, check_enough_frames
 
     stream = FlowStream(model, reuse=options.reuse)
-    cold = FlowStream(model, reuse=False)
+    cold = FlowStream(model, reuse=False) if options.compare else None
     last: VideoFrame | None = None
     count = pairs = 0
     with closing(ahead(source.frames())) as frames:
@@ -238,39 +296,44 @@ def _estimates(options: VideoOptions, source: VideoSource, model: "DEQFlow") -> 
             count += 1
             if not frame.follows:
                 stream.reset()
-                cold.reset()
+                if cold is not None:
+                    cold.reset()
             if count == 1:
                 require_memory(model, frame.image.shape[:2])
-            shown = _timed(stream, frame.image, options.layout)
-            # Turn by turn rather than run after run: a machine whose speed drifts slows both alike.
-            compared = _timed(cold, frame.image) if options.compare else None
-            if shown is not None and last is not None:
+            solved, compared = _both(stream, cold, frame.image, options, cold_first=pairs % 2 == 1)
+            if solved and last is not None:
                 pairs += 1
-                yield Pair(replace(last, duration=frame.time - last.time), frame.image, shown, compared)
+                shown = replace(last, duration=frame.time - last.time)
+                yield Pair(shown, frame.image, solved, stream.cut, stream.duplicate, compared)
             last = frame
     check_enough_frames(count, source.name)
     if not pairs:
         raise VideoError(f"{source.name} has no two neighboring frames")
 
 
-def _timed(stream: "FlowStream", image: Image, layouts: Sequence[str] = ()) -> Timed | None:
-    began = time.perf_counter()
-    estimate = stream.push(image)
-    milliseconds = 1000 * (time.perf_counter() - began)
-    if estimate is None:
-        return None
-    backward = stream.backward().flow if "occlusion" in layouts else None
-    movement = stream.movement() if "movement" in layouts else None
-    return Timed(estimate, milliseconds, stream.reused, stream.cut, backward, movement)
+def _both(
+    stream: "FlowStream",
+    cold: "FlowStream | None",
+    image: Image,
+    options: VideoOptions,
+    *,
+    cold_first: bool,
+) -> "tuple[dict[Direction, Solved], Solved | None]":
+    """Solve the pair that a frame ends, and from zero as well if there is a stream for that.
 
-
-def _record(shown: Timed, cold: Timed | None) -> PairRecord:
-    record = (shown.estimate.steps, shown.milliseconds, shown.reused)
-    if cold is None:
-        return PairRecord(*record)
-    gap = shown.estimate.flow - cold.estimate.flow
-    difference = float(np.hypot(gap[..., 0], gap[..., 1]).mean())
-    return PairRecord(*record, cold.estimate.steps, cold.milliseconds, difference)
+    Pair by pair rather than run by run, and in turns: what slows a machine for a while slows both alike.
+    """
+    solved: dict[Direction, Solved] = {}
+    compared: Solved | None = None
+    turns = (cold, stream) if cold_first else (stream, cold)
+    for one in turns:
+        if one is None:
+            continue
+        if one is stream:
+            solved = push(stream, image, options.directions, {*options.layout, *options.numbers})
+        else:
+            compared = next(iter(push(one, image, options.directions[:1]).values()), None)
+    return solved, compared
 
 
 def _stem(source: str) -> str:
@@ -280,42 +343,3 @@ def _stem(source: str) -> str:
         return f"webcam{source}"
     stem = Path(source).stem if not Path(source).is_dir() else Path(source).resolve().name
     return "".join(letter for letter in stem if letter not in "*?[]%") or "video"
-
-
-def print_costs(records: list[PairRecord]) -> None:
-    """Print steps and milliseconds per pair (of up to 100), and their mean and median."""
-    compared = records[0].cold_steps is not None
-    head = f"{'pair':>6}  {'steps':>6}  {'ms':>8}"
-    if compared:
-        head += f"  {'steps from zero':>15}  {'ms from zero':>12}  {'difference px':>13}"
-    print(head)
-    for number, record in enumerate(records if len(records) <= LONGEST_TABLE else [], 1):
-        # A star: this solve started from zero (the first one, or after a cut).
-        print(_row(f"{number}{' ' if record.reused else '*'}", record))
-    for name, summary in (("mean", mean), ("median", median)):
-        print(_row(f"{name} ", _summary(records, summary)))
-    if not all(record.reused for record in records):
-        print("* solved anew")
-
-
-def _summary(records: list[PairRecord], summary: Callable[[list[float]], float]) -> PairRecord:
-    def over(name: str) -> float:
-        return summary([getattr(record, name) for record in records])
-
-    if records[0].cold_steps is None:
-        return PairRecord(over("steps"), over("milliseconds"), True)
-    return PairRecord(
-        over("steps"),
-        over("milliseconds"),
-        True,
-        over("cold_steps"),
-        over("cold_milliseconds"),
-        over("difference"),
-    )
-
-
-def _row(name: str, record: PairRecord) -> str:
-    row = f"{name:>7} {record.steps:>6.4g}  {record.milliseconds:>8.1f}"
-    if record.cold_steps is not None:
-        row += f"  {record.cold_steps:>15.4g}  {record.cold_milliseconds:>12.1f}  {record.difference:>13.3f}"
-    return row

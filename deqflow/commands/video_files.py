@@ -1,57 +1,39 @@
-"""The files of ``deqflow video``: a video or images, and flow, written as the pairs come."""
+"""The files of ``deqflow video``: pictures, numbers and records, written as the pairs come."""
 
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deqflow.io import VideoFrame, VideoSource, VideoWriter, write_flow
+from deqflow.commands.pairs import Image, Pair, Solved
+from deqflow.commands.video_record import MANIFEST, TABLE, FrameTable, PairRecord
+from deqflow.io import VideoSource, VideoWriter, write_flow
+from deqflow.io.clip_file import ClipFile
+from deqflow.io.files import replace_bytes
 from deqflow.io.flow_files import SUFFIXES
+from deqflow.io.formats.arrays import npy_bytes
 from deqflow.io.outputs import Replacements
 from deqflow.io.video import FrameWriter, ImageWriter
 from deqflow.io.video.writer import FRAME_SUFFIX
-from deqflow.visualize import PICTURES, ColorScale, ShownPair
+from deqflow.visualize import PICTURES, ColorScale
 
 if TYPE_CHECKING:
     from deqflow.commands.video import VideoOptions
-    from deqflow.estimate import FlowEstimate
-
-Image = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Timed:
-    """An estimate, what it cost, and what pictures need besides: the flow back, and what still moves."""
-
-    estimate: "FlowEstimate"
-    milliseconds: float
-    reused: bool
-    cut: bool = False
-    backward: NDArray[np.float32] | None = None
-    movement: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The first frame of a pair, shown until the second comes; its estimate, and the one from zero."""
-
-    frame: VideoFrame
-    second: Image
-    shown: Timed
-    cold: Timed | None
+    from deqflow.stream import Direction
 
 
 def planned_files(options: "VideoOptions", source: VideoSource, output: Path) -> Iterator[Path]:
-    """Yield what is to be written: the videos, and of numbered files the first and those that are there.
+    """Yield what is to be written: single files, and of numbered ones the first and those that are there.
 
     Not every one: how many there are going to be is a header's word.
     """
@@ -61,15 +43,47 @@ def planned_files(options: "VideoOptions", source: VideoSource, output: Path) ->
             yield from _first_and_existing(partial(ImageWriter.file, path), numbers)
         else:
             yield path
-    if options.flow_dir is not None:
-        yield from _first_and_existing(partial(flow_file, options), numbers)
+    for kind in number_files(options, 1):
+        yield from _first_and_existing(partial(_number_file, options, kind), numbers)
+    if options.hdf5 is not None:
+        yield options.hdf5
+    if options.record_dir is not None:
+        yield options.record_dir / TABLE
+        yield options.record_dir / MANIFEST
 
 
-def picture_files(options: "VideoOptions", output: Path) -> dict[str, Path]:
-    """Return the video of each layout: of a single one the output itself, of several one named after each."""
-    if len(options.layout) == 1:
-        return {options.layout[0]: output}
-    return {layout: output.with_stem(f"{output.stem}_{layout}") for layout in options.layout}
+def results_of(options: "VideoOptions", output: Path) -> list[Path]:
+    """Return the files and folders that a run writes, images and files of numbers not one by one."""
+    more = (options.flow_dir, options.hdf5, options.record_dir)
+    return [*picture_files(options, output).values(), *(path for path in more if path is not None)]
+
+
+def picture_files(options: "VideoOptions", output: Path) -> "dict[tuple[Direction, str], Path]":
+    """Return the video of each direction and layout: a single one is the output itself, else named after."""
+    files = {}
+    for direction in options.directions:
+        back = "_backward" if direction == "backward" and len(options.directions) > 1 else ""
+        for layout in options.layout:
+            of = f"_{layout}" if len(options.layout) > 1 else ""
+            files[direction, layout] = output.with_stem(f"{output.stem}{of}{back}")
+    return files
+
+
+def number_files(options: "VideoOptions", number: int) -> "dict[tuple[Direction, str], Path]":
+    """Return the files of numbers of the pair that begins with a frame, by direction and kind."""
+    files: dict[tuple[Direction, str], Path] = {}
+    if options.flow_dir is None:
+        return files
+    for direction in options.directions:
+        stem = f"frame_{number:06d}{'_backward' if direction == 'backward' else ''}"
+        for kind in options.numbers:
+            ending = SUFFIXES[options.flow_format] if kind == "flow" else f"_{kind}.npy"
+            files[direction, kind] = options.flow_dir / f"{stem}{ending}"
+    return files
+
+
+def _number_file(options: "VideoOptions", kind: "tuple[Direction, str]", number: int) -> Path:
+    return number_files(options, number)[kind]
 
 
 def _first_and_existing(file: Callable[[int], Path], numbers: Sequence[int]) -> Iterator[Path]:
@@ -79,12 +93,6 @@ def _first_and_existing(file: Callable[[int], Path], numbers: Sequence[int]) -> 
         for number in map(int, re.findall(r"\d{6,}", path.name)):
             if path == file(number) and path != first and number in numbers:
                 yield path
-
-
-def flow_file(options: "VideoOptions", number: int) -> Path:
-    """Return the flow file of the pair that begins with a frame."""
-    assert options.flow_dir is not None
-    return options.flow_dir / f"frame_{number:06d}{SUFFIXES[options.flow_format]}"
 
 
 @contextmanager
@@ -100,7 +108,12 @@ def told_where(files: Replacements) -> Iterator[None]:
 
 
 class Results:
-    """The files of a run, written as the pairs come; a context manager that finishes them."""
+    """The files of a run, written as the pairs come; a context manager that finishes them.
+
+    Attributes:
+        records: of the pairs so far.
+        notes: what could not be done, a sentence each.
+    """
 
     def __init__(
         self,
@@ -108,33 +121,50 @@ class Results:
         source: VideoSource,
         output: Path,
         files: Replacements,
+        strides: Sequence[int],
         watch: Callable[[int, Image], None] | None,
     ) -> None:
         self.options, self.source, self.output, self.files = options, source, output, files
-        self.watch = watch
+        self.strides, self.watch = strides, watch
         self.scale = ColorScale(fixed=options.max_flow)
-        self.writers: dict[str, FrameWriter] = {}
+        self.writers: dict[tuple[Direction, str], FrameWriter] = {}
         self.places: list[Path] = []
+        self.records: list[PairRecord] = []
         self.notes: list[str] = []
+        self._table: FrameTable | None = None
+        self._clip: ClipFile | None = None
 
-    def add(self, pair: "Pair") -> None:
-        """Write the pictures of a pair and its flow."""
-        flow = pair.shown.estimate.flow
-        if not self.writers:
-            for layout, path in picture_files(self.options, self.output).items():
-                self.writers[layout] = self._open(path)
-        shown = _shown(pair, self.scale.update(flow, cut=pair.shown.cut))
-        pictures = [PICTURES[layout](shown) for layout in self.writers]
+    def add(self, pair: Pair) -> None:
+        """Write the pictures of a pair, its numbers and its record."""
+        if not self.records:
+            self._open_all()
+        record = pair.record()
+        self.records.append(record)
+        flow = next(iter(pair.solved.values())).estimate.flow
+        scale = self.scale.update(flow, cut=pair.cut)
+        shown = {direction: pair.shown(direction, scale) for direction in pair.solved}
+        pictures = [PICTURES[layout](shown[direction]) for direction, layout in self.writers]
         for writer, picture in zip(self.writers.values(), pictures, strict=True):
             writer.write(replace(pair.frame, image=picture))
-        if self.options.flow_dir is not None:
-            if self.options.flow_size == "source" and self.source.unscaled_size is not None:
-                from deqflow.geometry import resize_flow
-
-                flow = resize_flow(flow, self.source.unscaled_size)
-            write_flow(self.files.place(flow_file(self.options, pair.frame.number)), flow)
+        self._write_numbers(pair)
+        if self._table is not None:
+            self._table.add(record)
         if self.watch is not None:
-            self.watch(next(iter(self.writers.values())).frames_written, pictures[0])
+            self.watch(len(self.records), pictures[0])
+
+    def _open_all(self) -> None:
+        for kind, path in picture_files(self.options, self.output).items():
+            self.writers[kind] = self._open(path)
+        if self.options.hdf5 is not None:
+            about = {
+                "source": self.source.name,
+                "model": self.options.model,
+                "flow": "(u right, v down) in pixels, from a frame to the next (forward) or from that back",
+                "size": f"frames of {self.options.flow_size}",
+            }
+            self._clip = ClipFile(self.files.place(self.options.hdf5), about)
+        if self.options.record_dir is not None:
+            self._table = FrameTable(self.files.place(self.options.record_dir / TABLE), self.strides)
 
     def _open(self, path: Path) -> FrameWriter:
         if path.suffix.lower() == FRAME_SUFFIX:
@@ -150,6 +180,34 @@ class Results:
             sound=source.sound,
         )
 
+    def _write_numbers(self, pair: Pair) -> None:
+        paths = number_files(self.options, pair.frame.number)
+        if not paths and self._clip is None:
+            return
+        arrays = {
+            (direction, kind): array
+            for direction, solved in pair.solved.items()
+            for kind, array in self._numbers(solved).items()
+        }
+        for key, path in paths.items():
+            if key[1] == "flow":
+                write_flow(self.files.place(path), arrays[key].astype(np.float32, copy=False))
+            else:
+                replace_bytes(self.files.place(path), npy_bytes(arrays[key]))
+        if self._clip is not None:
+            known = {"frame": pair.frame.number, "time": float(pair.frame.time), "cut": pair.cut}
+            named = {f"{direction}/{kind}": array for (direction, kind), array in arrays.items()}
+            self._clip.add({**known, "duplicate": pair.duplicate, **named})
+
+    def _numbers(self, solved: Solved) -> dict[str, NDArray[Any]]:
+        """Return the arrays that were asked for, of the size that was."""
+        known, asked = solved.numbers(), self.options.numbers
+        arrays: dict[str, NDArray[Any]] = {kind: known[kind] for kind in asked if kind in known}
+        size = self.source.unscaled_size
+        if self.options.flow_size == "source" and size is not None:
+            return {kind: _resized(kind, array, size) for kind, array in arrays.items()}
+        return arrays
+
     def __enter__(self) -> Self:
         return self
 
@@ -159,30 +217,25 @@ class Results:
         with ExitStack() as stack:  # finishes all of them, whatever one of them says
             for writer in self.writers.values():
                 stack.push(writer)
+            if self._clip is not None:
+                stack.push(self._clip)
         self.notes = [note for writer in self.writers.values() for note in writer.notes]
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             for writer, place in zip(self.writers.values(), self.places, strict=True):
                 print(f"{writer.frames_written} pairs are in {place}", file=sys.stderr)
 
 
-def _shown(pair: Pair, scale: float) -> ShownPair:
-    """Return a pair as the renderings take it."""
-    estimate, backward = pair.shown.estimate, pair.shown.backward
-    hidden = None
-    if backward is not None:
-        from deqflow.geometry import occlusion
+def _resized(kind: str, array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Return numbers of a kind as those of frames of another size, height and width."""
+    if kind == "flow":
+        from deqflow.geometry import resize_flow
 
-        hidden = occlusion(estimate.flow, backward)
-    return ShownPair(
-        pair.frame.image,
-        pair.second,
-        estimate.flow,
-        scale,
-        backward=backward,
-        occlusion=hidden,
-        uncertainty=estimate.uncertainty,
-        movement=pair.shown.movement,
-    )
+        return resize_flow(array, size)
+    if kind == "occlusion":
+        return cv2.resize(array.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST) > 0
+    # The two components grow by as much as the sides.
+    growth = (size[0] / array.shape[0] + size[1] / array.shape[1]) / 2
+    return np.asarray(growth * cv2.resize(array, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def flow_size(options: "VideoOptions", source: VideoSource) -> str:

@@ -21,13 +21,18 @@ class Replacements:
     and is then replaced, if the end is not an error. After an error the new file is kept beside the old one.
 
     Attributes:
-        beside: files that were written beside those they are to replace, by the latter.
+        placed: where each file is written, by where it is to be.
     """
 
     def __init__(self, *, overwrite: bool, sources: Iterable[Path] = ()) -> None:
         """Begin; ``overwrite`` allows files to be replaced, other than ``sources``."""
         self.overwrite, self.sources = overwrite, identities(sources)
-        self.beside: dict[Path, Path] = {}
+        self.placed: dict[Path, Path] = {}
+
+    @property
+    def beside(self) -> dict[Path, Path]:
+        """Files that are written beside those they are to replace, by the latter."""
+        return {path: place for path, place in self.placed.items() if path != place}
 
     def place(self, path: Path) -> Path:
         """Return where to write a file that is to be at ``path``.
@@ -37,10 +42,11 @@ class Replacements:
         """
         check_output(path, overwrite=self.overwrite, sources=self.sources)
         if not os.path.lexists(path):
+            self.placed[path] = path
             return path
         names = (f"{path.stem}.partial{count or ''}{path.suffix}" for count in itertools.count())
         free = next(place for name in names if not os.path.lexists(place := path.with_name(name)))
-        self.beside[path] = free
+        self.placed[path] = free
         return free
 
     def __enter__(self) -> Self:

@@ -8,10 +8,15 @@ import numpy as np
 from deqflow.visualize.wheel import Image
 
 
-def write_text(image: Image, text: str, *, bottom: bool = False) -> None:
-    """Write white words with a dark rim into ``image`` itself, in the upper left corner or the lower left."""
+def write_text(image: Image, text: str, *, bottom: bool = False, right: bool = False) -> None:
+    """Write white words with a dark rim into a corner of ``image`` itself, by default the upper left."""
     size = max(0.5, image.shape[0] / 900)
-    origin = (round(16 * size), image.shape[0] - round(16 * size) if bottom else round(34 * size))
+    margin = round(16 * size)
+    (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
+    origin = (
+        image.shape[1] - width - margin if right else margin,
+        image.shape[0] - margin if bottom else round(34 * size),
+    )
     # The rim is the words themselves, shifted: OpenCV 5 sets thicker ones wider.
     rim = [((0, 0, 0), across, down) for across in (-1, 0, 1) for down in (-1, 0, 1)]
     for color, across, down in (*rim, ((255, 255, 255), 0, 0)):

@@ -38,6 +38,7 @@ class ShownPair:
         uncertainty: float (H, W), error in pixels that the model expects of itself.
         movement: float (H, W), how far one more step of the solver moves the flow, in pixels.
         truth: float32 (H, W, 2), the true flow; NaN where it is not known.
+        cut: whether the frames show different scenes, which the picture then says.
     """
 
     frame1: Image
@@ -49,6 +50,7 @@ class ShownPair:
     uncertainty: NDArray[np.floating] | None = None
     movement: NDArray[np.floating] | None = None
     truth: Flow | None = None
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,11 @@ class Rendering:
         """
         if self.needs and getattr(pair, self.needs) is None:
             raise ConfigError(f"a picture of {self.summary} needs {self.needs}, which this pair has not")
-        return self.draw(pair)
+        picture = self.draw(pair)
+        if pair.cut:
+            picture = np.ascontiguousarray(picture)
+            write_text(picture, "cut", right=True)
+        return picture
 
 
 def _colors(pair: ShownPair) -> Image:

@@ -34,7 +34,7 @@ def _decode_npy(data: bytes) -> tuple[Flow, Mask]:
 
 
 def _encode_npy(flow: Flow, valid: Mask) -> bytes:
-    return _npy(nan_where_unknown(flow, valid))
+    return npy_bytes(nan_where_unknown(flow, valid))
 
 
 def _decode_npz(data: bytes) -> tuple[Flow, Mask]:
@@ -100,7 +100,8 @@ def _header(stream: BinaryIO, length: int) -> tuple[tuple[int, ...], bool, "np.d
     return shape, fortran_order, dtype
 
 
-def _npy(array: NDArray[Any]) -> bytes:
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """Return an array as a ``.npy`` file."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
