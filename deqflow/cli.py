@@ -54,6 +54,14 @@ COMMANDS = {
         "deqflow.commands.demo:DemoOptions",
         "deqflow.commands.demo:run",
     ),
+    "show": Command(
+        "a flow file as a picture", "deqflow.commands.show:ShowOptions", "deqflow.commands.show:run"
+    ),
+    "compare": Command(
+        "end-point differences of two flow files",
+        "deqflow.commands.compare:CompareOptions",
+        "deqflow.commands.compare:run",
+    ),
     "models": Command(
         "the models there are", "deqflow.commands.models:ModelsOptions", "deqflow.commands.models:run"
     ),

@@ -131,6 +131,8 @@ def inputs(tmp_path, monkeypatch) -> None:
     for index, frame in enumerate(frames, start=1):
         write_image(f"frame{index}.png", frame)
         write_image(f"frames/{index:04d}.png", frame)
+    for name in ("estimate.npy", "truth.flo"):
+        write_flow(name, np.ones((48, 64, 2), np.float32))
     with VideoWriter("clip.mp4", fps=10) as writer:
         for frame in frames:
             writer.write(frame)

@@ -236,3 +236,28 @@ def test_scalar_map_and_its_bar() -> None:
     assert (np.diff(bar[0].astype(int).sum(-1)) >= -3).all()
     assert (scalar_map(values, 2.0, np.array([[True, False, True, True, True]]))[0, 1] == 0).all()
     assert scalar_map(np.zeros((2, 2)), 0.0).shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize("name", ["color", "side-by-side", "overlay", "arrows", "uncertainty", "movement"])
+@pytest.mark.parametrize("size", [(16, 16), (64, 48), (270, 480)])
+def test_a_legend_says_what_colors_mean_in_the_lower_right(name: str, size: tuple[int, int]) -> None:
+    frame, flow = np.full((*size, 3), 128, np.uint8), np.zeros((*size, 2), np.float32)
+    still = np.zeros(size, np.float32)
+    pair = ShownPair(frame, frame, flow, 7.0, uncertainty=still, movement=still)
+    plain, told = RENDERINGS[name](pair), RENDERINGS[name](replace(pair, legend=True))
+    assert plain.shape == told.shape
+    changed = (plain != told).any(axis=2)
+    assert changed.any()
+    if size == (270, 480):
+        y, x = np.nonzero(changed)
+        assert y.min() > 180 and x.min() > told.shape[1] - 120
+        colors = np.unique(told[changed], axis=0)
+        assert len(colors) > 100  # a wheel or a bar, not words alone
+
+
+def test_a_picture_says_that_the_scene_is_cut() -> None:
+    frame, flow = np.full((90, 160, 3), 128, np.uint8), np.zeros((90, 160, 2), np.float32)
+    pair = ShownPair(frame, frame, flow, 1.0)
+    for name in ("color", "side-by-side", "arrows", "overlay"):
+        y, x = np.nonzero((RENDERINGS[name](pair) != RENDERINGS[name](replace(pair, cut=True))).any(axis=2))
+        assert y.max() < 30 and x.min() > RENDERINGS[name](pair).shape[1] - 60

@@ -81,12 +81,14 @@ class EstimatorOptions(ModelOptions):
     Attributes:
         max_side: Scale frames down to this many pixels on the longer side; the flow is that of these.
         max_flow: Length in pixels drawn at full saturation; without it, it follows the motion.
+        legend: Draw the color wheel and the length at full saturation into the pictures.
         overwrite: Replace results that are already there.
         quiet: Print nothing but warnings and errors.
     """
 
     max_side: int | None = None
     max_flow: float | None = None
+    legend: bool = False
     overwrite: bool = False
     quiet: bool = False
 

@@ -51,6 +51,7 @@ def run(options: DemoOptions) -> int:
             steps=options.steps,
             tolerance=options.tolerance,
             max_flow=options.max_flow,
+            legend=options.legend,
         )
 
         source = video.open()

@@ -105,7 +105,7 @@ def run(options: FlowOptions) -> int:
         wanted = {ARRAYS.get(kind, kind) for kind in options.formats}
         solved = push(stream, image, options.directions, wanted)
         pair = Pair(last, image, solved, stream.cut, stream.duplicate)
-        _write(pair, paths, scale)
+        _write(pair, paths, scale, legend=options.legend)
         last = VideoFrame(image, Fraction(number - 1), number, frames[number - 1].name, frames[number - 1])
         if not options.quiet:
             said = f"{frames[number - 2].name} -> {last.name}: {_told(pair)}"
@@ -127,13 +127,13 @@ def _images(frames: list[Path], max_side: int | None) -> Iterator[NDArray[np.uin
         yield shrink(image, max_side)
 
 
-def _write(pair: Pair, paths: "Results", scale: ColorScale) -> None:
+def _write(pair: Pair, paths: "Results", scale: ColorScale, *, legend: bool) -> None:
     """Write the results of a pair."""
     length = scale.update(next(iter(pair.solved.values())).estimate.flow, cut=pair.cut)
     for (direction, kind), path in paths.items():
         solved = pair.solved[direction]
         if kind in PICTURES:
-            write_image(path, PICTURES[kind](pair.shown(direction, length)))
+            write_image(path, PICTURES[kind](pair.shown(direction, length, legend=legend)))
         elif kind in ARRAYS:
             replace_bytes(path, npy_bytes(solved.numbers()[ARRAYS[kind]]))
         else:

@@ -103,7 +103,7 @@ class Pair:
             difference=float(np.hypot(gap[..., 0], gap[..., 1]).mean()),
         )
 
-    def shown(self, direction: "Direction", scale: float) -> ShownPair:
+    def shown(self, direction: "Direction", scale: float, *, legend: bool = False) -> ShownPair:
         """Return it as the renderings take it, the flow starting from its ``frame1``."""
         solved = self.solved[direction]
         frames = (self.frame.image, self.second)
@@ -117,6 +117,7 @@ class Pair:
             uncertainty=solved.estimate.uncertainty,
             movement=solved.movement,
             cut=self.cut,
+            legend=legend,
         )
 
 

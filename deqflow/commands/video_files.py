@@ -142,7 +142,8 @@ class Results:
         self.records.append(record)
         flow = next(iter(pair.solved.values())).estimate.flow
         scale = self.scale.update(flow, cut=pair.cut)
-        shown = {direction: pair.shown(direction, scale) for direction in pair.solved}
+        legend = self.options.legend
+        shown = {direction: pair.shown(direction, scale, legend=legend) for direction in pair.solved}
         pictures = [PICTURES[layout](shown[direction]) for direction, layout in self.writers]
         for writer, picture in zip(self.writers.values(), pictures, strict=True):
             writer.write(replace(pair.frame, image=picture))

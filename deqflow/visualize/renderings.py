@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deqflow.errors import ConfigError
 from deqflow.visualize.arrows import draw_arrows
 from deqflow.visualize.maps import error_map, scalar_map
-from deqflow.visualize.panels import side_by_side, write_text
+from deqflow.visualize.panels import draw_bar, draw_wheel, side_by_side, write_text
 from deqflow.visualize.wheel import Flow, Image, dimmed, flow_to_image
 
 MOST_ERROR = 5.0
@@ -39,6 +39,7 @@ class ShownPair:
         movement: float (H, W), how far one more step of the solver moves the flow, in pixels.
         truth: float32 (H, W, 2), the true flow; NaN where it is not known.
         cut: whether the frames show different scenes, which the picture then says.
+        legend: whether the picture says what its colors mean.
     """
 
     frame1: Image
@@ -51,6 +52,7 @@ class ShownPair:
     movement: NDArray[np.floating] | None = None
     truth: Flow | None = None
     cut: bool = False
+    legend: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,13 @@ class Rendering:
         summary: what it shows, in a line.
         draw: makes the picture; pictures of one rendering and one frame size are of one size.
         needs: the field of `ShownPair` without which there is nothing to show; empty if there is none.
+        brightest: number at the bright end of its colors; None where they are those of the wheel.
     """
 
     summary: str
     draw: Callable[[ShownPair], Image]
     needs: str = ""
+    brightest: float | None = None
 
     def __call__(self, pair: ShownPair) -> Image:
         """Draw the picture, uint8 RGB.
@@ -76,9 +80,14 @@ class Rendering:
         if self.needs and getattr(pair, self.needs) is None:
             raise ConfigError(f"a picture of {self.summary} needs {self.needs}, which this pair has not")
         picture = self.draw(pair)
-        if pair.cut:
+        if pair.cut or pair.legend:
             picture = np.ascontiguousarray(picture)
+        if pair.cut:
             write_text(picture, "cut", right=True)
+        if pair.legend and self.brightest is not None:
+            draw_bar(picture, self.brightest)
+        elif pair.legend and self.draw in _WHEELS:
+            draw_wheel(picture, pair.scale)
         return picture
 
 
@@ -137,6 +146,8 @@ def _error(pair: ShownPair) -> Image:
     return error_map(pair.flow, pair.truth, max_error=MOST_ERROR)
 
 
+_WHEELS = (_colors, _arrows, _overlay, _side_by_side)
+
 RENDERINGS: dict[str, Rendering] = {
     "color": Rendering("the flow in the usual color wheel", _colors),
     "arrows": Rendering("the flow as arrows on the frame", _arrows),
@@ -145,12 +156,17 @@ RENDERINGS: dict[str, Rendering] = {
     "warped": Rendering("frame 2 carried back along the flow, and its difference to frame 1", _warped),
     "occlusion": Rendering("what is hidden in frame 2, tinted", _occlusion, "occlusion"),
     "uncertainty": Rendering(
-        f"the error that the model expects, up to {MOST_ERROR:g} px", _uncertainty, "uncertainty"
+        f"the error that the model expects, up to {MOST_ERROR:g} px", _uncertainty, "uncertainty", MOST_ERROR
     ),
     "movement": Rendering(
-        f"how far one more step moves the flow, up to {MOST_MOVEMENT:g} px", _movement, "movement"
+        f"how far one more step moves the flow, up to {MOST_MOVEMENT:g} px",
+        _movement,
+        "movement",
+        MOST_MOVEMENT,
     ),
-    "error": Rendering(f"the error against ground truth, up to {MOST_ERROR:g} px", _error, "truth"),
+    "error": Rendering(
+        f"the error against ground truth, up to {MOST_ERROR:g} px", _error, "truth", MOST_ERROR
+    ),
 }
 """By the names that ``--formats`` of stills and ``--layout`` of video take."""
 
