@@ -90,6 +90,12 @@ COMMANDS = {
         "deqflow.commands.bench:BenchOptions",
         "deqflow.commands.bench:run",
     ),
+    "study": Command(
+        "claims of the papers on equilibrium models, measured",
+        "deqflow.commands.study:StudyCommandOptions",
+        "deqflow.commands.study:run",
+        extra="train",
+    ),
     "scenes": Command(
         "statistics and pictures of the synthetic training scenes",
         "deqflow.data.synthetic.report:ScenesOptions",

@@ -26,6 +26,14 @@ from deqflow.data.datasets import PairDataset, open_dataset
 from deqflow.data.sample import Sample
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.metrics import ErrorSums
+from deqflow.evaluation.pair_study import (
+    disagreement,
+    noise_like,
+    sparsification,
+    spearman,
+    step_counts,
+    study_pair,
+)
 from deqflow.evaluation.plan import Plan
 from deqflow.evaluation.predictors import Item
 from deqflow.evaluation.report import (
@@ -40,7 +48,6 @@ from deqflow.evaluation.report import (
     shrink_known,
 )
 from deqflow.evaluation.results import SampleResult
-from deqflow.evaluation.study import disagreement, noise_like, sparsification, spearman, step_counts, study
 from deqflow.evaluation.summary import Summary
 from deqflow.io import read_image
 
@@ -244,7 +251,7 @@ def test_study_of_a_pair(sintel: Path) -> None:
     dataset = open_dataset("sintel", sintel)[0]
     model = deqflow.load(precision="float32", steps=4, tolerance=0.0)
     item = Item(dataset, dataset[0])
-    look = study(model, item, starts=3)
+    look = study_pair(model, item, starts=3)
     sample = item.sample
     direct = model.estimate(sample.frame1, sample.frame2)
     np.testing.assert_allclose(look.flow, direct.flow, atol=1e-4)
@@ -257,7 +264,7 @@ def test_study_of_a_pair(sintel: Path) -> None:
     assert look.disagreement.shape == sample.valid.shape
     assert look.mean_disagreement > 0
     assert -1 <= look.correlation <= 1
-    again = study(model, item, starts=3)
+    again = study_pair(model, item, starts=3)
     assert np.array_equal(again.disagreement, look.disagreement)
 
 
@@ -268,7 +275,7 @@ def test_what_the_model_says_of_its_errors_is_shown_if_it_says_something(sintel:
     config = preset.config if head else replace(preset.config, uncertainty=None)
     model = DEQFlow(config, preset.defaults.changed(steps=2, tolerance=0.0)).eval().requires_grad_(False)
     dataset = open_dataset("sintel", sintel)[0]
-    look = study(model, Item(dataset, dataset[0]), starts=2)
+    look = study_pair(model, Item(dataset, dataset[0]), starts=2)
     titles = [picture.title for picture in sample_pictures(look)]
     assert ("Error expected by the model" in titles) == head
     assert math.isnan(look.told) != head
@@ -356,7 +363,7 @@ def test_sample_without_known_pixels_does_not_break_a_picture(sintel: Path) -> N
     dataset = open_dataset("sintel", sintel)[0]
     sample = dataset[0]
     nothing = Sample(sample.frame1, sample.frame2, sample.flow, np.zeros_like(sample.valid), name="nothing")
-    look = study(deqflow.load(steps=1, tolerance=0.0), Item(dataset, nothing), starts=2)
+    look = study_pair(deqflow.load(steps=1, tolerance=0.0), Item(dataset, nothing), starts=2)
     picture = panel(sample_pictures(look))
     height, width = sample.frame1.shape[:2]
     assert picture.shape == (3 * height, 3 * width, 3)  # seven pictures, three to a row

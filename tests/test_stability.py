@@ -109,3 +109,13 @@ def test_two_wells_are_not():
 def test_impossible_requests_are_refused(make):
     with pytest.raises(ValueError, match=r"least"):
         make()
+
+
+def test_a_jacobian_without_a_graph_is_refused_and_not_zero():
+    def step(state, active=None):
+        return (0.5 * state[0],)
+
+    start = (torch.ones(1, 3),)
+    assert spectral_radius(step, start).item() == pytest.approx(0.5, rel=1e-3)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
+        spectral_radius(step, start)

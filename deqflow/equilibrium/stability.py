@@ -17,6 +17,8 @@ class _Transposed:
     """Products of the transposed Jacobian of a step at a point with joint vectors (B, D)."""
 
     def __init__(self, step: Step, state: State) -> None:
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("products with a Jacobian need a graph: leave torch.inference_mode() for them")
         with torch.enable_grad():
             self.point = rebuild(state, [part.detach().requires_grad_() for part in state])
             self.mapped = step(self.point)

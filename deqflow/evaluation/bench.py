@@ -19,7 +19,7 @@ from deqflow.errors import ConfigError
 from deqflow.estimate import FlowEstimate
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.metrics import end_point_error
-from deqflow.evaluation.study import spearman
+from deqflow.evaluation.pair_study import spearman
 from deqflow.tables import markdown
 
 Name = TypeVar("Name")

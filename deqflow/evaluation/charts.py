@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from deqflow.evaluation.metrics import ErrorSums
+from deqflow.evaluation.pair_study import PairStudy, sparsification
 from deqflow.evaluation.results import SampleResult
-from deqflow.evaluation.study import Study, sparsification
 from deqflow.evaluation.summary import Summary
 
 MOST_CURVES = 8
@@ -64,7 +64,7 @@ class Chart:
 
 
 def charts(
-    summary: Summary, results: Sequence[SampleResult], studies: Sequence[Study], *, tolerance: float
+    summary: Summary, results: Sequence[SampleResult], studies: Sequence[PairStudy], *, tolerance: float
 ) -> list[Chart]:
     """Draw every chart that there are numbers for.
 
@@ -113,7 +113,7 @@ def _by_region(summary: Summary, name: str, by: str, regions: dict[str, str]) ->
     return Chart(name, f"End-point error of each method by {by}{whose}", bar_figure(series, "EPE, px"))
 
 
-def _solver(studies: Sequence[Study], tolerance: float) -> list[Chart]:
+def _solver(studies: Sequence[PairStudy], tolerance: float) -> list[Chart]:
     some = spread_out(studies)
     curves = {look.name: (list(look.curve), list(look.curve.values())) for look in some}
     usual = sorted(some[0].curve)[-2]
@@ -131,7 +131,7 @@ def _solver(studies: Sequence[Study], tolerance: float) -> list[Chart]:
     ]
 
 
-def _starts(studies: Sequence[Study]) -> list[Chart]:
+def _starts(studies: Sequence[PairStudy]) -> list[Chart]:
     clouds = _clouds((look.item.dataset.title, look.mean_disagreement, look.epe) for look in studies)
     shares = np.linspace(0, 0.95, 20)
     known = [look for look in studies if look.known.any()]
@@ -171,7 +171,7 @@ def _clouds(points: Iterable[tuple[str, float, float]]) -> Curves:
     return clouds
 
 
-def spread_out(studies: Sequence[Study], count: int = MOST_CURVES) -> list[Study]:
+def spread_out(studies: Sequence[PairStudy], count: int = MOST_CURVES) -> list[PairStudy]:
     """Return at most ``count`` of the samples, evenly from the least to the largest error."""
     ordered = sorted(studies, key=lambda look: look.epe)
     if len(ordered) <= count:

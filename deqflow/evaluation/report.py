@@ -19,9 +19,9 @@ from deqflow.data.datasets import PairDataset
 from deqflow.data.datasets.catalog import official_pairs
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.charts import Chart, charts
+from deqflow.evaluation.pair_study import PairStudy, spearman, study_pair
 from deqflow.evaluation.predictors import Item
 from deqflow.evaluation.results import REPORT, SampleResult
-from deqflow.evaluation.study import Study, spearman, study
 from deqflow.evaluation.summary import FIGURES, Summary
 from deqflow.io.files import replace_bytes
 from deqflow.io.images import write_image
@@ -74,7 +74,7 @@ class Findings:
 
     summary: Summary
     results: list[SampleResult]
-    studies: list[tuple[Choice, Study]]
+    studies: list[tuple[Choice, PairStudy]]
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -111,7 +111,7 @@ def write_report(
     method = summary.methods[0]
     own = [result for result in summary.results if result.method == method]
     studies = [
-        (choice, study(model, choice.item))
+        (choice, study_pair(model, choice.item))
         for choice in tqdm(choose(own, datasets, min(samples, MOST_SAMPLES)), unit="sample", desc="report")
     ]
     findings = Findings(summary, own, studies, settings)
@@ -155,7 +155,7 @@ def choose(results: Sequence[SampleResult], datasets: Sequence[PairDataset], lim
     return found
 
 
-def sample_pictures(look: Study) -> list[Picture]:
+def sample_pictures(look: PairStudy) -> list[Picture]:
     """Draw what is shown of a sample: frames, truth, estimate, errors real and expected; all of one size."""
     sample, known = look.item.sample, look.known
     everywhere = np.ones(known.shape, bool)

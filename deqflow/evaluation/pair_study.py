@@ -18,7 +18,7 @@ Map = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Study:
+class PairStudy:
     """One pair and how its solve behaves.
 
     Attributes:
@@ -77,13 +77,13 @@ class Study:
 
 
 @torch.no_grad()
-def study(
+def study_pair(
     model: DEQFlow,
     item: Item,
     *,
     starts: int = 3,
     seed: int = 0,
-) -> Study:
+) -> PairStudy:
     """Solve a pair in several ways.
 
     Args:
@@ -115,7 +115,7 @@ def study(
         count: measure_sample(_array(padding.crop(model.flow_at(state))), sample)["all"].epe_image
         for count, state in zip(counts, path.recorded, strict=True)
     }
-    return Study(
+    return PairStudy(
         item=item,
         flow=found.flow,
         error=np.where(sample.valid, end_point_error(found.flow, sample.flow), np.nan),
