@@ -117,6 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is success, 2 wrong input (said in one sentence on standard error), 130 ended by Ctrl-C or SIGTERM.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    # GCC's OpenMP, which PyTorch has on Linux, reads this when torch is imported. Its threads wait for each
+    # other with their cores kept busy, by default 300 times as long, which makes everything up to ten times
+    # slower where another process wants one of the cores.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # Not every console can show every file name; a question mark is better than no result.

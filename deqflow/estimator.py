@@ -265,16 +265,19 @@ class DEQFlow(nn.Module):
         """As ``solve``, and the operator of the finest scale, with a graph where grad mode is on."""
         cold = given is None or trusted is not None
         scales = self.scales(pair.first.image, settings) if cold else settings.scales[-1:]
-        first, second = (
-            self.encode(frame.image, scales, known=frame.features) for frame in (pair.first, pair.second)
+        pair = replace(
+            pair,
+            first=self.encode(pair.first.image, scales, known=pair.first.features),
+            second=self.encode(pair.second.image, scales, known=pair.second.features),
         )
-        pair = replace(pair, first=first, second=second)
         evaluations: dict[int, Tensor] = {}
         state, before = None, 0
         for scale in scales:
             finest = scale == scales[-1]
             with torch.set_grad_enabled(finest and torch.is_grad_enabled()):
                 operator = self.operator(pair, scale)
+            if finest:
+                del pair  # what a caller does not keep is free while the largest grid is solved
             start = operator.start
             if state is not None:
                 height, width = start.flow.shape[2:]
@@ -286,6 +289,8 @@ class DEQFlow(nn.Module):
             with self._part("solve" if finest else "coarse solve"):
                 solution = solve(operator, start, settings.solver, stop)
             before, state, evaluations[scale] = scale, solution.state, solution.steps
+            if not finest:
+                del operator  # its correlation need not be there beside the next one
         return PairSolution(scales[-1], solution, evaluations), operator
 
     def coarse_start(self, pair: PreparedPair, settings: SolveSettings | None = None) -> FlowState | None:
@@ -433,15 +438,15 @@ class DEQFlow(nn.Module):
         learns = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
         self._warn_of_misuse(image1, image2, learns=learns)
         with torch.set_grad_enabled(learns):
-            pair = self.prepare(image1, image2)
-            solution, operator = self._solve(pair, state, settings)
+            padding = self.padding(image1)
+            solution, operator = self._solve(self.prepare(image1, image2), state, settings)
             if not learns:
                 del operator  # its correlation is the largest thing there is
-                return self.decode(solution, pair.padding)
+                return self.decode(solution, padding)
             with self._part("gradient"):
                 attached = (gradient or OneStep()).attach(operator, solution.finest.state)
             found = replace(solution.finest, state=attached)
-            estimate = self.decode(replace(solution, finest=found), pair.padding)
+            estimate = self.decode(replace(solution, finest=found), padding)
             return replace(estimate, state=solution.finest.state)
 
     def _warn_of_misuse(self, image1: Tensor, image2: Tensor, *, learns: bool) -> None:

@@ -49,11 +49,12 @@ class Movement:
 
     def __call__(self, new: FlowState, old: FlowState) -> Tensor:
         """Measure a step from ``old`` to ``new``."""
-        change = self.stride * torch.linalg.vector_norm((new.flow - old.flow).float(), dim=1).flatten(1)
-        rank = max(1, round(0.999 * change.shape[1]))
-        peak = change.kthvalue(rank, dim=1).values
-        moved = torch.linalg.vector_norm((new.hidden - old.hidden).float().flatten(1), dim=1)
-        size = torch.linalg.vector_norm(new.hidden.float().flatten(1), dim=1).clamp_min(1e-12)
+        change = self.stride * torch.hypot(*(new.flow - old.flow).float().unbind(dim=1)).flatten(1)
+        beyond = change.shape[1] - max(1, round(0.999 * change.shape[1])) + 1
+        peak = change.topk(beyond, dim=1).values[:, -1]
+        # Over all dimensions at once: flattening hidden, whose channels lie last in memory, would copy it.
+        moved = torch.linalg.vector_norm((new.hidden - old.hidden).float(), dim=(1, 2, 3))
+        size = torch.linalg.vector_norm(new.hidden.float(), dim=(1, 2, 3)).clamp_min(1e-12)
         return torch.stack((change.square().mean(dim=1).sqrt(), peak, moved / size), dim=1)
 
 
@@ -80,6 +81,7 @@ class UpdateStep:
     def __call__(self, state: FlowState, active: Tensor | None = None) -> FlowState:
         """One evaluation of the update operator for the samples ``active`` (None: all)."""
         flow = state.flow if self.attach_flow else state.flow.detach()
-        seen = self.correlation.lookup(flow, active)
-        hidden, delta = self.update(state.hidden, flow, seen, self.prepared, active)
+        hidden, delta = self.update(
+            state.hidden, flow, self.correlation.lookup(flow, active), self.prepared, active
+        )
         return FlowState(hidden, flow + delta)

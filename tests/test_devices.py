@@ -2,11 +2,30 @@
 
 import os
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
+from deqflow import devices
+from deqflow.cli import main
 from deqflow.devices import autocast, keep_freed_memory, pin_process, resolve_device, resolve_precision
 from deqflow.errors import ConfigError
+from deqflow.io import write_image
+from deqflow.network.correlation import choose_correlation
+
+
+@pytest.fixture
+def restored():
+    """Threads and determinism as they were before, afterwards."""
+    threads, drawn = torch.get_num_threads(), cv2.getNumThreads()
+    cudnn = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    yield
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(drawn)
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = cudnn
+    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 @pytest.mark.parametrize(
@@ -64,3 +83,63 @@ def test_the_allocator_setting_is_harmless_anywhere(monkeypatch):
     keep_freed_memory()
     monkeypatch.setattr("sys.platform", "plan9")
     keep_freed_memory()
+
+
+@pytest.mark.parametrize(
+    ("granted", "cores"),
+    [("max 100000", 4), ("150000 100000", 1), ("300000 100000", 3), ("10000 100000", 1), (None, 4)],
+)
+def test_a_container_gets_no_more_threads_than_it_is_granted(granted, cores, tmp_path, monkeypatch, restored):
+    limit = tmp_path / "cpu.max"
+    if granted is not None:
+        limit.write_text(granted + "\n")
+    monkeypatch.setattr(devices, "CPU_LIMIT", limit)
+    torch.set_num_threads(4)
+    devices.set_threads()
+    assert torch.get_num_threads() == cores
+    devices.set_threads(3)
+    assert torch.get_num_threads() == 3
+
+
+@pytest.fixture
+def noise(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    for frame in frames:
+        write_image(frame, rng.integers(0, 256, (96, 128, 3), dtype=np.uint8))
+    return frames
+
+
+def test_deterministic_runs_give_the_same_bits_however_much_memory_is_free(
+    noise, tmp_path, monkeypatch, restored
+):
+    written = []
+    for run, free in enumerate((2**40, 2**28)):
+        monkeypatch.setattr(devices, "free_memory", lambda device, free=free: free)
+        monkeypatch.setattr("deqflow.network.correlation.free_memory", lambda device, free=free: free)
+        out = tmp_path / f"{run}.flo"
+        words = ["--precision", "float32", "--deterministic", "--threads", "2"]
+        assert main(["flow", *noise, "--output", str(out), *words]) == 0
+        written.append(out.read_bytes())
+        assert torch.get_num_threads() == 2
+    assert written[0] == written[1]
+    monkeypatch.setattr("deqflow.network.correlation.free_memory", lambda device: 0)
+    assert choose_correlation(torch.zeros(1, 1, 8, 8)) == "all-pairs"
+    torch.use_deterministic_algorithms(False)
+    assert choose_correlation(torch.zeros(1, 1, 8, 8)) == "on-demand"
+
+
+def test_threads_are_at_least_one(noise, capsys):
+    assert main(["flow", *noise, "--threads", "0"]) == 2
+    assert "--threads must be at least 1, got 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1000"), ("7", "7")])
+def test_waiting_threads_soon_give_up_their_core_unless_told_otherwise(given, expected, monkeypatch):
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")  # so that it is put back afterwards
+    if given is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT")
+    else:
+        monkeypatch.setenv("GOMP_SPINCOUNT", given)
+    assert main(["--version"]) == 0
+    assert os.environ["GOMP_SPINCOUNT"] == expected

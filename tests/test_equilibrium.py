@@ -24,8 +24,10 @@ from deqflow.equilibrium import (
     Segments,
     StoppingRule,
     absolute_change,
+    relative_change,
     solve,
 )
+from deqflow.equilibrium.state import flatten
 
 SOLVERS = [
     FixedPointIteration(),
@@ -45,6 +47,24 @@ def test_linear_contraction_reaches_the_closed_form(solver):
     assert isinstance(found.state, Pair)
     assert found.converged.all()
     torch.testing.assert_close(joined(found.state), step.solution(), atol=1e-8, rtol=0)
+
+
+@hypothesis.given(
+    batch=st.integers(1, 3), dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16])
+)
+def test_changes_are_those_of_the_joint_vector(batch, dtype):
+    generator = torch.Generator().manual_seed(batch)
+    new, old = (
+        (
+            torch.randn(batch, 5, 4, 3, generator=generator).contiguous(memory_format=torch.channels_last),
+            torch.randn(batch, 7, generator=generator).to(dtype),
+        )
+        for _ in range(2)
+    )
+    change, size = flatten(new) - flatten(old), flatten(new).norm(dim=1, keepdim=True)
+    moved = change.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(absolute_change(new, old), moved)
+    torch.testing.assert_close(relative_change(new, old), moved / size)
 
 
 def test_acceleration_needs_fewer_steps_than_plain_iteration():

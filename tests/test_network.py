@@ -1,11 +1,15 @@
 """The rooms of the network against slow, obvious versions of themselves."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from deqflow.network import ConvexUpsampling, GatedStripUpdate, StandardizedConv2d
-from deqflow.network.gated_update import PointwiseConv2d, RowConv2d
+from deqflow.network import ConvexUpsampling, GatedStripUpdate, StandardizedConv2d, positions
+from deqflow.network.gated_update import RowConv2d
+from deqflow.network.positions import by_position
 from deqflow.network.upsampling import extract_positions
 
 
@@ -36,10 +40,64 @@ def test_standardized_filters_have_zero_mean_and_the_norm_of_their_gain():
     torch.testing.assert_close(flat.norm(dim=1), conv.gain.data, atol=1e-5, rtol=0)
 
 
-def test_pointwise_convolution_is_a_convolution():
-    layer, x = PointwiseConv2d(5, 3), torch.randn(2, 5, 4, 6)
-    expected = F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
-    torch.testing.assert_close(layer(x), expected)
+def test_frozen_filters_are_made_once_and_anew_when_they_change():
+    conv, x = StandardizedConv2d(5, 3, 3), torch.randn(1, 5, 6, 6)
+
+    def expected():
+        return F.conv2d(x, 2 * conv.standardized(), 2 * conv.bias, padding=1)
+
+    learned = conv(x, 2.0)
+    conv.requires_grad_(False)
+    made = []
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        standardized = conv.standardized
+        patch.setattr(conv, "standardized", lambda: made.append(1) or standardized(), raising=False)
+        for _ in range(3):
+            assert torch.equal(conv(x, 2.0), learned)
+    assert len(made) == 1
+    with torch.inference_mode():
+        for change in (
+            lambda: conv.gain.mul_(3),
+            lambda: conv.bias.add_(1),
+            lambda: setattr(conv.weight, "data", torch.randn_like(conv.weight)),
+            lambda: conv.load_state_dict(StandardizedConv2d(5, 3, 3).state_dict(), assign=True),
+        ):
+            change()
+            conv.requires_grad_(False)
+            assert torch.equal(conv(x, 2.0), expected())
+        assert torch.equal(copy.deepcopy(conv)(x, 2.0), expected())
+    torch.testing.assert_close(conv(x.requires_grad_(), 2.0), expected())
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_convex_upsampling_is_the_sum_over_neighbors_weighted_by_a_softmax(graph):
+    upsample, factor = ConvexUpsampling(hidden=4, width=8, factor=4), 4
+    hidden, flow = torch.randn(2, 4, 3, 5), torch.randn(2, 2, 3, 5)
+    with torch.set_grad_enabled(graph):
+        fine = upsample(hidden, flow)
+    logits = 0.25 * upsample.mask(hidden)
+    padded = F.pad(factor * flow, (1, 1, 1, 1))
+    for y, x, row, column in [(0, 0, 0, 3), (1, 2, 2, 1), (2, 4, 3, 3)]:
+        place = factor * row + column
+        weights = torch.softmax(logits[:, place :: factor**2, y, x], dim=1)
+        around = padded[:, :, y : y + 3, x : x + 3].flatten(2)
+        expected = (weights[:, None] * around).sum(dim=2)
+        torch.testing.assert_close(fine[:, :, factor * y + row, factor * x + column], expected)
+
+
+@pytest.mark.parametrize("portion", [1, 300, 2**22])
+def test_by_position_in_portions_is_the_whole_and_a_pointwise_convolution(portion, monkeypatch):
+    monkeypatch.setattr(positions, "working_set", lambda device: portion)
+    layer, maps = nn.Linear(5 + 2, 3), (torch.randn(2, 5, 4, 6), torch.randn(2, 2, 4, 6))
+
+    def product(x, y):
+        return layer(torch.cat((x, y), dim=1))
+
+    whole = by_position(product, *maps)
+    expected = F.conv2d(torch.cat(maps, dim=1), layer.weight[:, :, None, None], layer.bias)
+    torch.testing.assert_close(whole, expected)
+    with torch.no_grad():
+        torch.testing.assert_close(by_position(product, *maps), whole)
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 5, 9), (1, 6, 1, 3)])

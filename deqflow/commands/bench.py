@@ -29,11 +29,13 @@ class FrameOptions:
         model: Name of a preset; `deqflow models` lists them.
         width: Pixels of a frame.
         height: Pixels of a frame.
+        threads: Of the CPU to compute with; without it, one a core.
     """
 
     model: str = "deqflow-s"
     width: int = 1024
     height: int = 436
+    threads: int | None = None
 
     def measure(self) -> None:
         """Measure and print."""
@@ -55,7 +57,9 @@ class WeightOptions(FrameOptions):
     def load(self) -> "DEQFlow":
         """Return the model."""
         from deqflow import zoo
+        from deqflow.devices import keep_freed_memory
 
+        keep_freed_memory(2**25)  # as the commands that estimate
         return zoo.load(self.model, checkpoint=self.checkpoint, device=self.device)
 
     def told(self, model: "DEQFlow") -> str:
@@ -420,9 +424,12 @@ def run(options: FrameOptions) -> int:
     """
     # The profiler announces itself on standard error unless told otherwise before torch is imported.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    from deqflow.devices import keep_freed_memory
+    from deqflow.devices import keep_freed_memory, set_threads
 
+    if options.threads is not None and options.threads < 1:
+        raise ConfigError(f"--threads must be at least 1, got {options.threads}")
     keep_freed_memory()
+    set_threads(options.threads)
     options.measure()
     return 0
 

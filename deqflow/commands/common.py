@@ -37,6 +37,8 @@ class ModelOptions:
         scales: Strides to solve at, coarse to fine, each started from the flow of the one before (`16 8`
             solves half the size first, `8` starts from no motion), or all or fast; without it, the model's
             own.
+        threads: Of the CPU to compute with; without it, one a core.
+        deterministic: Give the same bits in every run on this machine, which may be slower.
     """
 
     model: str = "deqflow-s"
@@ -47,9 +49,13 @@ class ModelOptions:
     tolerance: float | None = None
     solver: SolverName | None = None
     scales: tuple[int, ...] | Literal["all", "fast"] | None = None
+    threads: int | None = None
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         """Reject what cannot be run, naming the option."""
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"--threads must be at least 1, got {self.threads}")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"--steps must be at least 1, got {self.steps}")
         if self.tolerance is not None and not self.tolerance >= 0:
@@ -58,10 +64,13 @@ class ModelOptions:
     def load(self, device: str | None = None) -> "DEQFlow":
         """Return the model, ready to estimate as the options say; on another device if one is given."""
         from deqflow import zoo
-        from deqflow.devices import keep_freed_memory
+        from deqflow.devices import keep_freed_memory, make_deterministic, set_threads
         from deqflow.equilibrium import SOLVERS
 
-        keep_freed_memory()
+        keep_freed_memory(2**25)
+        set_threads(self.threads)
+        if self.deterministic:
+            make_deterministic()
         return zoo.load(
             self.model,
             checkpoint=self.checkpoint,
@@ -137,6 +146,10 @@ def check_folder_names(**folders: Path | None) -> None:
         is_file_name("" if folder is None else str(folder), (), "--" + name.replace("_", "-"))
 
 
+BYTES_PER_PIXEL = {"shared": 350, "pyramid": 500, "separate": 550}
+"""What an estimate was seen to take at most, correlated on demand, by encoder (docs/performance.md)."""
+
+
 def require_memory(model: "DEQFlow", size: tuple[int, int]) -> None:
     """Refuse frames for which the memory that is free is too short.
 
@@ -157,9 +170,9 @@ def require_memory(model: "DEQFlow", size: tuple[int, int]) -> None:
 
     def needed(scale: float) -> float:
         pixels = height * width * scale**2
-        # What an estimate was seen to take (docs/performance.md), and of attention between all positions
-        # the float32 matrix before and after its softmax.
-        return 300 * pixels + attends * 2 * 4 * (pixels / model.config.stride**2) ** 2
+        # Of attention between all positions, the float32 matrix before and after its softmax.
+        attention = attends * 2 * 4 * (pixels / model.config.stride**2) ** 2
+        return BYTES_PER_PIXEL[model.config.encoder.kind] * pixels + attention
 
     free, longest = free_memory(model.device), max(size)
     if needed(1) > free:

@@ -54,7 +54,7 @@ def choose(mask: Tensor, first: S, second: S) -> S:
 
 def flatten(state: State) -> Tensor:
     """One joint vector per sample, (B, D) in float32 (float64 where the state is)."""
-    dtype = torch.float64 if any(part.dtype == torch.float64 for part in state) else torch.float32
+    dtype = _joint_dtype(state)
     return torch.cat([part.to(dtype).flatten(1) for part in state], dim=1)
 
 
@@ -77,13 +77,27 @@ def joint_inner_product(a: Tensor, b: Tensor) -> Tensor:
     return a @ b.transpose(1, 2)
 
 
+def joint_norm(state: State) -> Tensor:
+    """2-norm of the joint vector, (B, 1) as ``flatten`` types it; the vector itself is not put together."""
+    # Over all dimensions at once: flattening what lies otherwise in memory would copy it.
+    norms = [
+        torch.linalg.vector_norm(part.to(_joint_dtype(state)), dim=list(range(1, part.dim())))
+        for part in state
+    ]
+    return torch.linalg.vector_norm(torch.stack(norms, dim=1), dim=1, keepdim=True)
+
+
 def relative_change(new: State, old: State) -> Tensor:
     """Residual |new - old| / |new| of the joint vector in the 2-norm, (B, 1)."""
-    a, b = flatten(new), flatten(old)
-    scale = torch.linalg.vector_norm(a, dim=1, keepdim=True).clamp_min(torch.finfo(a.dtype).tiny)
-    return torch.linalg.vector_norm(a - b, dim=1, keepdim=True) / scale
+    scale = joint_norm(new)
+    return absolute_change(new, old) / scale.clamp_min(torch.finfo(scale.dtype).tiny)
 
 
 def absolute_change(new: State, old: State) -> Tensor:
     """Residual |new - old| of the joint vector in the 2-norm, (B, 1)."""
-    return torch.linalg.vector_norm(flatten(new) - flatten(old), dim=1, keepdim=True)
+    dtype = _joint_dtype(new)
+    return joint_norm(tuple(a.to(dtype) - b.to(dtype) for a, b in zip(new, old, strict=True)))
+
+
+def _joint_dtype(state: State) -> torch.dtype:
+    return torch.float64 if any(part.dtype == torch.float64 for part in state) else torch.float32

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ class StandardizedConv2d(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2)
         self.gain = nn.Parameter(torch.ones(out_channels))
+        self._kept: tuple[list[Any], list[Tensor], tuple[Tensor, Tensor]] | None = None
         nn.init.kaiming_normal_(self.weight)
         nn.init.zeros_(self.get_parameter("bias"))
 
@@ -40,7 +41,25 @@ class StandardizedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor, scale: Tensor | float = 1.0) -> Tensor:
         """Convolve (B, C, H, W); the result is scaled through the filters, which are smaller than it."""
-        return self._conv_forward(x, scale * self.standardized(), scale * self.get_parameter("bias"))
+        return self._conv_forward(x, *self._folded(scale))
+
+    def _folded(self, scale: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Return filters and bias, scaled; of frozen parameters they are made once, in autocast's dtype."""
+        bias = self.get_parameter("bias")
+        sources = [part for part in (self.weight, self.gain, bias, scale) if isinstance(part, Tensor)]
+        if torch.is_grad_enabled() or any(part.requires_grad or part.is_inference() for part in sources):
+            return scale * self.standardized(), scale * bias
+        device = self.weight.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
+        # The parameters are held on to, so that no others can come to lie where they lay.
+        state = [dtype, scale, *((id(part), part.data_ptr(), part._version) for part in sources)]
+        if self._kept is None or self._kept[0] != state:
+            folded = (scale * self.standardized()).to(dtype), (scale * bias).to(dtype)
+            self._kept = state, sources, folded
+        return self._kept[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}  # a copy makes its own
 
 
 def center_and_scale(x: Tensor) -> Tensor:

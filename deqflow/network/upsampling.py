@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deqflow.network.positions import by_position
 from deqflow.network.sizes import require_sizes
 
 
@@ -48,19 +49,20 @@ class ConvexUpsampling(nn.Module):
         Returns:
             (B, 2, K, H, W) in fine pixels.
         """
-        first, last = self.mask[:2], self.mask[2]
+        last = self.mask[2]
         assert isinstance(last, nn.Conv2d) and last.bias is not None
-        weight, bias = last.weight, last.bias
+        weight, bias = (part.unflatten(0, (9, -1)) for part in (last.weight.flatten(1), last.bias))
         if positions is not None:
-            channel = (
-                torch.arange(9, device=positions.device)[:, None] * self.factor**2 + positions
-            ).flatten()
-            weight, bias = weight[channel], bias[channel]
-        logits = 0.25 * F.conv2d(first(hidden), weight, bias)
-        batch, _, height, width = flow.shape
-        mask = torch.softmax(logits.float().view(batch, 9, -1, height, width), dim=1)
-        around = F.unfold(self.factor * flow.float(), 3, padding=1).view(batch, 2, 9, 1, height, width)
-        return (mask.unsqueeze(1) * around).sum(dim=2)
+            weight, bias = weight[:, positions], bias[:, positions]
+
+        def combined(features: Tensor, around: Tensor) -> Tensor:
+            """Features (N, width), flows around (N, 2 * 9) -> fine flows (N, 2 * K)."""
+            logits = 0.25 * F.linear(features, weight.flatten(0, 1), bias.flatten())
+            mask = torch.softmax(logits.float().unflatten(1, (1, 9, -1)), dim=2)
+            return (mask * around.view(-1, 2, 9, 1)).sum(dim=2).flatten(1)
+
+        around = F.unfold(self.factor * flow.float(), 3, padding=1).unflatten(2, flow.shape[2:])
+        return by_position(combined, self.mask[:2](hidden), around).unflatten(1, (2, -1))
 
 
 class BilinearUpsampling(nn.Module):

@@ -5,7 +5,7 @@ from typing import Final
 
 from torch import Tensor
 
-from deqflow.devices import free_memory
+from deqflow.devices import free_memory, is_deterministic
 from deqflow.errors import ConfigError
 from deqflow.network.correlation.all_pairs import AllPairsCorrelation
 from deqflow.network.correlation.on_demand import OnDemandCorrelation
@@ -39,12 +39,13 @@ def choose_correlation(features1: Tensor) -> str:
     """Return the name of the fastest correlation of features (B, C, H, W) that fits into memory.
 
     All pairs cost the square of the number of positions once, on demand costs so much per position at every
-    step. The two agree to rounding, so results may differ by as much where little memory is free.
+    step. The two agree to rounding, so results may differ by as much where little memory is free, unless
+    they are to be the same in every run: then it goes by size alone.
     """
     batch, _, height, width = features1.shape
     positions = height * width
     volume = batch * positions**2 * 4 / 3 * 4  # of all levels, in float32
-    fits = volume <= MEMORY_SHARE * free_memory(features1.device)
+    fits = is_deterministic() or volume <= MEMORY_SHARE * free_memory(features1.device)
     return "all-pairs" if fits and positions <= LARGEST_ALL_PAIRS else "on-demand"
 
 
