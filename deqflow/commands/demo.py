@@ -43,6 +43,8 @@ def run(options: DemoOptions) -> int:
     for clip in clips:
         video = VideoOptions(
             source=str(clip),
+            model=options.model,
+            checkpoint=options.checkpoint,
             compare=True,
             overwrite=True,
             quiet=options.quiet,

@@ -27,6 +27,7 @@ from deqflow.commands.video_files import (
     results_of,
     told_where,
 )
+from deqflow.commands.video_parts import Parts, Snapshot, open_parts
 from deqflow.commands.video_record import (
     MANIFEST,
     TABLE,
@@ -41,7 +42,7 @@ from deqflow.io.clip_file import CLIP_SUFFIXES, check_clip_library
 from deqflow.io.files import replace_bytes
 from deqflow.io.flow_files import SUFFIXES
 from deqflow.io.images import SMALLEST_SIDE
-from deqflow.io.outputs import Replacements
+from deqflow.io.outputs import Replacements, read_journal
 from deqflow.io.video import OUTPUT_SUFFIXES, Behind, ahead
 from deqflow.visualize import PICTURES
 
@@ -82,6 +83,9 @@ class VideoOptions(EstimatorOptions):
             expects (.npy); occlusion, true where flow forward and back do not return to within
             sqrt(0.01 (|f|^2 + |b|^2) + 0.5) pixels (Sundaram 2010) or leave the frame (.npy).
         hdf5: One file for the numbers of all pairs, .h5: datasets forward/flow (pair, H, W, 2) and so on.
+        resume: Continue a run of the same command that was broken off (Ctrl-C, kill, full disk): what comes
+            out is what an unbroken run would have written.
+        segment: Pairs after which a run can be continued; a broken one repeats fewer than these.
         record_dir: Folder for frames.csv, a row per pair (time, evaluations, residual, cuts, motion, ...),
             and manifest.json (hashes of source and weights, settings, versions, counts, warnings).
         start: Where to begin: seconds (12.5), a time (1:02:03.5) or the number of a frame (300f).
@@ -107,6 +111,8 @@ class VideoOptions(EstimatorOptions):
     numbers: tuple[Literal["flow", "uncertainty", "occlusion"], ...] = ("flow",)
     hdf5: Path | None = None
     record_dir: Path | None = None
+    resume: bool = False
+    segment: int = 24
     start: str | None = None
     end: str | None = None
     stride: int = 1
@@ -132,6 +138,8 @@ class VideoOptions(EstimatorOptions):
             if self.hdf5.suffix.lower() not in CLIP_SUFFIXES:
                 raise ConfigError(f"--hdf5 {self.hdf5}: expected a name ending in {', '.join(CLIP_SUFFIXES)}")
             check_clip_library("--hdf5")
+        if self.segment < 1:
+            raise ConfigError(f"--segment must be at least 1, got {self.segment}")
         if self.stride < 1:
             raise ConfigError(f"--stride must be at least 1, got {self.stride}")
         if self.resize is not None and self.max_side is not None:
@@ -182,14 +190,21 @@ def _run(options: VideoOptions, said: list[str]) -> int:
     output = options.output
     if not is_file_name(str(output), OUTPUT_SUFFIXES):
         output = output / f"{_stem(options.source)}_flow.mp4"
-    prepare_outputs(planned_files(options, source, output), overwrite=options.overwrite, sources=source.files)
+    parts = open_parts(options, source, output)
+    if parts.complete:
+        parts.clear()
+        print("the run was complete already", file=sys.stderr)
+        return 0
+    written = read_journal(parts.journal)
+    planned = (path for path in planned_files(options, source, output) if path not in written)
+    prepare_outputs(planned, overwrite=parts.overwrite, sources=source.files)
     model = options.load()
     for option, chosen in (("--layout", options.layout), ("--numbers", options.numbers)):
         if "uncertainty" in chosen and model.uncertainty is None:
             raise ConfigError(
                 f"{option} uncertainty: {options.model} does not tell how far its flow may be off"
             )
-    records = flow_video(options, source, output, model, said=said)
+    records = flow_video(options, source, output, model, parts=parts, said=said)
     if options.quiet:
         return 0
     print_costs(records)
@@ -210,6 +225,7 @@ def flow_video(
     output: Path,
     model: "DEQFlow",
     *,
+    parts: Parts | None = None,
     said: Sequence[str] = (),
     watch: Callable[[int, Image], None] | None = None,
 ) -> list[PairRecord]:
@@ -223,19 +239,26 @@ def flow_video(
         source: the frames.
         output: the video, or what the images are named after.
         model: the estimator.
+        parts: of the run to be continued; None finds out.
         said: warnings, up to the end.
         watch: is shown the number of each pair, from 1, and its (first) picture.
     """
+    parts = parts or open_parts(options, source, output)
     with ExitStack() as stack:
-        files = stack.enter_context(Replacements(overwrite=options.overwrite, sources=source.files))
+        stack.enter_context(parts)
+        files = Replacements(overwrite=parts.overwrite, sources=source.files, journal=parts.journal)
+        stack.enter_context(files)
         stack.enter_context(told_where(files))
-        results = Results(options, source, output, files, model.defaults.scales, watch)
+        results = Results(options, source, output, files, model.defaults.scales, parts, watch)
         stack.enter_context(_described(options, source, model, results, said))
         stack.enter_context(results)
-        progress = stack.enter_context(_progress(options, source))
+        done = len(results.records)
+        progress = stack.enter_context(_progress(options, source, done))
         drawing = stack.enter_context(Behind())
-        for number, pair in enumerate(_pairs(options, source, model), 1):
-            drawing.call(partial(results.add, pair))
+        for number, (pair, snapshot) in enumerate(
+            _pairs(options, source, model, parts.snapshot, done), done + 1
+        ):
+            drawing.call(partial(results.add, pair, snapshot))
             _advance(progress, number, pair)
     if not options.quiet:
         for note in results.notes:
@@ -243,9 +266,10 @@ def flow_video(
     return results.records
 
 
-def _progress(options: VideoOptions, source: VideoSource) -> "tqdm[None]":
+def _progress(options: VideoOptions, source: VideoSource, done: int) -> "tqdm[None]":
     total = None if source.frame_count is None else max(0, source.frame_count - 1)
-    return tqdm(total=total, unit="pair", desc=Path(source.name).name, disable=options.quiet)
+    name = Path(source.name).name
+    return tqdm(total=total, initial=done, unit="pair", desc=name, disable=options.quiet)
 
 
 def _advance(progress: "tqdm[None]", number: int, pair: Pair) -> None:
@@ -283,28 +307,44 @@ def _described(
             replace_bytes(results.files.place(options.record_dir / MANIFEST), text.encode())
 
 
-def _pairs(options: VideoOptions, source: VideoSource, model: "DEQFlow") -> Iterator[Pair]:
-    """Solve the pairs of neighboring frames."""
+def _pairs(
+    options: VideoOptions, source: VideoSource, model: "DEQFlow", begin: Snapshot | None, done: int
+) -> Iterator[tuple[Pair, Snapshot | None]]:
+    """Solve the pairs of neighboring frames; at the end of a segment, say where the run is.
+
+    Args:
+        options: how.
+        source: the frames; those that were read before are decoded again and passed over.
+        model: the estimator.
+        begin: where to go on; None means at the first frame.
+        done: pairs before that.
+    """
     from deqflow.stream import FlowStream, check_enough_frames
 
     stream = FlowStream(model, reuse=options.reuse)
     cold = FlowStream(model, reuse=False) if options.compare else None
+    streams = [one for one in (stream, cold) if one is not None]
+    passed, pairs = (0, done) if begin is None else (begin.frames, done)
+    if begin is not None:
+        for one in streams:
+            one.load_state_dict(begin.stream)
     last: VideoFrame | None = None
-    count = pairs = 0
+    count = 0
     with closing(ahead(source.frames())) as frames:
-        for frame in frames:
-            count += 1
-            if not frame.follows:
-                stream.reset()
-                if cold is not None:
-                    cold.reset()
-            if count == 1:
-                require_memory(model, frame.image.shape[:2])
-            solved, compared = _both(stream, cold, frame.image, options, cold_first=pairs % 2 == 1)
-            if solved and last is not None:
-                pairs += 1
-                shown = replace(last, duration=frame.time - last.time)
-                yield Pair(shown, frame.image, solved, stream.cut, stream.duplicate, compared)
+        for count, frame in enumerate(frames, 1):
+            if count > passed:
+                if not frame.follows:
+                    for one in streams:
+                        one.reset()
+                if last is None:
+                    require_memory(model, frame.image.shape[:2])
+                solved, compared = _both(stream, cold, frame.image, options, cold_first=pairs % 2 == 1)
+                if solved and last is not None:
+                    pairs += 1
+                    shown = replace(last, duration=frame.time - last.time)
+                    pair = Pair(shown, frame.image, solved, stream.cut, stream.duplicate, compared)
+                    ends = pairs % options.segment == 0
+                    yield pair, Snapshot(count, stream.state_dict()) if ends else None
             last = frame
     check_enough_frames(count, source.name)
     if not pairs:

@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqflow.commands.pairs import Image, Pair, Solved
+from deqflow.commands.video_parts import Parts, Snapshot
 from deqflow.commands.video_record import MANIFEST, TABLE, FrameTable, PairRecord
-from deqflow.io import VideoSource, VideoWriter, write_flow
+from deqflow.io import VideoSource, write_flow
 from deqflow.io.clip_file import ClipFile
 from deqflow.io.files import replace_bytes
 from deqflow.io.flow_files import SUFFIXES
 from deqflow.io.formats.arrays import npy_bytes
 from deqflow.io.outputs import Replacements
 from deqflow.io.video import FrameWriter, ImageWriter
+from deqflow.io.video.segments import Segment, SegmentedVideo
 from deqflow.io.video.writer import FRAME_SUFFIX
 from deqflow.visualize import PICTURES, ColorScale
 
@@ -122,21 +124,23 @@ class Results:
         output: Path,
         files: Replacements,
         strides: Sequence[int],
+        parts: Parts,
         watch: Callable[[int, Image], None] | None,
     ) -> None:
         self.options, self.source, self.output, self.files = options, source, output, files
-        self.strides, self.watch = strides, watch
+        self.strides, self.parts, self.watch = strides, parts, watch
         self.scale = ColorScale(fixed=options.max_flow)
         self.writers: dict[tuple[Direction, str], FrameWriter] = {}
         self.places: list[Path] = []
-        self.records: list[PairRecord] = []
+        self.records: list[PairRecord] = parts.records
         self.notes: list[str] = []
         self._table: FrameTable | None = None
-        self._clip: ClipFile | None = None
+        self._clip: ClipFile | None = None  # of the segment that is being written
+        self._whole_clip: Path | None = None
 
-    def add(self, pair: Pair) -> None:
-        """Write the pictures of a pair, its numbers and its record."""
-        if not self.records:
+    def add(self, pair: Pair, snapshot: Snapshot | None = None) -> None:
+        """Write the pictures of a pair, its numbers and its record; with a snapshot, a segment ends there."""
+        if not self.writers:
             self._open_all()
         record = pair.record()
         self.records.append(record)
@@ -152,20 +156,38 @@ class Results:
             self._table.add(record)
         if self.watch is not None:
             self.watch(len(self.records), pictures[0])
+        if snapshot is not None:
+            self._end_segment(snapshot)
+
+    def _end_segment(self, snapshot: Snapshot) -> None:
+        """Finish the files of a segment, and then say so."""
+        videos = {}
+        for writer in self.writers.values():
+            if isinstance(writer, SegmentedVideo):
+                writer.cut()
+                videos[writer.path.name] = writer.segments[-1].stored()
+        self._close_clip()
+        begins = sum(len(info["records"]) for info in self.parts.infos)
+        records = [asdict(record) for record in self.records[begins:]]
+        self.parts.commit(snapshot, {"records": records, "scale": self.scale.current, "videos": videos})
+
+    def _close_clip(self) -> None:
+        if self._clip is not None:
+            clip, self._clip = self._clip, None
+            clip.close()
 
     def _open_all(self) -> None:
+        self.parts.begin()
+        if self.parts.infos:
+            self.scale.current = self.parts.infos[-1]["scale"]
         for kind, path in picture_files(self.options, self.output).items():
             self.writers[kind] = self._open(path)
         if self.options.hdf5 is not None:
-            about = {
-                "source": self.source.name,
-                "model": self.options.model,
-                "flow": "(u right, v down) in pixels, from a frame to the next (forward) or from that back",
-                "size": f"frames of {self.options.flow_size}",
-            }
-            self._clip = ClipFile(self.files.place(self.options.hdf5), about)
+            self._whole_clip = self.files.place(self.options.hdf5)
         if self.options.record_dir is not None:
             self._table = FrameTable(self.files.place(self.options.record_dir / TABLE), self.strides)
+            for record in self.records:
+                self._table.add(record)
 
     def _open(self, path: Path) -> FrameWriter:
         if path.suffix.lower() == FRAME_SUFFIX:
@@ -173,17 +195,33 @@ class Results:
             return ImageWriter(path, self.files.place)
         place, source = self.files.place(path), self.source
         self.places.append(place)
-        return VideoWriter(
+        return SegmentedVideo(
             place,
+            lambda number: self.parts.file(number, path.stem),
             source.fps,
             time_base=source.time_base,
             pixel_aspect=source.pixel_aspect,
             sound=source.sound,
+            segments=[Segment.read(info["videos"][place.name]) for info in self.parts.infos],
         )
+
+    def _open_clip(self) -> ClipFile:
+        return ClipFile(self._clip_part(len(self.parts.infos) + 1), self._about())
+
+    def _clip_part(self, number: int) -> Path:
+        return self.parts.file(number, "numbers.h5")
+
+    def _about(self) -> dict[str, str]:
+        return {
+            "source": self.source.name,
+            "model": self.options.model,
+            "flow": "(u right, v down) in pixels, from a frame to the next (forward) or from that back",
+            "size": f"that of the {self.options.flow_size}",
+        }
 
     def _write_numbers(self, pair: Pair) -> None:
         paths = number_files(self.options, pair.frame.number)
-        if not paths and self._clip is None:
+        if not paths and self._whole_clip is None:
             return
         arrays = {
             (direction, kind): array
@@ -195,7 +233,8 @@ class Results:
                 write_flow(self.files.place(path), arrays[key].astype(np.float32, copy=False))
             else:
                 replace_bytes(self.files.place(path), npy_bytes(arrays[key]))
-        if self._clip is not None:
+        if self._whole_clip is not None:
+            self._clip = self._clip or self._open_clip()
             known = {"frame": pair.frame.number, "time": float(pair.frame.time), "cut": pair.cut}
             named = {f"{direction}/{kind}": array for (direction, kind), array in arrays.items()}
             self._clip.add({**known, "duplicate": pair.duplicate, **named})
@@ -209,7 +248,18 @@ class Results:
             return {kind: _resized(kind, array, size) for kind, array in arrays.items()}
         return arrays
 
+    def _join_clip(self) -> None:
+        """Put the numbers of all segments into one file."""
+        unfinished = self._clip is not None
+        self._close_clip()
+        if self._whole_clip is not None:
+            with ClipFile(self._whole_clip, self._about()) as whole:
+                for number in range(1, len(self.parts.infos) + unfinished + 1):
+                    whole.extend(self._clip_part(number))
+
     def __enter__(self) -> Self:
+        if self.records:
+            self._open_all()
         return self
 
     def __exit__(
@@ -218,8 +268,7 @@ class Results:
         with ExitStack() as stack:  # finishes all of them, whatever one of them says
             for writer in self.writers.values():
                 stack.push(writer)
-            if self._clip is not None:
-                stack.push(self._clip)
+            stack.callback(self._join_clip)
         self.notes = [note for writer in self.writers.values() for note in writer.notes]
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             for writer, place in zip(self.writers.values(), self.places, strict=True):

@@ -189,7 +189,7 @@ def manifest(
             "sha256": file_sha256(weights),
             **solve_record(model),
         },
-        "options": {name: _plain(value) for name, value in asdict(options).items()},
+        "options": {name: plain(value) for name, value in asdict(options).items()},
         "outputs": [str(path) for path in outputs],
         "counts": counts(records),
         "cuts": [record.frame for record in records if record.cut],
@@ -217,9 +217,10 @@ def counts(records: Sequence[PairRecord]) -> dict[str, float]:
     }
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """Return the value of an option as JSON takes it."""
     if isinstance(value, tuple):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     return value if value is None or isinstance(value, bool | int | float) else str(value)
 
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +23,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Remove what processes that were killed within `atomic_path` have left of these files."""
+    names: dict[Path, set[str]] = {}
+    for path in paths:
+        names.setdefault(path.parent, set()).add(path.name)
+    for folder, own in names.items():
+        for file in folder.glob(".*.tmp"):
+            found = re.fullmatch(r"\.(.+)\.\d+\.tmp", file.name)
+            if found and found[1] in own:
+                file.unlink(missing_ok=True)
 
 
 def replace_bytes(path: Path, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -24,10 +25,19 @@ class Replacements:
         placed: where each file is written, by where it is to be.
     """
 
-    def __init__(self, *, overwrite: bool, sources: Iterable[Path] = ()) -> None:
-        """Begin; ``overwrite`` allows files to be replaced, other than ``sources``."""
+    def __init__(self, *, overwrite: bool, sources: Iterable[Path] = (), journal: Path | None = None) -> None:
+        """Begin, or go on where another run has been broken off.
+
+        Args:
+            overwrite: allows files to be replaced.
+            sources: which never are.
+            journal: file that says what was written where, so that another run can go on with it; what is in
+                it belongs to this run.
+        """
         self.overwrite, self.sources = overwrite, identities(sources)
-        self.placed: dict[Path, Path] = {}
+        self._journal = journal
+        self._before = {} if journal is None else read_journal(journal)
+        self.placed = dict(self._before)
 
     @property
     def beside(self) -> dict[Path, Path]:
@@ -40,14 +50,21 @@ class Replacements:
         Raises:
             ConfigError: it exists and may not be replaced.
         """
+        if path in self._before:
+            return self._before.pop(path)
         check_output(path, overwrite=self.overwrite, sources=self.sources)
         if not os.path.lexists(path):
-            self.placed[path] = path
-            return path
+            return self._note(path, path)
         names = (f"{path.stem}.partial{count or ''}{path.suffix}" for count in itertools.count())
         free = next(place for name in names if not os.path.lexists(place := path.with_name(name)))
-        self.placed[path] = free
-        return free
+        return self._note(path, free)
+
+    def _note(self, path: Path, place: Path) -> Path:
+        self.placed[path] = place
+        if self._journal is not None:
+            with self._journal.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([str(path), str(place)]) + "\n")
+        return place
 
     def __enter__(self) -> Self:
         return self
@@ -59,6 +76,19 @@ class Replacements:
             for path, beside in self.beside.items():
                 if beside.exists():
                     os.replace(beside, path)
+
+
+def read_journal(path: Path) -> dict[Path, Path]:
+    """Return where files are written, by where they are to be; nothing if there is no journal."""
+    placed: dict[Path, Path] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(
+                ValueError
+            ):  # the last line may be cut short: then nothing was written yet
+                name, place = json.loads(line)
+                placed[Path(name)] = Path(place)
+    return placed
 
 
 def check_output(path: Path, *, overwrite: bool, sources: Collection[FileIdentity] = ()) -> None:

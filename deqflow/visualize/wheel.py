@@ -1,6 +1,6 @@
 """The color wheel of flow, and a length for full color that stays steady over a video."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -71,6 +71,7 @@ class ColorScale:
         floor_share: smallest length as a share of the frame's width; the larger of the two counts.
         rise: share of the way up taken per frame.
         fall: share of the way down taken per frame.
+        current: length of the last frame, from which the next one's goes on; None before the first of a shot.
     """
 
     fixed: float | None = None
@@ -78,7 +79,7 @@ class ColorScale:
     floor_share: float = 0.005
     rise: float = 0.3
     fall: float = 0.03
-    _current: float | None = field(default=None, init=False, repr=False)
+    current: float | None = None
 
     def update(self, flow: Flow, *, cut: bool = False) -> float:
         """Take the next frame's flow (H, W, 2) and return the length in pixels to draw it with.
@@ -95,12 +96,12 @@ class ColorScale:
         floor = max(self.floor, self.floor_share * flow.shape[1])
         target = max(floor, float(np.percentile(length, 99)) if length.size else 0.0)
         if cut:
-            last, self._current = self._current, None
+            last, self.current = self.current, None
             return target if last is None else last
-        if self._current is None:
-            self._current = target
-        self._current += (target - self._current) * (self.rise if target > self._current else self.fall)
-        return self._current
+        if self.current is None:
+            self.current = target
+        self.current += (target - self.current) * (self.rise if target > self.current else self.fall)
+        return self.current
 
 
 def dimmed(frame: Image) -> Image:

@@ -23,6 +23,7 @@ class Encoder:
         even: whether width and height must be even numbers.
         sound: whether the file can hold sound.
         aspect: whether the file can say that pixels are not square.
+        joins: whether files of this kind can be joined packet by packet.
     """
 
     muxer: str
@@ -35,6 +36,7 @@ class Encoder:
     even: bool = True
     sound: bool = True
     aspect: bool = True
+    joins: bool = True
 
 
 def _x264(quality: int) -> dict[str, str]:
@@ -80,6 +82,7 @@ ENCODERS = {
         even=False,
         sound=False,
         aspect=False,
+        joins=False,
     ),
     ".gif": Encoder(
         "gif",
@@ -91,9 +94,13 @@ ENCODERS = {
         even=False,
         sound=False,
         aspect=False,
+        joins=False,
     ),
 }
 """By suffix."""
+
+LOSSLESS = Encoder("matroska", "ffv1", "bgr0", lambda quality: {}, tick=_MILLISECOND, even=False, sound=False)
+"""For pictures that are to be encoded later."""
 
 
 class Palette:

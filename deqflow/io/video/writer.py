@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
@@ -15,7 +16,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from deqflow.errors import VideoError
 from deqflow.io.images import write_image
-from deqflow.io.video.encoders import ENCODERS, Palette
+from deqflow.io.video.encoders import ENCODERS, Encoder, Palette
 from deqflow.io.video.frames import Image, Sound, VideoFrame
 from deqflow.io.video.sound import SoundCopy
 
@@ -43,6 +44,19 @@ class FrameWriter(Protocol):
         """Finish."""
 
 
+@dataclass
+class Clock:
+    """The time of a video, which may go on over several files.
+
+    Attributes:
+        began: time of the first frame; None before it.
+        last: ticks from there to the last frame; None before the first.
+    """
+
+    began: Fraction | None = None
+    last: int | None = None
+
+
 class VideoWriter:
     """Writes a video: H.264 as .mp4, .mov or .mkv, VP9 as .webm, or an animated .gif or .webp.
 
@@ -53,6 +67,7 @@ class VideoWriter:
     Attributes:
         frames_written: how many frames were taken.
         notes: what could not be done, a sentence each.
+        clock: the time at which it is.
     """
 
     def __init__(
@@ -64,6 +79,8 @@ class VideoWriter:
         time_base: Fraction | None = None,
         pixel_aspect: Fraction = Fraction(1),
         sound: Sound | None = None,
+        clock: "Clock | None" = None,
+        encoder: Encoder | None = None,
     ) -> None:
         """Create the file.
 
@@ -76,6 +93,8 @@ class VideoWriter:
             pixel_aspect: width of a pixel over its height, as it is to be shown; where the file cannot say
                 it, frames are made as wide as they are to be shown.
             sound: sound to copy, where the file can hold it.
+            clock: the one of the whole video, if this is a part of it.
+            encoder: how to write the file; None takes what its suffix says.
 
         Raises:
             VideoError: another suffix, or the file cannot be created.
@@ -84,14 +103,15 @@ class VideoWriter:
         self.frames_written = 0
         self.notes: list[str] = []
         suffix = self.path.suffix.lower()
-        if suffix not in ENCODERS:
+        if encoder is None and suffix not in ENCODERS:
             raise VideoError(f"cannot write {self.path}: expected a name ending in {', '.join(ENCODERS)}")
-        self._encoder = ENCODERS[suffix]
+        self._encoder = encoder or ENCODERS[suffix]
         self._fps = Fraction(fps).limit_denominator(1001 if fps >= 1 else 86400)
         self._tick = self._encoder.tick or time_base or 1 / self._fps
+        self.clock = clock or Clock()
         self._quality, self._aspect, self._sound = quality, pixel_aspect, sound
-        self._began = self._end = Fraction(0)
-        self._last = -self._encoder.shortest
+        self._first = 0
+        self._end = Fraction(0)
         self._copy: SoundCopy | None = None
         self._palette: Palette | None = None
         with self._writing():
@@ -147,20 +167,24 @@ class VideoWriter:
             self._begin(size, frame.time)
         if size != (self._stream.height, self._stream.width):
             raise VideoError(f"frame {self.frames_written + 1} of {self.path} differs in size from the first")
-        at = frame.time - self._began
+        assert self.clock.began is not None
+        at = frame.time - self.clock.began
         self.frames_written += 1
         self._end = at + (frame.duration or 1 / self._fps)
         stamp = round(at / self._tick)
-        if stamp < self._last + self._encoder.shortest:
+        if self.clock.last is not None and stamp < self.clock.last + self._encoder.shortest:
             return
-        self._last = stamp
+        self.clock.last = stamp
         with self._writing():
             self._copy_sound(at)
-            self._encode(image, stamp, max(self._encoder.shortest, round(self._end / self._tick) - stamp))
+            duration = max(self._encoder.shortest, round(self._end / self._tick) - stamp)
+            self._encode(image, stamp - self._first, duration)
 
     def _begin(self, size: tuple[int, ...], time: Fraction) -> None:
         """Add the sound, whose place in time is known now, and write the header."""
-        self._began = time
+        if self.clock.began is None:
+            self.clock.began = time
+        self._first = round((time - self.clock.began) / self._tick)
         self._stream.height, self._stream.width = size
         if self._encoder.codec == "gif":
             self._palette = Palette(size[1], size[0], self._tick)
