@@ -32,6 +32,10 @@ CHECK_COST = 0.9
 """What checking a start, measuring the point found and carrying it take, in evaluations at the same scale: so
 much time on a CPU, at 640x360."""
 
+UNSETTLED = 0.1
+"""Movement of the flow in the last evaluation, RMS in pixels, above which (and above twice the tolerance) a
+solve of as many steps as the model usually takes has found no fixed point, and nothing to start from."""
+
 UNMATCHED = 1.0
 """Median matching distance of a fixed point above which the two frames show different scenes."""
 

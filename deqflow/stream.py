@@ -25,6 +25,7 @@ from deqflow.reuse import (
     LOST,
     MOST_AFRESH,
     UNMATCHED,
+    UNSETTLED,
     CarriedState,
     blocks,
     matching_distance,
@@ -279,7 +280,8 @@ class FlowStream:
         matched = distance[inside]
         cut = self.detect_cuts and matched.numel() > 0 and float(matched.median()) > UNMATCHED
         self.cut = self.cut or cut
-        if cut or estimate.outcome is Outcome.DIVERGED:
+        unsettled = self.check and self._unsettled(estimate)
+        if cut or unsettled or estimate.outcome is Outcome.DIVERGED:
             self._carried.pop(direction, None)  # no place to start from
         elif not waits:
             # Motion goes on: what came from there moves on by as much.
@@ -289,6 +291,11 @@ class FlowStream:
                 estimate.state, torch.where(inside, distance, torch.inf), onward
             )
         return estimate
+
+    def _unsettled(self, estimate: FlowEstimate) -> bool:
+        """Whether a solve still moves that had the steps to settle; a shorter one goes on with the next."""
+        enough = self.settings.steps >= self.model.defaults.steps
+        return enough and estimate.residual > max(UNSETTLED, 2 * self.settings.tolerance)
 
     def _start(self, pair: PreparedPair, carried: CarriedState) -> tuple[FlowState | None, Tensor | None]:
         """Where to start a pair, and in which cells to start from there (None: in all)."""

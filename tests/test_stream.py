@@ -105,6 +105,29 @@ def test_a_steady_motion_needs_fewer_steps_with_reuse(
     assert all(a.steps < b.steps for a, b in zip(warm[1:], cold[1:], strict=True))
 
 
+def test_a_solve_that_does_not_settle_is_no_start_but_one_cut_short_is(
+    model: DEQFlow, starts: list[FlowState | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Swinging:
+        """A step without a fixed point to be reached."""
+
+        def __init__(self, start: FlowState) -> None:
+            self.start = start
+
+        def __call__(self, state: FlowState, active: Any = None) -> FlowState:
+            return FlowState(state.hidden, 1 - state.flow)
+
+    monkeypatch.setattr(model, "operator", lambda pair, scale: Swinging(model.initial_state(pair.first)))
+    usual = model.defaults.steps
+    for steps, check, reused in ((usual, True, False), (usual, False, True), (usual - 1, True, True)):
+        starts.clear()
+        stream = FlowStream(model, steps=steps, check=check, detect_cuts=False)
+        monkeypatch.setattr(stream, "_start", lambda pair, carried: (carried.state, None))
+        for frame in scene(0, 3):
+            stream.push(frame)
+        assert (starts[1] is not None) == reused
+
+
 @pytest.fixture(scope="module")
 def trained() -> DEQFlow:
     return deqflow.load("deqflow-s", precision="float32", device="cpu")

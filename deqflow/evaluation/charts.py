@@ -21,6 +21,9 @@ from deqflow.evaluation.summary import Summary
 MOST_CURVES = 8
 """Samples that a plot of curves can tell apart."""
 
+MOST_TICKS = 12
+"""Places on a logarithmic axis up to which each has a number of its own."""
+
 MOST_GROUPS = 2
 """Data sets that have bars of their own; the pixels of more are pooled."""
 
@@ -219,8 +222,9 @@ def line_figure(
     with _axes(xlabel, ylabel, log=log) as (figure, axes):
         if "x" in log and curves:
             ticks = np.unique(np.concatenate([np.asarray(x, float) for x, _ in curves.values()]))
-            axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
-            axes.xaxis.minorticks_off()
+            if len(ticks) <= MOST_TICKS:
+                axes.set_xticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+                axes.xaxis.minorticks_off()
         _lines(figure, axes, curves, markers=_MARKERS)
         if mark is not None:
             axes.axvline(mark, color=_INK, linestyle=":", linewidth=1.2)
