@@ -13,9 +13,11 @@ from clips import encode, textured
 
 from deqflow import zoo
 from deqflow.cli import main
+from deqflow.commands.first_look import clip_scale
 from deqflow.geometry import occlusion, resize_flow
 from deqflow.io import VideoWriter, open_video, read_flow, read_image, write_image
 from deqflow.stream import FlowStream
+from deqflow.visualize import flow_to_image
 
 SIZE = (64, 96)
 
@@ -263,6 +265,28 @@ def test_a_cut_is_said_in_the_picture(run) -> None:
         picture = read_image(f"a_{number:06d}.png")
         corner = picture[:28, -48:]
         assert (corner.max(axis=2) < 30).any() == (number == 5)  # the dark rim of the word
+
+
+def test_one_color_scale_for_a_clip(run, frames: list[np.ndarray], capfd: pytest.CaptureFixture[str]) -> None:
+    """The pictures of all pairs are drawn with one length, about that of the fastest common motion."""
+    arguments = ("--color-scale", "clip", "--layout", "color", "--output", "a.png", "--record-dir", "run")
+    assert run("video", "clip.mkv", *arguments, "--flow-dir", "flows", "--max-frames", "4") == 0
+    scale = json.loads(Path("run/manifest.json").read_text())["full_color"]
+    lengths = [float(row["max_motion"]) for row in rows("run/frames.csv")]
+    assert max(4.0, 0.5 * max(lengths)) <= scale <= max(4.0, 1.5 * max(lengths))
+    for number in range(1, 4):
+        flow = read_flow(f"flows/frame_{number:06d}.flo")[0]
+        assert (read_image(f"a_{number:06d}.png") == flow_to_image(flow, scale, clip=True)).all()
+    assert run("video", "clip.mkv", *arguments[:2], "--max-flow", "3") == 2
+    assert "both say what is full color" in " ".join(capfd.readouterr().err.replace("│", " ").split())
+
+
+def test_a_first_look_sees_the_motion_of_a_clip(tmp_path: Path) -> None:
+    model = zoo.load("deqflow-s", precision="float32")
+    for step in (2, 6):
+        encode(tmp_path / "a.mkv", textured(9, (192, 256), step), codec="ffv1", pixels="bgr0")
+        found = clip_scale(open_video(tmp_path / "a.mkv"), model, quiet=True)
+        assert max(4, 0.75 * step) <= found <= max(4, 1.4 * step)
 
 
 def test_a_video_ends_with_the_last_pair(run) -> None:

@@ -157,6 +157,7 @@ def test_a_full_disk(
 @pytest.mark.parametrize("suffix", [".webm", ".gif", ".png"])
 def test_other_containers(runs: BrokenRuns, inputs: Path, tmp_path: Path, suffix: str) -> None:
     arguments = command(inputs, "--output", f"out/a{suffix}", "--layout", "color", "--direction", "backward")
+    arguments += ["--color-scale", "clip"]
     arguments = [argument for argument in arguments if argument not in ("--hdf5", "clip.h5")]
     folders = [tmp_path / name for name in ("whole", "broken")]
     for folder in folders:

@@ -18,6 +18,7 @@ from deqflow.commands.common import (
     prepare_outputs,
     require_memory,
 )
+from deqflow.commands.first_look import clip_scale
 from deqflow.commands.pairs import Image, Pair, Solved, push
 from deqflow.commands.video_files import (
     Results,
@@ -71,6 +72,8 @@ class VideoOptions(EstimatorOptions):
             be frame 1; occlusion is where forward and backward flow disagree, uncertainty the error that the
             model expects of itself, movement how far one more step would move the flow. Of several there is a
             video each, named after them.
+        color_scale: What is drawn at full saturation: running follows the motion, calmly within a shot and
+            anew after a cut; clip is one length for the whole clip, from a first look at some of its pairs.
         direction: forward is the flow from a frame to the next, backward that from the next back to it; of
             both there are two of every result, those of the flow back named with _backward.
         reuse: Start each solve from the last one's fixed point.
@@ -102,6 +105,7 @@ class VideoOptions(EstimatorOptions):
     source: tyro.conf.Positional[str]
     output: Path = Path("output")
     layout: tuple[Layout, ...] = ("side-by-side",)
+    color_scale: Literal["running", "clip"] = "running"
     direction: Literal["forward", "backward", "both"] = "forward"
     reuse: bool = True
     compare: bool = False
@@ -138,6 +142,8 @@ class VideoOptions(EstimatorOptions):
             if self.hdf5.suffix.lower() not in CLIP_SUFFIXES:
                 raise ConfigError(f"--hdf5 {self.hdf5}: expected a name ending in {', '.join(CLIP_SUFFIXES)}")
             check_clip_library("--hdf5")
+        if self.color_scale == "clip" and self.max_flow is not None:
+            raise ConfigError("--color-scale clip and --max-flow both say what is full color: give one")
         if self.segment < 1:
             raise ConfigError(f"--segment must be at least 1, got {self.segment}")
         if self.stride < 1:
@@ -195,6 +201,8 @@ def _run(options: VideoOptions, said: list[str]) -> int:
         parts.clear()
         print("the run was complete already", file=sys.stderr)
         return 0
+    if options.color_scale == "clip" and not source.files:
+        raise ConfigError(f"--color-scale clip reads the clip twice, which {source.name} cannot be")
     written = read_journal(parts.journal)
     planned = (path for path in planned_files(options, source, output) if path not in written)
     prepare_outputs(planned, overwrite=parts.overwrite, sources=source.files)
@@ -250,6 +258,8 @@ def flow_video(
         stack.enter_context(files)
         stack.enter_context(told_where(files))
         results = Results(options, source, output, files, model.defaults.scales, parts, watch)
+        if options.color_scale == "clip" and results.scale.fixed is None:
+            results.scale.fixed = clip_scale(source, model, quiet=options.quiet)
         stack.enter_context(_described(options, source, model, results, said))
         stack.enter_context(results)
         done = len(results.records)
@@ -302,6 +312,7 @@ def _described(
                 results.records,
                 outputs=results_of(options, results.output),
                 said=[*source.notes, *results.notes, *said],
+                full_color=results.scale.fixed,
                 ended=ended,
             )
             replace_bytes(results.files.place(options.record_dir / MANIFEST), text.encode())

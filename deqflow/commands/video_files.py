@@ -130,6 +130,8 @@ class Results:
         self.options, self.source, self.output, self.files = options, source, output, files
         self.strides, self.parts, self.watch = strides, parts, watch
         self.scale = ColorScale(fixed=options.max_flow)
+        if parts.infos:
+            self.scale = ColorScale(**parts.infos[-1]["scale"])
         self.writers: dict[tuple[Direction, str], FrameWriter] = {}
         self.places: list[Path] = []
         self.records: list[PairRecord] = parts.records
@@ -168,8 +170,9 @@ class Results:
                 videos[writer.path.name] = writer.segments[-1].stored()
         self._close_clip()
         begins = sum(len(info["records"]) for info in self.parts.infos)
+        scale = {"fixed": self.scale.fixed, "current": self.scale.current}
         records = [asdict(record) for record in self.records[begins:]]
-        self.parts.commit(snapshot, {"records": records, "scale": self.scale.current, "videos": videos})
+        self.parts.commit(snapshot, {"records": records, "scale": scale, "videos": videos})
 
     def _close_clip(self) -> None:
         if self._clip is not None:
@@ -178,8 +181,6 @@ class Results:
 
     def _open_all(self) -> None:
         self.parts.begin()
-        if self.parts.infos:
-            self.scale.current = self.parts.infos[-1]["scale"]
         for kind, path in picture_files(self.options, self.output).items():
             self.writers[kind] = self._open(path)
         if self.options.hdf5 is not None:

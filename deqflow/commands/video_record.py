@@ -148,6 +148,7 @@ def manifest(
     outputs: Sequence[Path],
     said: Sequence[str],
     ended: str,
+    full_color: float | None,
 ) -> str:
     """Return manifest.json: what was read, by what it was estimated, what came of it.
 
@@ -159,6 +160,7 @@ def manifest(
         outputs: what was written.
         said: notes and warnings.
         ended: "complete", "interrupted", or the error.
+        full_color: length of flow drawn at full saturation, pixels; None if it followed the motion.
     """
     from deqflow.commands.common import solve_record
     from deqflow.zoo import file_sha256, shipped_weights
@@ -190,6 +192,7 @@ def manifest(
             **solve_record(model),
         },
         "options": {name: plain(value) for name, value in asdict(options).items()},
+        "full_color": full_color,
         "outputs": [str(path) for path in outputs],
         "counts": counts(records),
         "cuts": [record.frame for record in records if record.cut],
