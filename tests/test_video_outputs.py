@@ -456,3 +456,29 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
         assert written == count
         peaks.append(peak)
     assert peaks[1] < 1.15 * peaks[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no getrusage here")
+def test_memory_of_a_run_does_not_grow_with_the_length(tmp_path: Path) -> None:
+    """The same of the whole command: estimated, drawn, recorded and joined."""
+    code = (
+        "import resource, sys\n"
+        "from deqflow.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    peaks = []
+    for count in (100, 1000):
+        encode(tmp_path / f"{count}.mp4", textured(50, (48, 64)) * (count // 50), preset="ultrafast")
+        arguments = ["video", f"{count}.mp4", "--steps", "2", "--quiet", "--output", f"{count}-flow.mp4"]
+        arguments += ["--hdf5", f"{count}.h5", "--record-dir", f"{count}"]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        ended, peak = map(int, done.stdout.split())
+        assert ended == 0
+        peaks.append(peak)
+    assert peaks[1] < 1.15 * peaks[0], peaks

@@ -28,7 +28,7 @@ from deqflow.commands.video_files import (
     results_of,
     told_where,
 )
-from deqflow.commands.video_parts import Parts, Snapshot, open_parts
+from deqflow.commands.video_parts import Parts, Snapshot, open_parts, told_how_to_go_on
 from deqflow.commands.video_record import (
     MANIFEST,
     TABLE,
@@ -212,7 +212,8 @@ def _run(options: VideoOptions, said: list[str]) -> int:
             raise ConfigError(
                 f"{option} uncertainty: {options.model} does not tell how far its flow may be off"
             )
-    records = flow_video(options, source, output, model, parts=parts, said=said)
+    with told_how_to_go_on(parts):
+        records = flow_video(options, source, output, model, parts=parts, said=said)
     if options.quiet:
         return 0
     print_costs(records)

@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -173,8 +173,17 @@ class Parts:
             if self.found:
                 (self.folder / RUN).replace(self.folder / DONE)
             self.clear()
-        elif self.found:
-            print(f"the same command with --resume goes on behind pair {len(self.records)}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def told_how_to_go_on(parts: Parts) -> Iterator[None]:
+    """Say, if a run fails that can be continued, how."""
+    try:
+        yield
+    except BaseException:
+        if parts.found:
+            print(f"the same command with --resume goes on behind pair {len(parts.records)}", file=sys.stderr)
+        raise
 
 
 def open_parts(options: "VideoOptions", source: VideoSource, output: Path) -> Parts:
