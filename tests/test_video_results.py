@@ -160,14 +160,15 @@ class TestCompare:
 
 class TestNumbers:
     def test_both_directions_in_every_form(self, run, frames: list[np.ndarray]) -> None:
-        arguments = ("--direction", "both", "--numbers", "flow", "occlusion", "--flow-format", "npy")
+        kinds = ("flow", "uncertainty", "occlusion")
+        arguments = ("--direction", "both", "--numbers", *kinds, "--flow-format", "npy")
         places = ("--flow-dir", "flows", "--hdf5", "clip.h5", "--output", "a.png", "--layout", "color")
         assert run("video", "clip.mkv", *arguments, *places) == 0
         names = {
             f"frame_{number:06d}{back}{kind}.npy"
             for number in range(1, 7)
             for back in ("", "_backward")
-            for kind in ("", "_occlusion")
+            for kind in ("", "_uncertainty", "_occlusion")
         }
         assert {path.name for path in Path("flows").iterdir()} == names
         assert len(list(Path().glob("a_0*.png"))) == len(list(Path().glob("a_backward_0*.png"))) == 6
@@ -176,6 +177,9 @@ class TestNumbers:
         back = np.load("flows/frame_000001_backward.npy")
         np.testing.assert_allclose(there, model.estimate(frames[0], frames[1]).flow, atol=1e-4)
         np.testing.assert_allclose(back, model.estimate(frames[1], frames[0]).flow, atol=1e-4)
+        expected = model.estimate(frames[1], frames[0]).uncertainty
+        found = np.load("flows/frame_000001_backward_uncertainty.npy")
+        np.testing.assert_allclose(found, expected, rtol=1e-3)
         hidden = np.load("flows/frame_000001_backward_occlusion.npy", allow_pickle=False)
         assert hidden.dtype == bool and np.array_equal(hidden, occlusion(back, there))
         with h5py.File("clip.h5") as file:

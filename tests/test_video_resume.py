@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import signal
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import av
 import h5py
 import numpy as np
+import psutil
 import pytest
 from clips import encode, textured
 
@@ -244,6 +246,22 @@ def test_without_a_broken_run_resume_begins_one(runs: BrokenRuns, inputs: Path, 
     assert runs.run(tmp_path, [*arguments, "--resume", "--max-frames", 3])[0] == 0
     code, _, said = runs.run(tmp_path, [*arguments, "--resume", "--max-frames", 3])
     assert code == 2 and "clip_flow.mp4 exists already" in said
+
+
+def test_a_run_that_still_goes_on_is_left_alone(runs: BrokenRuns, inputs: Path, tmp_path: Path) -> None:
+    arguments = command(inputs, "--output", "out.mp4")
+    runs.run(tmp_path, arguments, {"signal": signal.SIGKILL, "event": 30})
+    about = json.loads((tmp_path / "out.mp4.parts/run.json").read_text())
+    about["process"] = [os.getpid(), round(psutil.Process().create_time(), 2)]
+    (tmp_path / "out.mp4.parts/run.json").write_text(json.dumps(about))
+    before = results_of_parts(tmp_path)
+    for more in ("--resume", "--overwrite"):
+        code, _, said = runs.run(tmp_path, [*arguments, more])
+        assert code == 2 and f"still goes on, process {os.getpid()}" in said
+        assert results_of_parts(tmp_path) == before
+    about["process"][1] += 1  # another process that had this number
+    (tmp_path / "out.mp4.parts/run.json").write_text(json.dumps(about))
+    assert resumed(runs, tmp_path, arguments)["run/manifest.json"]["ended"] == "complete"
 
 
 def test_a_folder_of_another_is_not_touched(runs: BrokenRuns, inputs: Path, tmp_path: Path) -> None:

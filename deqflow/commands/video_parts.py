@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -83,6 +84,28 @@ class Parts:
         """The records of the pairs in finished segments."""
         return [PairRecord.read(record) for info in self.infos for record in info["records"]]
 
+    def _read(self) -> dict[str, Any]:
+        """Return the description of the run that is there.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        try:
+            description: dict[str, Any] = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{self.folder / RUN} is not a description of a run: {error}") from error
+        return description
+
+    def require_ended(self) -> None:
+        """Refuse to touch a run that still goes on.
+
+        Raises:
+            ConfigError: it does.
+        """
+        process = self._read().get("process")
+        if process and process[0] != os.getpid() and _process(process[0]) == process:
+            raise ConfigError(f"{self.folder} belongs to a run that still goes on, process {process[0]}")
+
     def load(self) -> None:
         """Read the finished segments of a run like this one.
 
@@ -92,18 +115,16 @@ class Parts:
         from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
 
-        try:
-            before = json.loads((self.folder / RUN).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{self.folder / RUN} is not a description of a run: {error}") from error
+        before = self._read()
         differing = _differences(before, json.loads(json.dumps(self._description)))
         if differing:
             raise ConfigError(
                 f"--resume: the run in {self.folder} was of another {differing}; "
                 "the same command continues it, --overwrite without --resume starts anew"
             )
-        remove_leftovers(read_journal(self.journal).values())
         self.overwrite = self.overwrite or bool(before.get("overwrite"))
+        remove_leftovers(read_journal(self.journal).values())
+        self._sign()
         with contextlib.suppress(OSError, SafetensorError):
             while True:
                 path = self._state(len(self.infos) + 1)
@@ -127,8 +148,12 @@ class Parts:
             )
         self.clear()
         self.folder.mkdir(parents=True)
-        description = {**self._description, "overwrite": self.overwrite}
-        replace_bytes(self.folder / RUN, json.dumps(description, indent=2).encode())
+        self._sign()
+
+    def _sign(self) -> None:
+        """Describe the run, and say which process it is."""
+        about = {**self._description, "overwrite": self.overwrite, "process": _process(os.getpid())}
+        replace_bytes(self.folder / RUN, json.dumps(about, indent=2).encode())
 
     def file(self, number: int, name: str) -> Path:
         """Return where a part of a segment is."""
@@ -199,6 +224,7 @@ def open_parts(options: "VideoOptions", source: VideoSource, output: Path) -> Pa
         if not (parts.complete and options.resume):
             parts.clear()  # what a run that was killed in the very end has left
         return parts
+    parts.require_ended()
     if options.resume:
         parts.load()
     elif options.overwrite:
@@ -208,6 +234,16 @@ def open_parts(options: "VideoOptions", source: VideoSource, output: Path) -> Pa
             f"{parts.folder} holds a run that was broken off: --resume continues it, --overwrite starts anew"
         )
     return parts
+
+
+def _process(number: int) -> list[float] | None:
+    """Return what tells a process from others of its number before and after it; None if there is none."""
+    import psutil
+
+    try:
+        return [number, round(psutil.Process(number).create_time(), 2)]
+    except psutil.Error:
+        return None
 
 
 def _description(options: "VideoOptions", source: VideoSource) -> dict[str, Any]:
