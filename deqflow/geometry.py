@@ -162,6 +162,9 @@ def warp(
 def occlusion(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Bool (H, W), true where a point of frame 1 is hidden in frame 2 or leaves it, as the two flows say.
 
+    That is where `forward_backward_consistency` fails at its thresholds: there and back leads further from
+    the start than sqrt(0.01 (|f|^2 + |b|^2) + 0.5) pixels.
+
     Args:
         forward: (H, W, 2) from frame 1 to frame 2, pixels.
         backward: (H, W, 2) from frame 2 to frame 1, pixels.

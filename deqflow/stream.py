@@ -16,6 +16,7 @@ from deqflow.equilibrium import Outcome
 from deqflow.errors import ConfigError, VideoError
 from deqflow.estimate import FlowEstimate, cost_of
 from deqflow.estimator import DEQFlow
+from deqflow.geometry import occlusion
 from deqflow.io import VideoFrame, VideoSource, open_video, shrink
 from deqflow.io.frames import Frame, to_array
 from deqflow.io.images import ValueRange, value_range_of
@@ -161,6 +162,15 @@ class FlowStream:
             VideoError: there are no two frames.
         """
         return self._estimate("backward")
+
+    def occlusion(self, direction: Direction = "forward") -> NDArray[np.bool_]:
+        """Return what is hidden in the other one of the last two frames, see `deqflow.geometry.occlusion`.
+
+        Returns:
+            Bool (H, W), at the pixels of the frame that the flow of this direction starts from.
+        """
+        flows = self.forward().flow, self.backward().flow
+        return occlusion(*(flows if direction == "forward" else flows[::-1]))
 
     @torch.inference_mode()
     def movement(self, direction: Direction = "forward") -> NDArray[np.float32]:

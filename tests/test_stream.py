@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import deqflow
 from deqflow.errors import ConfigError, ImageError, VideoError
 from deqflow.estimator import DEQFlow
+from deqflow.geometry import occlusion
 from deqflow.io import open_video, write_image
 from deqflow.reuse import CHECK_COST, blocks, carry, filled
 from deqflow.step import FlowState
@@ -373,6 +374,15 @@ def test_flow_back_is_that_of_the_frames_in_reverse(model: DEQFlow) -> None:
     for one, other in zip(backward[::-1], reverse, strict=True):
         np.testing.assert_allclose(one, other.flow, atol=1e-4)
     assert len(list(estimate_video(frames, model, direction="backward", steps=1))) == 3
+
+
+def test_occlusion_of_either_frame(model: DEQFlow) -> None:
+    stream = FlowStream(model, reuse=False, steps=STEPS)
+    for frame in scene(0, 2):
+        stream.take(frame)
+    there, back = stream.forward().flow, stream.backward().flow
+    np.testing.assert_array_equal(stream.occlusion(), occlusion(there, back))
+    np.testing.assert_array_equal(stream.occlusion("backward"), occlusion(back, there))
 
 
 def test_each_direction_reuses_its_own_states(model: DEQFlow, starts: list[FlowState | None]) -> None:

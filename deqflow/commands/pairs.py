@@ -146,10 +146,6 @@ def push(
         movement = stream.movement(direction) if "movement" in wanted else None
         found[direction] = Solved(estimate, milliseconds, cost, reused, afresh, movement)
     if "occlusion" in wanted:
-        from deqflow.geometry import occlusion
-
-        flows = stream.forward().flow, stream.backward().flow
         for direction, solved in found.items():
-            there, back = flows if direction == "forward" else flows[::-1]
-            found[direction] = replace(solved, occlusion=occlusion(there, back))
+            found[direction] = replace(solved, occlusion=stream.occlusion(direction))
     return found
