@@ -185,7 +185,7 @@ def measure_reuse(model: DEQFlow, sequences: Iterable[Sequence[Sample]], **strea
                 estimate = flows.push(sample.frame2)
                 assert estimate is not None  # it is not the first frame
                 if sample is not samples[0]:
-                    costs.append(estimate.cost)
+                    costs.append(flows.cost)
                     if sample.known:
                         error = end_point_error(estimate.flow, sample.flow)[sample.valid]
                         errors.append(float(np.mean(error)))
