@@ -28,7 +28,7 @@ MOST_AFRESH = 0.5
 LOST = 3
 """Side of a block of failed cells from which coarser scales are asked where it went."""
 
-CHECK_COST = 0.9
+CHECK_COST = 0.55
 """What checking a start, measuring the point found and carrying it take, in evaluations at the same scale: so
 much time on a CPU, at 640x360."""
 
@@ -51,18 +51,29 @@ def matching_distance(pair: PreparedPair, flow: Tensor, stride: int) -> tuple[Te
     Returns:
         The distance (B, 1, h, w), and bool (B, 1, h, w), true where the flow stays inside the frame.
     """
-    first, second = (_centered(frame.features[stride].matching) for frame in (pair.first, pair.second))
+    first, second = _centered(pair, stride)
     warped, inside = backward_warp(second, flow)
-    difference = (first - warped).square().mean(dim=1, keepdim=True)
-    size = (first.square() + warped.square()).mean(dim=1, keepdim=True) / 2
-    return difference / (size + 0.2), inside  # so that where nothing is seen, nothing differs
+    return _unlike(first, warped), inside
 
 
-def _centered(features: Tensor) -> Tensor:
-    """Features without their mean over the frame, of unit spread, which published encoders leave alone."""
-    features = features.float()
-    features = features - features.mean(dim=(2, 3), keepdim=True)
-    return features * torch.rsqrt(features.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-6)
+def _unlike(first: Tensor, second: Tensor) -> Tensor:
+    """Mean square of the difference of centered features (B, C, h, w) over their size, (B, 1, h, w)."""
+    product = (first * second).mean(dim=1, keepdim=True)
+    size = (first.square().mean(dim=1, keepdim=True) + second.square().mean(dim=1, keepdim=True)) / 2
+    # Rounding may leave less than nothing of equal features; where nothing is seen, nothing differs.
+    return 2 * (size - product).clamp_min(0) / (size + 0.2)
+
+
+def _centered(pair: PreparedPair, stride: int) -> tuple[Tensor, Tensor]:
+    """Features of both frames less their mean over the frame, of unit spread: not all encoders see to it."""
+    found = []
+    for frame in (pair.first, pair.second):
+        features = frame.features[stride].matching.float()
+        features = features - features.mean(dim=(2, 3), keepdim=True)
+        scale = torch.rsqrt(features.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-6)
+        # Planes of channels, as a warped frame has them: the two are combined several times faster so.
+        found.append((features * scale).contiguous())
+    return found[0], found[1]
 
 
 @dataclass(frozen=True)
@@ -94,8 +105,9 @@ class CarriedState:
 
         A lone cell is taken for noise. Nothing can be told of holes, and of what leaves the frame.
         """
-        moved, inside = matching_distance(pair, self.state.flow, stride)
-        still, _ = matching_distance(pair, torch.zeros_like(self.state.flow), stride)
+        first, second = _centered(pair, stride)
+        warped, inside = backward_warp(second, self.state.flow)
+        moved, still = _unlike(first, warped), _unlike(first, second)
         worse = (moved > self.distance + WORSE_THAN_BEFORE) | (moved > still + WORSE_THAN_STILL)
         seen = inside & self.found
         return blocks(worse & seen, 2), seen
