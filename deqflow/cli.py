@@ -75,6 +75,11 @@ COMMANDS = {
         "deqflow.commands.convert:ConvertOptions",
         "deqflow.commands.convert:run",
     ),
+    "export": Command(
+        "a model as an ONNX file for other runtimes",
+        "deqflow.commands.export:ExportOptions",
+        "deqflow.commands.export:run",
+    ),
     "evaluate": Command(
         "errors on data sets with ground truth",
         "deqflow.commands.evaluate:EvaluateOptions",

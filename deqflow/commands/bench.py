@@ -141,7 +141,24 @@ class SpeedOptions(WeightOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RooflineOptions(WeightOptions):
+class AnyWeightOptions(WeightOptions):
+    """Weights on a device, whatever they are."""
+
+    def load(self) -> "DEQFlow":
+        """Return the model, with random weights where none ship with it: they cost the same."""
+        from deqflow import zoo
+        from deqflow.devices import resolve_device
+
+        try:
+            return super().load()
+        except CheckpointError:
+            if self.checkpoint is not None:
+                raise
+            return zoo.create(self.model).to(resolve_device(self.device)).eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RooflineOptions(AnyWeightOptions):
     """Operations and bytes of each part of the estimator, the least time they imply here, and the time taken.
 
     Attributes:
@@ -157,18 +174,6 @@ class RooflineOptions(WeightOptions):
         if self.repeats < 1 or self.steps < 1:
             raise ConfigError("bench roofline needs --repeats and --steps of at least 1")
 
-    def load(self) -> "DEQFlow":
-        """Return the model, with random weights where none ship with it: they cost the same."""
-        from deqflow import zoo
-        from deqflow.devices import resolve_device
-
-        try:
-            return super().load()
-        except CheckpointError:
-            if self.checkpoint is not None:
-                raise
-            return zoo.create(self.model).to(resolve_device(self.device)).eval()
-
     def measure(self) -> None:
         """Measure and print."""
         from deqflow.evaluation.roofline import measure_ceilings, measure_parts, roofline_table
@@ -182,6 +187,48 @@ class RooflineOptions(WeightOptions):
             f"{ceilings.product / 1e9:.0f} multiplied, {ceilings.traffic / 1e9:.1f} GB/s moved\n"
         )
         print(roofline_table(parts, seconds, ceilings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainOptions(AnyWeightOptions):
+    """A published model beside its plainest implementation: seconds per pair, and how far apart flows are.
+
+    The plain one computes in float32, with PyTorch's own convolutions and a lookup by `grid_sample`.
+
+    Attributes:
+        model: Name of a preset of the published architecture, without attention.
+        height: Pixels of a frame, a multiple of 8, as its width.
+        steps: Evaluations of the update operator.
+        precisions: Number formats of ours to compare.
+        repeats: Measurements of each, after one that does not count; the median is printed.
+    """
+
+    model: str = "deqflow-b"
+    height: int = 440
+    steps: int = 12
+    precisions: tuple[Format, ...] = ("float32", "bfloat16")
+    repeats: int = 3
+
+    def __post_init__(self) -> None:
+        """Reject what cannot be measured."""
+        if self.repeats < 1 or self.steps < 1 or self.width % 8 or self.height % 8:
+            raise ConfigError(
+                "bench plain needs --repeats and --steps of at least 1, and a --width and --height that are "
+                "multiples of 8"
+            )
+
+    def measure(self) -> None:
+        """Measure and print."""
+        from deqflow.evaluation.plain import measure_plain, plain_table
+
+        model, size = self.load(), (self.height, self.width)
+        measured = measure_plain(
+            model, precisions=self.precisions, steps=self.steps, size=size, repeats=self.repeats
+        )
+        print(
+            f"{self.told(model)}, {self.width}x{self.height}, {self.steps} steps, median of {self.repeats}\n"
+        )
+        print(plain_table(measured))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,6 +454,7 @@ class TrainingOptions(FrameOptions):
 BenchOptions = (
     Annotated[SpeedOptions, tyro.conf.subcommand("speed")]
     | Annotated[RooflineOptions, tyro.conf.subcommand("roofline")]
+    | Annotated[PlainOptions, tyro.conf.subcommand("plain")]
     | Annotated[SolversOptions, tyro.conf.subcommand("solvers")]
     | Annotated[ErrorsOptions, tyro.conf.subcommand("errors")]
     | Annotated[StartsOptions, tyro.conf.subcommand("starts")]

@@ -47,7 +47,8 @@ class StandardizedConv2d(nn.Conv2d):
         """Return filters and bias, scaled; of frozen parameters they are made once, in autocast's dtype."""
         bias = self.get_parameter("bias")
         sources = [part for part in (self.weight, self.gain, bias, scale) if isinstance(part, Tensor)]
-        if torch.is_grad_enabled() or any(part.requires_grad or part.is_inference() for part in sources):
+        made_anew = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if made_anew or any(part.requires_grad or part.is_inference() for part in sources):
             return scale * self.standardized(), scale * bias
         device = self.weight.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype

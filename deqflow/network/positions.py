@@ -11,12 +11,12 @@ from deqflow.devices import working_set
 def by_position(function: Callable[..., Tensor], *maps: Tensor) -> Tensor:
     """Apply a function of matrices (N, C), one row a position, to maps (B, C, H, W) in channels_last memory.
 
-    Without a graph it goes portion by portion: what lies between its operations then stays in the
+    Without a graph to be made it goes portion by portion: what lies between its operations then stays in the
     processor's cache, and is never there for the whole frame.
     """
     batch, _, height, width = maps[0].shape
     matrices = [part.permute(0, 2, 3, 1).flatten(0, 2) for part in maps]
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
         out = function(*matrices)
     else:
         row = sum(matrix.shape[1] * matrix.element_size() for matrix in matrices)

@@ -148,7 +148,7 @@ class GRUUpdate(nn.Module):
         filters = collect_filters(self)
         attention = None if self.attention is None else self.attention(context)
         context = context.to(next(iter(filters.values())).dtype)
-        return Prepared(filters, [unit.prepare(context, filters) for unit in self._units()], attention)
+        return Prepared(filters, [unit.prepare(context, filters) for unit in self.units()], attention)
 
     def forward(
         self,
@@ -171,12 +171,13 @@ class GRUUpdate(nn.Module):
         if self.aggregation is not None and prepared.attention is not None:
             together = self.aggregation(motion, prepared.attention, prepared.filters, active)
             motion = torch.cat((motion, together.to(motion.dtype)), dim=1)
-        for unit, constants in zip(self._units(), prepared.gru, strict=True):
+        for unit, constants in zip(self.units(), prepared.gru, strict=True):
             hidden = unit(hidden, motion, constants, active)
         wide = F.relu(self.flow_head[0](hidden, prepared.filters))
         return Update(hidden, self.flow_head[1](wide, prepared.filters).float())
 
-    def _units(self) -> list[ConvGRU]:
+    def units(self) -> list[ConvGRU]:
+        """Return the recurrent units, in the order in which they update hidden."""
         return [unit for unit in self.gru if isinstance(unit, ConvGRU)]
 
 

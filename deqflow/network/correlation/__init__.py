@@ -8,6 +8,7 @@ from torch import Tensor
 from deqflow.devices import free_memory, is_deterministic
 from deqflow.errors import ConfigError
 from deqflow.network.correlation.all_pairs import AllPairsCorrelation
+from deqflow.network.correlation.grid_sampled import GridSampledCorrelation
 from deqflow.network.correlation.on_demand import OnDemandCorrelation
 from deqflow.network.correlation.protocol import Correlation
 
@@ -16,6 +17,7 @@ __all__ = [
     "CORRELATIONS",
     "AllPairsCorrelation",
     "Correlation",
+    "GridSampledCorrelation",
     "OnDemandCorrelation",
     "build_correlation",
     "choose_correlation",
@@ -26,6 +28,7 @@ AUTO: Final = "auto"
 CORRELATIONS: Mapping[str, Callable[..., Correlation]] = {
     "all-pairs": AllPairsCorrelation,
     "on-demand": OnDemandCorrelation,
+    "grid-sampled": GridSampledCorrelation,
 }
 
 LARGEST_ALL_PAIRS = 10_000
