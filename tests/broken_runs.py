@@ -29,6 +29,7 @@ class BrokenRuns:
 
     def __enter__(self) -> Self:
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        environment["OBJC_DISABLE_INITIALIZE_FORK_SAFETY"] = "YES"  # macOS would end the forks
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             env=environment,

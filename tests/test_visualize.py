@@ -148,7 +148,7 @@ def shown_pair() -> ShownPair:
     truth = flow + np.float32(1)
     truth[:30] = np.nan
     return ShownPair(
-        texture[5:65, 8:78], texture[4:64, 5:75], flow, 4.0, -flow, hidden, hidden * 9.0, hidden * 0.1, truth
+        texture[5:65, 8:78], texture[4:64, 5:75], flow, 4.0, hidden, hidden * 9.0, hidden * 0.1, truth
     )
 
 

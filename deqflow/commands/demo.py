@@ -14,7 +14,7 @@ from deqflow.io import write_image
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(EstimatorOptions):
-    """Flow videos of the clips that come with the package, and steps and milliseconds with and without reuse.
+    """Flow videos of the clips that come with the package, and what they cost with and without reuse.
 
     Replaces what an earlier demo wrote.
 

@@ -33,7 +33,6 @@ class ShownPair:
         frame2: uint8 RGB (H, W, 3).
         flow: float32 (H, W, 2), from frame 1 to frame 2 in pixels.
         scale: length of flow in pixels that is drawn in full color.
-        backward: float32 (H, W, 2), the estimate from frame 2 to frame 1.
         occlusion: bool (H, W), true where a point of frame 1 is not visible in frame 2.
         uncertainty: float (H, W), error in pixels that the model expects of itself.
         movement: float (H, W), how far one more step of the solver moves the flow, in pixels.
@@ -46,7 +45,6 @@ class ShownPair:
     frame2: Image
     flow: Flow
     scale: float
-    backward: Flow | None = None
     occlusion: NDArray[np.bool_] | None = None
     uncertainty: NDArray[np.floating] | None = None
     movement: NDArray[np.floating] | None = None
