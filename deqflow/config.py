@@ -166,6 +166,7 @@ class SolveSettings:
             model's finest scale; twice as much at the next coarser, and so on. 0 runs all steps.
         hidden_tolerance: and the hidden state changes less than this, relative to its norm.
         solver: where to evaluate next.
+        precise: takes its place where at most half of the tolerance is asked for and no solver is named.
         keep: which state is the answer.
         scales: strides to solve at, coarse to fine, each started from the fixed point of the one before. A
             stride beyond the model's own is that of frames that are shrunk as much.
@@ -175,6 +176,7 @@ class SolveSettings:
     tolerance: float = 0.05
     hidden_tolerance: float = 0.1
     solver: Solver = field(default_factory=FixedPointIteration)
+    precise: Solver | None = None
     keep: Keep = LAST
     scales: tuple[int, ...] = (8,)
 
@@ -197,6 +199,8 @@ class SolveSettings:
             require_choice("solve", "scales", scales, ("all", "fast"))
             fast = tuple(scale for scale in self.scales if scale >= 8)
             given["scales"] = fast if scales == "fast" else self.scales
+        if self.precise is not None and 0 < given.get("tolerance", 0) <= self.tolerance / 2:
+            given.setdefault("solver", self.precise)
         return replace(self, **given)
 
     def stopping(self, measure: Measure, factor: int) -> StoppingRule:

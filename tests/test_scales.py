@@ -10,7 +10,7 @@ from training_runs import finish, newest_state, small, start_several
 
 from deqflow import zoo
 from deqflow.config import ModelConfig, SolveSettings
-from deqflow.equilibrium import FixedPointIteration, OneStep, Recorded
+from deqflow.equilibrium import Anderson, FixedPointIteration, OneStep, Recorded
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
 from deqflow.network import (
@@ -207,3 +207,17 @@ def test_shares_and_sizes_that_do_not_fit_the_scales_are_refused(tmp_path):
         run(small(tmp_path, scale_shares=(0.5, 0.5)))
     with pytest.raises(ConfigError, match="multiples of 16 for deqflow-s-next"):
         run(small(tmp_path, model="deqflow-s-next", height=72))
+
+
+def test_a_low_tolerance_takes_another_solver_unless_one_is_named():
+    model = zoo.create("deqflow-s")
+    assert model.settings().solver == model.settings(tolerance=0.0).solver == FixedPointIteration()
+    assert model.settings(tolerance=0.03).solver == FixedPointIteration()
+    assert (
+        model.settings(tolerance=0.025).solver
+        == model.settings(tolerance=0.01, steps=60).solver
+        == Anderson()
+    )
+    named = FixedPointIteration(relaxation=0.6)
+    assert model.settings(tolerance=0.01, solver=named).solver == named
+    assert zoo.create("raft").settings(tolerance=1e-4).solver == zoo.create("raft").defaults.solver
