@@ -237,3 +237,16 @@ def test_starts_from_the_command_line(repository, capsys, monkeypatch):
     assert "other-motion" in out and "other-sample" not in out and f"| {program.name}" in out
     assert out.count("reuse is wrong in") == 2
     assert main(["bench", "starts", "--multiples", "0"]) == 2
+
+
+def test_video_is_timed_in_every_way(repository, capsys):
+    clip = repository / "demo" / "dog.mp4"
+    arguments = f"video --clip {clip} --frames 5 --sizes 64 48 96 64 --device cpu"
+    assert main(["bench", *arguments.split()]) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[0].strip() for row in rows[2:]] == 4 * ["64x48"] + 4 * ["96x64"]
+    ways = [row[1].strip() for row in rows[2:6]]
+    assert ways == ["deqflow-s, solved anew", "deqflow-s, with reuse", "raft-small, 12 iterations", "DIS"]
+    assert all(float(row[2]) >= 0 for row in rows[2:])
+    assert float(rows[4][3]) == 12 and not rows[5][3].strip()
+    assert main(["bench", "video", "--frames", "3"]) == 2

@@ -6,13 +6,13 @@ Candidates take turns in one run, so that a machine whose speed drifts slows all
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from deqflow.errors import CheckpointError, ConfigError
+from deqflow.errors import CheckpointError, ConfigError, VideoError
 
 if TYPE_CHECKING:
     from deqflow.data.sample import Sample
@@ -360,6 +360,45 @@ class StartsOptions(PairOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class VideoOptions(WeightOptions):
+    """Milliseconds per frame of a clip: solved anew, with reuse, RAFT-small with 12 iterations, and DIS.
+
+    Attributes:
+        width: Pixels of a frame, unless --sizes says otherwise.
+        height: Pixels of a frame.
+        clip: Video to take frames from; without it, the demo's first.
+        frames: Most frames of it, at least 4; the first two pairs do not count.
+        sizes: Widths and heights to compare, one after the other.
+    """
+
+    width: int = 640
+    height: int = 360
+    clip: Path | None = None
+    frames: int = 13
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject what cannot be measured."""
+        if self.frames < 4:
+            raise ConfigError(f"bench video needs --frames of at least 4, got {self.frames}")
+
+    def measure(self) -> None:
+        """Measure and print."""
+        from deqflow.commands.demo import demo_clips
+        from deqflow.evaluation.video_time import time_video, video_table
+        from deqflow.io import open_video
+
+        model = self.load()
+        clip = self.clip or demo_clips()[0]
+        frames = list(islice(open_video(clip), self.frames))
+        if len(frames) < 4:
+            raise VideoError(f"{clip} has fewer than 4 frames")
+        print(f"{self.told(model)}, {model.precision}, {len(frames)} frames\n")
+        sizes = self.sizes or ((self.width, self.height),)
+        print(video_table({(h, w): time_video(model, frames, (h, w)) for w, h in sizes}))
+
+
+@dataclass(frozen=True, kw_only=True)
 class UncertaintyOptions(PairOptions):
     """Real errors beside those that the model expects."""
 
@@ -458,6 +497,7 @@ BenchOptions = (
     | Annotated[SolversOptions, tyro.conf.subcommand("solvers")]
     | Annotated[ErrorsOptions, tyro.conf.subcommand("errors")]
     | Annotated[StartsOptions, tyro.conf.subcommand("starts")]
+    | Annotated[VideoOptions, tyro.conf.subcommand("video")]
     | Annotated[UncertaintyOptions, tyro.conf.subcommand("uncertainty")]
     | Annotated[MemoryOptions, tyro.conf.subcommand("memory")]
     | Annotated[TrainingOptions, tyro.conf.subcommand("training")]
