@@ -13,7 +13,7 @@ from deqflow.cli import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCS = REPOSITORY / "docs"
-PAGES = [DOCS / "hub.md", DOCS / "method.md", *sorted(DOCS.glob("tutorials/*.md"))]
+PAGES = [DOCS / "cookbook.md", DOCS / "hub.md", DOCS / "method.md", *sorted(DOCS.glob("tutorials/*.md"))]
 
 
 def blocks(page):

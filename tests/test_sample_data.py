@@ -112,8 +112,8 @@ class TestReadme:
             (tmp_path / name).write_text(block)
             assert names(open_dataset("custom", tmp_path / name)[0]) == ["clip/0001 to 0002"]
 
-    def test_every_flow_format_is_in_the_readme(self, repository):
-        rows = (repository / "README.md").read_text().splitlines()
+    def test_every_flow_format_is_in_the_documentation(self, repository):
+        rows = (repository / "docs" / "files.md").read_text().splitlines()
         assert all(
             f"| `{form.suffix}` | {form.holds} | {form.unknown} |" in rows for form in FLOW_FORMATS.values()
         )

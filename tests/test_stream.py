@@ -320,6 +320,21 @@ def test_limits(model: DEQFlow) -> None:
     assert [estimate.flow.shape for estimate in estimates] == [(25, 35, 2)] * 2
 
 
+def test_the_part_of_a_video_that_is_asked_for(model: DEQFlow, tmp_path: Path) -> None:
+    for number, frame in enumerate(scene(0, 9), 1):
+        write_image(tmp_path / f"{number}.png", frame)
+    options: dict[str, Any] = {"start": "3f", "end": "8f", "stride": 2, "roi": (4, 2, 40, 30)}
+    found = list(estimate_video(tmp_path, model, steps=STEPS, **options))
+    expected = list(estimate_video([f[2:32, 4:44] for f in scene(0, 9)[2:7:2]], model, steps=STEPS))
+    assert len(found) == 2
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.flow, other.flow)
+    (half,) = estimate_video(tmp_path, model, steps=1, max_frames=2, resize=(35, 25))
+    assert half.flow.shape == (25, 35, 2)
+    with pytest.raises(ConfigError, match="roi is for a video that is opened here"):
+        next(estimate_video(scene(0, 3), model, roi=(0, 0, 16, 16)))
+
+
 def test_where_nothing_is_reused_the_pair_is_solved_at_every_scale(
     trained: DEQFlow, picture: np.ndarray
 ) -> None:
