@@ -54,6 +54,12 @@ COMMANDS = {
         "deqflow.commands.demo:DemoOptions",
         "deqflow.commands.demo:run",
     ),
+    "app": Command(
+        "a page in the browser: drop a clip or two frames, see and download their flow",
+        "deqflow.app.options:AppOptions",
+        "deqflow.app.server:run",
+        extra="app",
+    ),
     "show": Command(
         "a flow file as a picture", "deqflow.commands.show:ShowOptions", "deqflow.commands.show:run"
     ),

@@ -1,0 +1,310 @@
+"""The local page: what its server takes and refuses, and the page as a browser shows it."""
+
+import json
+import shutil
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+
+import deqflow
+from deqflow.cli import main
+from deqflow.errors import DeqflowError
+from deqflow.io import VideoWriter, open_video, write_image
+
+uvicorn = pytest.importorskip("uvicorn", reason="uvicorn of the extra app is missing")
+
+from deqflow.app.jobs import MOST_JOBS, Jobs  # noqa: E402  (what follows needs the extra)
+from deqflow.app.options import AppOptions  # noqa: E402
+from deqflow.app.server import application, listen  # noqa: E402
+from deqflow.commands.demo import demo_clips  # noqa: E402
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+WANTED = {"layouts": ["color", "overlay"], "max_side": 96, "max_frames": 3, "numbers": True}
+
+
+class Page:
+    """A running app, and how a visitor without a browser talks to it."""
+
+    def __init__(self, address: str, jobs: Jobs) -> None:
+        self.address, self.jobs = address, jobs
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.address}{path}", data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def json(self, method: str, path: str, body: Any = None) -> Any:
+        code, said = self.ask(method, path, body)
+        assert code == 200, said
+        return json.loads(said)
+
+    def error(self, method: str, path: str, body: Any = None) -> tuple[int, str]:
+        code, said = self.ask(method, path, body)
+        return code, json.loads(said)["error"]
+
+    def submit(self, uploads: dict[str, bytes], **wanted: Any) -> str:
+        job = self.json("POST", "/jobs")["job"]
+        for number, (name, content) in enumerate(uploads.items(), 1):
+            self.json("PUT", f"/jobs/{job}/uploads/{number}?name={name}", content)
+        self.json("POST", f"/jobs/{job}/start", WANTED | wanted)
+        return job
+
+    def finished(self, job: str) -> dict[str, Any]:
+        end = time.monotonic() + 300
+        while time.monotonic() < end:
+            found = self.json("GET", f"/jobs/{job}")
+            if found["stage"] in ("done", "failed"):
+                return found
+            time.sleep(0.05)
+        raise AssertionError("the job does not end")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    options = AppOptions(max_side=200, max_frames=8, max_megabytes=1, port=0)
+    model = deqflow.load(device="cpu", precision="float32", steps=3)
+    examples = {clip.stem: clip for clip in demo_clips()}
+    jobs = Jobs(options, model, tmp_path_factory.mktemp("app"), examples)
+    listening = listen(0)
+    server = uvicorn.Server(uvicorn.Config(application(jobs), log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield Page(f"http://127.0.0.1:{listening.getsockname()[1]}", jobs)
+    server.should_exit = True
+    thread.join(timeout=60)
+    jobs.close()
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Two small images and a clip of three, as files."""
+    folder = tmp_path_factory.mktemp("frames")
+    texture = np.random.default_rng(0).integers(0, 256, (10, 16, 3), dtype=np.uint8)
+    texture = texture.repeat(8, axis=0).repeat(8, axis=1)
+    pictures = [texture[8:72, 2 * shift : 2 * shift + 96] for shift in range(3)]
+    for number, picture in enumerate(pictures[:2], 1):
+        write_image(folder / f"view{number}.png", picture)
+    write_image(folder / "small.png", pictures[0][:32])
+    with VideoWriter(folder / "my clip.mp4", fps=10) as writer:
+        for picture in pictures:
+            writer.write(picture)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_example_gives_pictures_numbers_and_records(page: Page, tmp_path: Path) -> None:
+    job = page.submit({}, example="dog")
+    found = page.finished(job)
+    assert found["error"] == ""
+    assert (found["stage"], found["pairs"], found["total"]) == ("done", 2, 2)
+    assert found["clip"] == "clip.mp4"
+    assert found["pictures"] == {"color": "flow_color.mp4", "overlay": "flow_overlay.mp4"}
+    for name, count in (("clip.mp4", 3), ("flow_color.mp4", 2)):
+        code, content = page.ask("GET", f"/jobs/{job}/{name}")
+        (tmp_path / name).write_bytes(content)
+        source = open_video(tmp_path / name)
+        assert code == 200 and sum(1 for _ in source.frames()) == count and source.size[1] == 96
+    _, content = page.ask("GET", f"/jobs/{job}/deqflow.zip")
+    with ZipFile(BytesIO(content)) as archive:
+        assert archive.testzip() is None
+        names = set(archive.namelist())
+        assert {"clip.mp4", "flow_color.mp4", "flow_overlay.mp4", "frames.csv", "manifest.json"} < names
+        assert sum(name.endswith(".npz") for name in names) == 2
+    assert page.ask("GET", f"/jobs/{job}/clip.mp4", Range="bytes=0-9")[0] == 206  # browsers seek by it
+
+
+def test_two_frames_give_what_estimate_gives(page: Page, frames: dict[str, bytes], tmp_path: Path) -> None:
+    uploads = {name: frames[name] for name in ("view1.png", "view2.png")}
+    job = page.submit(uploads, layouts=["arrows"])
+    found = page.finished(job)
+    assert found["stage"] == "done", found
+    assert found["clip"] == "frame1.png" and list(found["pictures"]) == ["arrows"]
+    assert found["pictures"]["arrows"].endswith(".png")
+    for name, content in uploads.items():
+        (tmp_path / name).write_bytes(content)
+    _, content = page.ask("GET", f"/jobs/{job}/deqflow.zip")
+    with ZipFile(BytesIO(content)) as archive:
+        (numbers,) = [name for name in archive.namelist() if name.endswith(".npz")]
+        with np.load(BytesIO(archive.read(numbers))) as stored:
+            flow = stored["flow"]
+    expected = page.jobs.model.estimate(tmp_path / "view1.png", tmp_path / "view2.png")
+    np.testing.assert_allclose(flow, expected.flow, atol=1e-4)
+
+
+def test_errors_are_sentences_with_the_visitors_names(page: Page, frames: dict[str, bytes]) -> None:
+    cases: dict[str, dict[str, bytes]] = {
+        "holiday.mp4": {"holiday.mp4": b"no clip at all"},
+        "expected two frames of one size": {
+            "view1.png": frames["view1.png"],
+            "small.png": frames["small.png"],
+        },
+        "at least two": {"view1.png": frames["view1.png"]},
+    }
+    for said, uploads in cases.items():
+        found = page.finished(page.submit(uploads))
+        assert found["stage"] == "failed" and said in found["error"]
+        assert str(page.jobs.folder) not in found["error"] and "upload1" not in found["error"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"layouts": []}, "choose at least one picture"),
+        ({"layouts": ["error"]}, "choose at least one picture"),
+        ({"layouts": "color"}, "choose at least one picture"),
+        ({"max_side": 201}, "max side must be 64 to 200, got 201"),
+        ({"max_frames": 9}, "max frames must be 2 to 8, got 9"),
+        ({"max_frames": "all"}, "max frames must be 2 to 8, got all"),
+        ({"example": "../dog"}, "there is no example"),
+        ({}, "drop a clip or two frames first"),
+    ],
+)
+def test_what_cannot_be_is_refused(page: Page, wanted: dict[str, Any], said: str) -> None:
+    job = page.json("POST", "/jobs")["job"]
+    code, error = page.error("POST", f"/jobs/{job}/start", WANTED | wanted)
+    assert code == 400 and said in error
+    assert page.json("GET", f"/jobs/{job}")["stage"] == "new"
+
+
+def test_a_body_that_is_no_json_is_refused(page: Page) -> None:
+    job = page.json("POST", "/jobs")["job"]
+    assert page.error("POST", f"/jobs/{job}/start", b"{")[0] == 400
+
+
+def test_of_a_file_that_is_too_large_nothing_is_kept(page: Page) -> None:
+    job = page.json("POST", "/jobs")["job"]
+    code, said = page.error("PUT", f"/jobs/{job}/uploads/1?name=long.mp4", bytes(10**6 + 1))
+    assert (code, said) == (413, "long.mp4 is larger than 1 MB, the most that is taken")
+    assert [path.name for path in page.jobs[job].folder.iterdir()] == ["results"]
+
+
+def test_names_of_files_lead_nowhere(page: Page) -> None:
+    job = page.json("POST", "/jobs")["job"]
+    page.json("PUT", f"/jobs/{job}/uploads/1?name=..%2F..%2Fx.p%2Fy", b"")
+    assert [path.name for path in page.jobs[job].folder.iterdir() if path.is_file()] == ["upload1"]
+    for path in ("../upload1", "..%2Fupload1", "%2e%2e/upload1", "nothing.mp4"):
+        assert page.ask("GET", f"/jobs/{job}/{path}")[0] == 404
+
+
+def test_two_visitors_do_not_mix(page: Page, frames: dict[str, bytes]) -> None:
+    clip = {"my%20clip.mp4": frames["my clip.mp4"]}
+    first, second = page.submit(clip), page.submit({}, example="dog", layouts=["color"])
+    assert first != second and len(first) >= 20
+    done = [page.finished(job) for job in (first, second)]
+    assert [list(found["pictures"]) for found in done] == [["color", "overlay"], ["color"]]
+    contents = [page.ask("GET", f"/jobs/{job}/clip.mp4")[1] for job in (first, second)]
+    assert contents[0] != contents[1]
+    page.json("DELETE", f"/jobs/{first}")
+    assert page.ask("GET", f"/jobs/{first}")[0] == 404
+    assert page.json("GET", f"/jobs/{second}")["stage"] == "done"
+    assert page.ask("GET", f"/jobs/{first[:-1]}x")[0] == 404
+
+
+def test_a_job_that_is_canceled_ends_and_leaves_no_file(page: Page) -> None:
+    job = page.submit({}, example="bigbuckbunny", max_frames=8)
+    kept = page.jobs[job]
+    page.json("DELETE", f"/jobs/{job}")
+    page.finished(page.submit({}, example="dog", max_frames=2))  # which comes after it
+    assert kept.stage == "failed" and not kept.folder.exists()
+
+
+def test_old_jobs_make_room(page: Page) -> None:
+    names = [page.json("POST", "/jobs")["job"] for _ in range(MOST_JOBS + 2)]
+    assert page.ask("GET", f"/jobs/{names[1]}")[0] == 404
+    assert page.ask("GET", f"/jobs/{names[2]}")[0] == 200
+    assert len(list(page.jobs.folder.iterdir())) == MOST_JOBS
+
+
+def test_other_names_for_this_machine_are_refused(page: Page) -> None:
+    assert page.ask("GET", "/settings", Host="somewhere.example")[0] == 400
+    assert page.ask("GET", "/settings", Host="localhost")[0] == 200
+
+
+def test_a_port_that_is_taken(page: Page, capsys: pytest.CaptureFixture[str]) -> None:
+    port = int(page.address.rpartition(":")[2])
+    assert main(["app", "--port", str(port), "--no-browser"]) == 2
+    assert f"--port {port}: " in capsys.readouterr().err
+    for option, value in (("--port", "70000"), ("--max-frames", "1"), ("--max-side", "8")):
+        assert main(["app", option, value]) == 2
+        assert option in capsys.readouterr().err
+    with pytest.raises(DeqflowError):
+        listen(port)
+
+
+@pytest.mark.slow
+def test_clicking_through_it_in_chromium(page: Page, frames: dict[str, bytes], tmp_path: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright of the dev extra is missing")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium to open the page with (Debian: apt-get install chromium)")
+    for name, content in frames.items():
+        (tmp_path / name).write_bytes(content)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        tab = browser.new_page(viewport={"width": 1280, "height": 1100})
+        complaints: list[str] = []
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        requests: list[str] = []
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.set_default_timeout(120_000)
+        tab.goto(page.address)
+        tab.locator("#examples button").nth(1).wait_for()
+        assert tab.locator("#go").is_disabled()
+
+        tab.get_by_role("button", name="dog").click()
+        tab.get_by_label("overlay").check()
+        tab.locator("#max_side").fill("128")
+        tab.locator("#max_frames").fill("4")
+        tab.screenshot(path=tmp_path / "chosen.png")
+        tab.get_by_role("button", name="Estimate flow").click()
+        tab.locator("#results").wait_for(state="visible")
+        assert tab.locator("figcaption").all_inner_texts() == [
+            f"{name}\ndownload" for name in ("frames", "color", "overlay")
+        ]
+        tab.wait_for_function(
+            "[...document.querySelectorAll('figure video')].every(video => video.readyState >= 2)"
+        )
+        tab.get_by_role("button", name="Play all").click()
+        tab.wait_for_function(
+            "[...document.querySelectorAll('figure video')].every(video => video.played.length > 0)"
+        )
+        tab.screenshot(path=tmp_path / "example.png", full_page=True)
+        with tab.expect_download() as download:
+            tab.get_by_role("link", name="Download everything").click()
+        with ZipFile(download.value.path()) as archive:
+            assert "flow_overlay.mp4" in archive.namelist()
+
+        tab.locator("#files").set_input_files([tmp_path / "view1.png", tmp_path / "view2.png"])
+        assert tab.locator("#chosen").inner_text() == "view1.png and view2.png"
+        tab.get_by_role("button", name="Estimate flow").click()
+        tab.locator("figure img").nth(2).wait_for()
+        tab.wait_for_function("[...document.querySelectorAll('figure img')].every(i => i.naturalWidth == 96)")
+        tab.screenshot(path=tmp_path / "frames.png", full_page=True)
+
+        (tmp_path / "broken.mp4").write_bytes(b"not a clip")
+        tab.locator("#files").set_input_files(tmp_path / "broken.mp4")
+        tab.get_by_role("button", name="Estimate flow").click()
+        tab.get_by_role("alert").wait_for(state="visible")
+        assert "broken.mp4" in tab.get_by_role("alert").inner_text()
+        tab.screenshot(path=tmp_path / "broken.png", full_page=True)
+        tab.locator("#files").set_input_files(tmp_path / "view1.png")
+        assert tab.get_by_role("alert").is_hidden()
+        tab.get_by_role("button", name="Estimate flow").click()
+        tab.get_by_text("at least two").wait_for()
+        assert complaints == []
+        assert all(url.startswith((page.address, "data:", "blob:")) for url in requests)
+        browser.close()
