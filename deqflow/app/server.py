@@ -30,7 +30,7 @@ ADDRESS = "127.0.0.1"
 STATIC = Path(__file__).parent / "static"
 
 _POLICY = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
