@@ -1,7 +1,12 @@
 """The local page: what its server takes and refuses, and the page as a browser shows it."""
 
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -34,7 +39,7 @@ WANTED = {"layouts": ["color", "overlay"], "max_side": 96, "max_frames": 3, "num
 class Page:
     """A running app, and how a visitor without a browser talks to it."""
 
-    def __init__(self, address: str, jobs: Jobs) -> None:
+    def __init__(self, address: str, jobs: Any) -> None:
         self.address, self.jobs = address, jobs
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, bytes]:
@@ -308,3 +313,28 @@ def test_clicking_through_it_in_chromium(page: Page, frames: dict[str, bytes], t
         assert complaints == []
         assert all(url.startswith((page.address, "data:", "blob:")) for url in requests)
         browser.close()
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_it_is_ended(ended_by: signal.Signals, tmp_path: Path) -> None:
+    """In the middle of a clip, too; the temporary folder goes with it."""
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(deqflow.__file__).parents[1])}
+    command = [sys.executable, "-m", "deqflow", "app", "--port", "0", "--no-browser"]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        told = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        assert told is not None
+        visitor = Page(told[0], None)
+        job = visitor.submit({}, example="bigbuckbunny", max_frames=300)
+        while visitor.json("GET", f"/jobs/{job}")["pairs"] < 1:
+            time.sleep(0.05)
+        process.send_signal(ended_by)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []

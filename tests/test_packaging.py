@@ -202,6 +202,7 @@ class TestExtras:
     @pytest.mark.parametrize(
         ("package", "extra", "modules", "arguments"),
         [
+            ("uvicorn", "app", ["deqflow.app.server"], ["app"]),
             ("tensorboard", "train", ["torch.utils.tensorboard", "deqflow.training.trainer"], ["train"]),
             (
                 "jinja2",
