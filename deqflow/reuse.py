@@ -34,7 +34,10 @@ much time on a CPU, at 640x360."""
 
 UNSETTLED = 0.1
 """Movement of the flow in the last evaluation, RMS in pixels, above which (and above twice the tolerance) a
-solve of as many steps as the model usually takes has found no fixed point, and nothing to start from."""
+long solve has found no fixed point, and nothing to start from."""
+
+LONG = 16
+"""Evaluations of a long solve: a shorter one may not have had time to settle, and is gone on with."""
 
 UNMATCHED = 1.0
 """Median matching distance of a fixed point above which the two frames show different scenes."""

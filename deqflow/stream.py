@@ -23,6 +23,7 @@ from deqflow.io.images import ValueRange, value_range_of
 from deqflow.pair import EncodedFrame, PreparedPair
 from deqflow.reuse import (
     CHECK_COST,
+    LONG,
     LOST,
     MOST_AFRESH,
     UNMATCHED,
@@ -304,8 +305,7 @@ class FlowStream:
 
     def _unsettled(self, estimate: FlowEstimate) -> bool:
         """Whether a solve still moves that had the steps to settle; a shorter one goes on with the next."""
-        enough = self.settings.steps >= self.model.defaults.steps
-        return enough and estimate.residual > max(UNSETTLED, 2 * self.settings.tolerance)
+        return self.settings.steps >= LONG and estimate.residual > max(UNSETTLED, 2 * self.settings.tolerance)
 
     def _start(self, pair: PreparedPair, carried: CarriedState) -> tuple[FlowState | None, Tensor | None]:
         """Where to start a pair, and in which cells to start from there (None: in all)."""

@@ -14,7 +14,7 @@ from deqflow.errors import ConfigError, ImageError, VideoError
 from deqflow.estimator import DEQFlow
 from deqflow.geometry import occlusion
 from deqflow.io import open_video, write_image
-from deqflow.reuse import CHECK_COST, blocks, carry, filled
+from deqflow.reuse import CHECK_COST, LONG, blocks, carry, filled
 from deqflow.step import FlowState
 from deqflow.stream import FlowStream, estimate_video
 from deqflow.zoo import create
@@ -119,8 +119,7 @@ def test_a_solve_that_does_not_settle_is_no_start_but_one_cut_short_is(
             return FlowState(state.hidden, 1 - state.flow)
 
     monkeypatch.setattr(model, "operator", lambda pair, scale: Swinging(model.initial_state(pair.first)))
-    usual = model.defaults.steps
-    for steps, check, reused in ((usual, True, False), (usual, False, True), (usual - 1, True, True)):
+    for steps, check, reused in ((LONG, True, False), (LONG, False, True), (LONG - 1, True, True)):
         starts.clear()
         stream = FlowStream(model, steps=steps, check=check, detect_cuts=False)
         monkeypatch.setattr(stream, "_start", lambda pair, carried: (carried.state, None))
