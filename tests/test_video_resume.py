@@ -313,11 +313,12 @@ def test_segments_are_joined_to_what_is_written_at_once(tmp_path: Path, inputs: 
         assert lengths[0] == lengths[1]
 
 
-KILLS = int(os.environ.get("DEQFLOW_KILLS", "10"))
-"""How many of them; 50 were survived once."""
+KILLS = int(os.environ.get("DEQFLOW_KILLS", "0"))
+"""How many of them: by hand, since they take minutes; 50 were survived once."""
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not KILLS, reason="DEQFLOW_KILLS says how many random kills to survive")
 def test_killed_many_times_at_any_time(
     runs: BrokenRuns, inputs: Path, unbroken: tuple[dict[str, Any], int], tmp_path: Path
 ) -> None:
@@ -332,8 +333,11 @@ def test_killed_many_times_at_any_time(
         code, _, said = runs.run(folder, [*arguments, "--resume"], breaks)
         if code == -signal.SIGKILL:
             kills += 1
-            continue
-        assert code == 0, said
+            if (folder / "out.parts").exists() or not (folder / "out_color.mp4").exists():
+                continue
+            # Killed when all was done: what is there already is not written again.
+        else:
+            assert code == 0, said
         assert results(folder) == expected
         done += 1
         folder = tmp_path / str(done)
