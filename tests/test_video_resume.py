@@ -333,7 +333,7 @@ def test_killed_many_times_at_any_time(
         code, _, said = runs.run(folder, [*arguments, "--resume"], breaks)
         if code == -signal.SIGKILL:
             kills += 1
-            if (folder / "out.parts").exists() or not (folder / "out_color.mp4").exists():
+            if (folder / "out.mp4.parts").exists() or not (folder / "out_color.mp4").exists():
                 continue
             # Killed when all was done: what is there already is not written again.
         else:
