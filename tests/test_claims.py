@@ -50,7 +50,7 @@ def test_path_independence_over_pairs_and_steps(tmp_path):
     page = (tmp_path / "path-independence.md").read_text()
     options = StudyOptions(width=64, height=64, pairs=3, device="cpu")
     model = zoo.load("deqflow-s", device="cpu")
-    found = measure_starts(model, options.scenes(), multiples=(1,))
+    found = measure_starts(model, options.samples(), multiples=(1,))
     errors = [one.errors.epe for one in found["default", model.defaults.steps]]
     wrong = [
         one.alignment for (start, _), row in found.items() for one in row if start not in ("default", "zero")

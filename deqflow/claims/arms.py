@@ -80,7 +80,7 @@ def jacobian(options: StudyOptions) -> Findings:
 
 def _compare(name: str, options: StudyOptions, arms: Mapping[str, dict[str, Any]]) -> Findings:
     """Train every arm with every seed, and hold them against each other."""
-    samples = list(options.scenes())
+    samples = list(options.samples())
     rows, told, bars = [], [], {}
     for arm, changes in arms.items():
         results = []

@@ -9,6 +9,7 @@ from deqflow.errors import ConfigError
 
 if TYPE_CHECKING:
     from deqflow.data.sample import Sample
+    from deqflow.data.synthetic import SyntheticScenes
     from deqflow.estimator import DEQFlow
     from deqflow.evaluation.charts import Chart
 
@@ -75,11 +76,13 @@ class StudyOptions:
             for file in files
         }
 
-    def scenes(self) -> "Iterator[Sample]":
-        """Render held-out scenes."""
+    def held_out(self, motion: str = "usual") -> "SyntheticScenes":
+        """Open scenes that no model of ours was trained on."""
         from deqflow.data.synthetic import Textures
         from deqflow.training.data import held_out_scenes
 
-        textures = Textures() if self.textures is None else Textures.from_folder(self.textures)
-        scenes = held_out_scenes(textures, self.height, self.width, motion="fast")
-        return (scenes[number] for number in range(self.pairs))
+        return held_out_scenes(Textures.from_folder(self.textures), self.height, self.width, motion=motion)
+
+    def samples(self) -> "Iterator[Sample]":
+        """Render pairs of held-out scenes of fast motion."""
+        return map(self.held_out("fast").__getitem__, range(self.pairs))

@@ -24,7 +24,7 @@ MOTIONS = {"below 5 px": (0.0, 5.0), "5 to 20 px": (5.0, 20.0), "20 px and more"
 
 def path_independence(options: StudyOptions) -> Findings:
     """Solve held-out pairs from several starts and for many steps, with every file of weights."""
-    samples = list(options.scenes())
+    samples = list(options.samples())
     rows, told = [], []
     clouds: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     curves: dict[str, tuple[tuple[int, ...], list[float]]] = {}

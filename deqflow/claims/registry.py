@@ -10,6 +10,8 @@ from deqflow.claims.memory import memory
 from deqflow.claims.options import Findings, StudyOptions
 from deqflow.claims.paths import path_independence
 from deqflow.claims.reuse import reuse
+from deqflow.io.files import replace_bytes
+from deqflow.io.images import write_image
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,6 @@ CLAIMS: Mapping[str, Claim] = {
 
 def write(name: str, findings: Findings, folder: Path) -> list[Path]:
     """Write what was found as a Markdown page and its charts; returns the files."""
-    from deqflow.io.files import replace_bytes
-    from deqflow.io.images import write_image
-
     claim, files = CLAIMS[name], [folder / f"{name}.md"]
     lines = [f"## {claim.says}", "", f"{claim.source}. Published: {claim.published}.", ""]
     for table in findings.tables:

@@ -11,11 +11,7 @@ SEQUENCES = 24
 
 def reuse(options: StudyOptions) -> Findings:
     """Estimate sequences with reuse and without, with every file of weights."""
-    from deqflow.data.synthetic import Textures
-    from deqflow.training.data import held_out_scenes
-
-    textures = Textures() if options.textures is None else Textures.from_folder(options.textures)
-    scenes = held_out_scenes(textures, options.height, options.width)
+    scenes = options.held_out()
     rendered = [scenes.sequence(number)[0] for number in range(SEQUENCES)]
     pictures = [scenes[number].frame1 for number in range(2)]
     programs = [program.render(picture) for picture in pictures for program in PROGRAMS]

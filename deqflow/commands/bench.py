@@ -354,8 +354,7 @@ class StartsOptions(PairOptions):
         from deqflow.data.synthetic import Textures
         from deqflow.training.data import held_out_scenes
 
-        textures = Textures() if self.textures is None else Textures.from_folder(self.textures)
-        scenes = held_out_scenes(textures, self.height, self.width)
+        scenes = held_out_scenes(Textures.from_folder(self.textures), self.height, self.width)
         return [scenes.sequence(self.first + number)[0] for number in range(self.sequences)]
 
 

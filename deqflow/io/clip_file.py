@@ -4,13 +4,13 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deqflow.extras import requires
+from deqflow.io.files import Closing
 
 CLIP_SUFFIXES = (".h5", ".hdf5")
 
@@ -52,7 +52,7 @@ class _Target(io.FileIO):
         """Do nothing: nothing waits here."""
 
 
-class ClipFile:
+class ClipFile(Closing):
     """Writes an HDF5 file in which dataset ``name`` holds the arrays ``name`` of all pairs, (pairs, ...).
 
     A chunk is the array of one pair, packed by gzip, which all readers of HDF5 know. A context manager that
@@ -126,11 +126,3 @@ class ClipFile:
         with self._writing():
             self._file.close()
             self._target.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -3,10 +3,31 @@
 import contextlib
 import os
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+class Closing(ABC):
+    """A context manager that is closed where it is left, by an exception too."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish what is written."""
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
 
 
 @contextlib.contextmanager

@@ -91,8 +91,7 @@ def open_scenes(options: SceneOptions) -> Sources:
     Raises:
         DataError: textures that cannot be used.
     """
-    folder = options.textures
-    every = Textures() if folder is None else Textures.from_folder(folder, options.permissive_only)
+    every = Textures.from_folder(options.textures, options.permissive_only)
     textures = split_textures(every, held_out=False)
     size, motion = (options.height, options.width), options.scenes
     counts = f"{len(textures.photos)} photos, {len(textures.objects)} cut-outs"

@@ -182,9 +182,7 @@ def run(options: ScenesOptions) -> int:
     """
     if options.output.exists() and not options.overwrite:
         raise ConfigError(f"{options.output} exists; --overwrite replaces it")
-    textures = Textures()
-    if options.textures is not None:
-        textures = Textures.from_folder(options.textures, options.permissive_only)
+    textures = Textures.from_folder(options.textures, options.permissive_only)
     size = (options.height, options.width)
     scenes = SyntheticScenes(textures, *size, seed=options.seed, config=MOTIONS[options.scenes])
     # Before the minutes of rendering rather than after: a folder that cannot be written to.

@@ -48,8 +48,8 @@ class Textures:
     objects: tuple[Path, ...] = ()
 
     @classmethod
-    def from_folder(cls, root: str | Path, permissive_only: bool = True) -> "Textures":
-        """List the images below `root`.
+    def from_folder(cls, root: str | Path | None, permissive_only: bool = True) -> "Textures":
+        """List the images below `root`; None has none.
 
         With a `manifest.tsv` (columns path, permissive) its entries are taken, those under `objects/` as
         cut-outs; `permissive_only` keeps those marked "yes". Without one, every image below the folder is
@@ -58,6 +58,8 @@ class Textures:
         Raises:
             DataError: no such folder, a manifest without the columns, or no image in it.
         """
+        if root is None:
+            return cls()
         root = Path(root)
         if not root.is_dir():
             raise DataError(f"{root} is not a folder of textures")

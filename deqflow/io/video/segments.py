@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import av
 import numpy as np
 from av.container import OutputContainer
 
 from deqflow.errors import VideoError
+from deqflow.io.files import Closing
 from deqflow.io.video.encoders import ENCODERS, LOSSLESS
 from deqflow.io.video.frames import Image, Sound, VideoFrame
 from deqflow.io.video.sound import SoundCopy
@@ -45,7 +45,7 @@ class Segment:
         return cls(frames, int(stored["first"]), int(stored["last"]))
 
 
-class SegmentedVideo:
+class SegmentedVideo(Closing):
     """Writes a video as `VideoWriter` does, in segments that `cut` ends; `close` joins them.
 
     Runs that are cut at the same frames write the same, whether they are broken off in between or not. GIF
@@ -226,11 +226,3 @@ class SegmentedVideo:
             note = f"the sound of {self.path} ends after {float(until):.1f} seconds: {error}"
             if not self.notes or not self.notes[-1].startswith(f"the sound of {self.path} ends"):
                 self.notes.append(note)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -15,6 +15,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from deqflow.errors import VideoError
+from deqflow.io.files import Closing
 from deqflow.io.images import write_image
 from deqflow.io.video.encoders import ENCODERS, Encoder, Palette
 from deqflow.io.video.frames import Image, Sound, VideoFrame
@@ -57,7 +58,7 @@ class Clock:
     last: int | None = None
 
 
-class VideoWriter:
+class VideoWriter(Closing):
     """Writes a video: H.264 as .mp4, .mov or .mkv, VP9 as .webm, or an animated .gif or .webp.
 
     A context manager: leaving it, also by an exception or Ctrl-C, finishes the file. Should the process be
@@ -246,14 +247,6 @@ class VideoWriter:
             self._container.close()
         if not self.frames_written:
             self.path.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class ImageWriter:
