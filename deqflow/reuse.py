@@ -43,20 +43,45 @@ UNMATCHED = 1.0
 """Median matching distance of a fixed point above which the two frames show different scenes."""
 
 
-def matching_distance(pair: PreparedPair, flow: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """How unlike the features are that a flow brings together, from 0; about 1.5 where nothing matches.
+@dataclass(frozen=True)
+class Matching:
+    """Matching features of both frames of a pair, to tell how unlike what a flow brings together is.
 
-    Args:
-        pair: encoded at ``stride``.
-        flow: (B, 2, h, w) in pixels of that grid.
-        stride: of the features.
-
-    Returns:
-        The distance (B, 1, h, w), and bool (B, 1, h, w), true where the flow stays inside the frame.
+    Attributes:
+        first: (B, C, h, w) of frame 1, each channel less its mean over the frame, of unit spread.
+        second: the same of frame 2.
     """
-    first, second = _centered(pair, stride)
-    warped, inside = backward_warp(second, flow)
-    return _unlike(first, warped), inside
+
+    first: Tensor
+    second: Tensor
+
+    @classmethod
+    def of(cls, pair: PreparedPair, stride: int) -> "Matching":
+        """Center and scale the features of a pair encoded at ``stride``: not all encoders see to it."""
+        found = []
+        for frame in (pair.first, pair.second):
+            features = frame.features[stride].matching.float()
+            features = features - features.mean(dim=(2, 3), keepdim=True)
+            scale = torch.rsqrt(features.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-6)
+            # Planes of channels, as a warped frame has them: the two are combined several times faster so.
+            found.append((features * scale).contiguous())
+        return cls(*found)
+
+    def distance(self, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """How unlike the features are that a flow brings together, from 0; about 1.5 where nothing matches.
+
+        Args:
+            flow: (B, 2, h, w) in pixels of the grid.
+
+        Returns:
+            The distance (B, 1, h, w), and bool (B, 1, h, w), true where the flow stays inside the frame.
+        """
+        warped, inside = backward_warp(self.second, flow)
+        return _unlike(self.first, warped), inside
+
+    def still(self) -> Tensor:
+        """Return the distance (B, 1, h, w) of no motion."""
+        return _unlike(self.first, self.second)
 
 
 def _unlike(first: Tensor, second: Tensor) -> Tensor:
@@ -65,18 +90,6 @@ def _unlike(first: Tensor, second: Tensor) -> Tensor:
     size = (first.square().mean(dim=1, keepdim=True) + second.square().mean(dim=1, keepdim=True)) / 2
     # Rounding may leave less than nothing of equal features; where nothing is seen, nothing differs.
     return 2 * (size - product).clamp_min(0) / (size + 0.2)
-
-
-def _centered(pair: PreparedPair, stride: int) -> tuple[Tensor, Tensor]:
-    """Features of both frames less their mean over the frame, of unit spread: not all encoders see to it."""
-    found = []
-    for frame in (pair.first, pair.second):
-        features = frame.features[stride].matching.float()
-        features = features - features.mean(dim=(2, 3), keepdim=True)
-        scale = torch.rsqrt(features.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-6)
-        # Planes of channels, as a warped frame has them: the two are combined several times faster so.
-        found.append((features * scale).contiguous())
-    return found[0], found[1]
 
 
 @dataclass(frozen=True)
@@ -103,14 +116,13 @@ class CarriedState:
         hidden = hidden.to(state.hidden.dtype).contiguous(memory_format=torch.channels_last)
         return cls(FlowState(hidden, flow), found, distance)
 
-    def checked(self, pair: PreparedPair, stride: int) -> tuple[Tensor, Tensor]:
+    def checked(self, matching: Matching) -> tuple[Tensor, Tensor]:
         """Where the state does not explain a pair, and where that could be told, (B, 1, h, w) bool each.
 
         A lone cell is taken for noise. Nothing can be told of holes, and of what leaves the frame.
         """
-        first, second = _centered(pair, stride)
-        warped, inside = backward_warp(second, self.state.flow)
-        moved, still = _unlike(first, warped), _unlike(first, second)
+        moved, inside = matching.distance(self.state.flow)
+        still = matching.still()
         worse = (moved > self.distance + WORSE_THAN_BEFORE) | (moved > still + WORSE_THAN_STILL)
         seen = inside & self.found
         return blocks(worse & seen, 2), seen

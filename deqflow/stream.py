@@ -29,8 +29,8 @@ from deqflow.reuse import (
     UNMATCHED,
     UNSETTLED,
     CarriedState,
+    Matching,
     blocks,
-    matching_distance,
     nearly_equal,
 )
 from deqflow.step import FlowState
@@ -276,7 +276,8 @@ class FlowStream:
         pair, stride = self._pair(direction), self.settings.scales[-1]
         waits = self.check and nearly_equal(pair)
         start = None if waits or not self.reuse else self._carried.get(direction)
-        state, trusted = (None, None) if start is None else self._start(pair, start)
+        matching = Matching.of(pair, stride)
+        state, trusted = (None, None) if start is None else self._start(pair, start, matching)
         if state is None or trusted is not None:
             self._encode_all_scales()
             pair = self._pair(direction)
@@ -287,7 +288,7 @@ class FlowStream:
         estimate = self.model.decode(solution, pair.padding)[0]
         checks = CHECK_COST * cost_of({stride: 1}) if start is not None and self.check else 0.0
         self.cost = estimate.cost + checks
-        distance, inside = matching_distance(pair, estimate.state.flow, stride)
+        distance, inside = matching.distance(estimate.state.flow)
         matched = distance[inside]
         cut = self.detect_cuts and matched.numel() > 0 and float(matched.median()) > UNMATCHED
         self.cut = self.cut or cut
@@ -307,11 +308,13 @@ class FlowStream:
         """Whether a solve still moves that had the steps to settle; a shorter one goes on with the next."""
         return self.settings.steps >= LONG and estimate.residual > max(UNSETTLED, 2 * self.settings.tolerance)
 
-    def _start(self, pair: PreparedPair, carried: CarriedState) -> tuple[FlowState | None, Tensor | None]:
+    def _start(
+        self, pair: PreparedPair, carried: CarriedState, matching: Matching
+    ) -> tuple[FlowState | None, Tensor | None]:
         """Where to start a pair, and in which cells to start from there (None: in all)."""
         if not self.check:
             return carried.state, None
-        failed, seen = carried.checked(pair, self.settings.scales[-1])
+        failed, seen = carried.checked(matching)
         if int(failed.sum()) >= MOST_AFRESH * int(seen.sum()):
             return None, None
         if bool(blocks(failed, LOST).any()):

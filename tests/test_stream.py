@@ -122,7 +122,7 @@ def test_a_solve_that_does_not_settle_is_no_start_but_one_cut_short_is(
     for steps, check, reused in ((LONG, True, False), (LONG, False, True), (LONG - 1, True, True)):
         starts.clear()
         stream = FlowStream(model, steps=steps, check=check, detect_cuts=False)
-        monkeypatch.setattr(stream, "_start", lambda pair, carried: (carried.state, None))
+        monkeypatch.setattr(stream, "_start", lambda pair, carried, matching: (carried.state, None))
         for frame in scene(0, 3):
             stream.push(frame)
         assert (starts[1] is not None) == reused

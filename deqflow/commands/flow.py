@@ -100,9 +100,9 @@ def run(options: FlowOptions) -> int:
     stream.push(first)
     scale = ColorScale(fixed=options.max_flow)
     last = VideoFrame(first, Fraction(0), 1, frames[0].name, frames[0])
+    wanted = {ARRAYS.get(kind, kind) for kind in options.formats}
     progress = tqdm(results, unit="pair", disable=options.quiet or len(results) == 1)
     for number, (image, paths) in enumerate(zip(images, progress, strict=True), 2):
-        wanted = {ARRAYS.get(kind, kind) for kind in options.formats}
         solved = push(stream, image, options.directions, wanted)
         pair = Pair(last, image, solved, stream.cut, stream.duplicate)
         _write(pair, paths, scale, legend=options.legend)

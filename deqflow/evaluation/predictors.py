@@ -21,7 +21,7 @@ from deqflow.estimate import FlowEstimate
 from deqflow.estimator import DEQFlow
 from deqflow.geometry import Padding
 from deqflow.pair import PreparedPair
-from deqflow.reuse import CarriedState
+from deqflow.reuse import CarriedState, Matching
 from deqflow.step import FlowState
 from deqflow.stream import FlowStream
 
@@ -148,7 +148,9 @@ class FlowOnlyStream(FlowStream):
     Teed and Deng, ECCV 2020, section 3.3.
     """
 
-    def _start(self, pair: PreparedPair, carried: CarriedState) -> tuple[FlowState | None, Tensor | None]:
+    def _start(
+        self, pair: PreparedPair, carried: CarriedState, matching: Matching
+    ) -> tuple[FlowState | None, Tensor | None]:
         return FlowState(self.model.initial_state(pair.first).hidden, carried.state.flow), None
 
 

@@ -126,8 +126,9 @@ class SyntheticScenes(Dataset[Sample]):
         content, look, course = (np.random.default_rng([self.seed, index, 3 + s]) for s in range(3))
         count = int(course.integers(FRAMES[0], FRAMES[1] + 1))
         cut = int(course.integers(1, count)) if course.random() < 0.1 else count
-        recipe = Recipe(self._kind(content), {draw_course(course)} | ({"cut"} if cut < count else set()))
-        motion = next(name for name in recipe.effects if name != "cut")
+        motion = draw_course(course)
+        title = "cut" if cut < count else motion
+        recipe = Recipe(self._kind(content), {motion, title})
         shots: list[Frame] = []
         for part in (cut, count - cut):
             if part:
@@ -149,7 +150,7 @@ class SyntheticScenes(Dataset[Sample]):
                     valid,
                     occluded(first, second) | ~valid,
                     name,
-                    sequence="cut" if cut < count else motion,
+                    sequence=title,
                     index=number,
                 )
             )
