@@ -19,7 +19,7 @@ from deqflow.evaluation.bench import compare_models, compare_solvers, measure_sp
 from deqflow.evaluation.memory import training_memory
 from deqflow.evaluation.starts import ReuseErrors, measure_starts, reuse_table, starts_table
 from deqflow.memory import SavedBytes
-from deqflow.training.data import open_scenes
+from deqflow.training.data import held_out_scenes, open_scenes
 from deqflow.training.options import SceneOptions
 
 SIZE = (64, 96)
@@ -152,6 +152,16 @@ def test_errors_of_several_weights_on_the_same_scenes(tmp_path, capsys):
     assert float(rows[0][3]) == pytest.approx(
         np.exp(np.log(np.array([one.epe for one in found]) + 0.01).mean()), abs=1e-3
     )
+
+
+def test_errors_on_scenes_of_larger_motion(capsys):
+    size = "--width 64 --height 64 --device cpu --pairs 2 --scenes large"
+    assert main(["bench", "errors", *size.split()]) == 0
+    row = capsys.readouterr().out.splitlines()[2].split("|")[1:]
+    model = zoo.load("deqflow-s", device="cpu")
+    scenes = held_out_scenes(Textures(), 64, 64, motion="large")
+    (found,) = compare_models({"shipped": model}, [scenes[0], scenes[1]]).values()
+    assert float(row[1]) == pytest.approx(np.mean([one.epe for one in found]), abs=1e-3)
 
 
 def test_errors_of_the_same_weights_in_two_precisions(capsys):

@@ -16,6 +16,7 @@ from deqflow.errors import CheckpointError, ConfigError, VideoError
 
 if TYPE_CHECKING:
     from deqflow.data.sample import Sample
+    from deqflow.data.synthetic import SyntheticScenes
     from deqflow.estimator import DEQFlow
 
 Format = Literal["float32", "bfloat16", "float16"]
@@ -76,12 +77,14 @@ class PairOptions(WeightOptions):
     Attributes:
         data: Folder that holds data sets under their official names, to take pairs from in place of scenes.
         textures: Folder of photos and cut-outs for the scenes; without it, drawn patterns.
+        scenes: How fast things move in the scenes, see `deqflow train --help`.
         pairs: Number of scenes.
         first: Number of the first scene.
     """
 
     data: Path | None = None
     textures: Path | None = None
+    scenes: Literal["usual", "fast", "large"] = "usual"
     pairs: int = 32
     first: int = 0
 
@@ -96,17 +99,20 @@ class PairOptions(WeightOptions):
 
         from deqflow.data.datasets import find_benchmarks
         from deqflow.data.sample import known_only
-        from deqflow.training.data import open_scenes
-        from deqflow.training.options import SceneOptions
 
         samples: Iterable[Sample]
         if self.data is not None:
             samples = chain.from_iterable(find_benchmarks(self.data))
         else:
-            scenes = SceneOptions(textures=self.textures, height=self.height, width=self.width)
-            held_out = open_scenes(scenes).held_out[0]
-            samples = map(held_out.read, range(self.first, self.first + self.pairs))
+            samples = map(self.held_out(self.scenes).__getitem__, range(self.first, self.first + self.pairs))
         return known_only(tqdm(samples, unit="pair"))
+
+    def held_out(self, motion: str = "usual") -> "SyntheticScenes":
+        """Open scenes of one kind of motion that no model of ours was trained on."""
+        from deqflow.data.synthetic import Textures
+        from deqflow.training.data import held_out_scenes
+
+        return held_out_scenes(Textures.from_folder(self.textures), self.height, self.width, motion=motion)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,10 +357,7 @@ class StartsOptions(PairOptions):
 
     def _rendered(self) -> "list[list[Sample]]":
         """Render sequences of held-out scenes."""
-        from deqflow.data.synthetic import Textures
-        from deqflow.training.data import held_out_scenes
-
-        scenes = held_out_scenes(Textures.from_folder(self.textures), self.height, self.width)
+        scenes = self.held_out()
         return [scenes.sequence(self.first + number)[0] for number in range(self.sequences)]
 
 
