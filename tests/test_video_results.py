@@ -80,6 +80,40 @@ class TestRecord:
         assert "   4= " in printed and "   5| " in printed
         assert "* solved anew, = equal frames, | across a cut" in printed
 
+    def test_both_directions_have_columns(self, run, frames: list[np.ndarray]) -> None:
+        options = ("--max-frames", "5", "--layout", "color")
+        for direction in ("forward", "backward", "both"):
+            where = ("--record-dir", direction, "--output", f"{direction}.mp4")
+            more = ("--numbers", "flow", "occlusion", "--flow-dir", "flows") if direction == "both" else ()
+            assert run("video", "clip.mkv", "--direction", direction, *where, *options, *more) == 0
+        tables = {direction: rows(f"{direction}/frames.csv") for direction in ("forward", "backward", "both")}
+        columns = {direction: list(table[0]) for direction, table in tables.items()}
+        of_pair = ["frame", "time", "cut", "duplicate", "cold_cost", "cold_milliseconds", "difference"]
+        of_flow = [name for name in columns["forward"] if name not in of_pair]
+        back = [f"backward_{name}" for name in of_flow]
+        assert columns["backward"] == [*of_pair[:4], *back, *of_pair[4:]]
+        assert columns["both"] == [*of_pair[:4], *of_flow, *back, *of_pair[4:]]
+        differing = {"milliseconds", "occluded"}
+        for both, forward, backward in zip(
+            tables["both"], tables["forward"], tables["backward"], strict=True
+        ):
+            for name, prefixed in zip(of_flow, back, strict=True):
+                if name not in differing:
+                    assert (both[name], both[prefixed]) == (forward[name], backward[prefixed])
+            flow, flow_back = (
+                read_flow(f"flows/frame_{int(both['frame']):06d}{end}.flo")[0] for end in ("", "_backward")
+            )
+            length = np.hypot(flow_back[..., 0], flow_back[..., 1])
+            assert float(both["backward_mean_motion"]) == pytest.approx(length.mean(), rel=1e-4)
+            assert float(both["backward_max_motion"]) == pytest.approx(length.max(), rel=1e-4)
+            assert float(both["backward_occluded"]) == pytest.approx(
+                occlusion(flow_back, flow).mean(), rel=1e-4
+            )
+        found = json.loads(Path("both/manifest.json").read_text())["counts"]
+        costs = sum(float(row[name]) for row in tables["both"] for name in ("cost", "backward_cost"))
+        assert found["pairs"] == 4 and found["flows"] == 8
+        assert found["cost"] == pytest.approx(costs, rel=1e-4)
+
     def test_the_manifest(self, run, tmp_path: Path) -> None:
         assert run("video", "clip.mkv", "--record-dir", "run", "--stride", "2", "--output", "a.mp4") == 0
         found = json.loads(Path("run/manifest.json").read_text())
@@ -210,7 +244,9 @@ class TestNumbers:
         shown = read_image("a_000001.png")[:, : SIZE[1]]
         assert np.abs(shown.astype(int) - frames[1]).max() <= 2  # it starts on the second frame
         assert len(list(Path("flows").iterdir())) == 1
-        assert float(rows("run/frames.csv")[0]["residual"]) == pytest.approx(estimate.residual, rel=1e-3)
+        assert float(rows("run/frames.csv")[0]["backward_residual"]) == pytest.approx(
+            estimate.residual, rel=1e-3
+        )
 
     def test_numbers_of_the_size_of_the_source(self, run) -> None:
         arguments = (

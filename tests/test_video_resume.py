@@ -82,7 +82,10 @@ def results(folder: Path) -> dict[str, Any]:
                 content = {name: file[name][:].tobytes() for name in names}
         elif path.suffix == ".csv":
             with path.open(newline="") as table:
-                content = [{**row, "milliseconds": ""} for row in csv.DictReader(table)]
+                content = [
+                    {name: cell for name, cell in row.items() if not name.endswith("milliseconds")}
+                    for row in csv.DictReader(table)
+                ]
         elif path.name == "manifest.json":
             content = {**json.loads(path.read_text()), "finished": "", "options": ""}
             content["counts"]["seconds"] = 0

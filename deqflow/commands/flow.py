@@ -142,17 +142,16 @@ def _write(pair: Pair, paths: "Results", scale: ColorScale, *, legend: bool) -> 
 
 def _told(pair: Pair) -> str:
     """Say in a few words what came of a pair."""
-    record = pair.record()
+    solved = next(iter(pair.solved.values()))
+    record = solved.record()
     ended = {
         "converged": "converged",
         "out of steps": f"moving {record.residual:.2g} px per step",
         "diverged": "diverged, this is the last finite flow",
     }[record.outcome]
-    steps = next(iter(pair.solved.values())).estimate.steps
     cut = "; the frames show different scenes" if pair.cut else ""
-    return (
-        f"mean |flow| {record.mean_motion:.2f} px, {steps} steps ({ended}), {record.milliseconds:.0f} ms{cut}"
-    )
+    steps = f"{solved.estimate.steps} steps ({ended})"
+    return f"mean |flow| {record.mean_motion:.2f} px, {steps}, {record.milliseconds:.0f} ms{cut}"
 
 
 def _frames(given: tuple[Path, ...]) -> list[Path]:

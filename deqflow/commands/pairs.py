@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deqflow.commands.video_record import PairRecord
+from deqflow.commands.video_record import FlowRecord, PairRecord
 from deqflow.io import VideoFrame
 from deqflow.visualize import ShownPair
 
@@ -26,7 +26,7 @@ class Solved:
     Attributes:
         estimate: the flow.
         milliseconds: that it took.
-        cost: see `PairRecord`.
+        cost: see `FlowRecord`.
         reused: whether it started from the pair before.
         afresh: share of cells that did not.
         movement: (H, W), how far one more step would move it; None if nobody asked.
@@ -49,6 +49,24 @@ class Solved:
             "occlusion": self.occlusion,
         }
         return {kind: array for kind, array in known.items() if array is not None}
+
+    def record(self) -> FlowRecord:
+        """Return what frames.csv says of it."""
+        estimate = self.estimate
+        length = np.hypot(estimate.flow[..., 0], estimate.flow[..., 1])
+        return FlowRecord(
+            evaluations=dict(estimate.evaluations),
+            cost=self.cost,
+            residual=estimate.residual,
+            uncertainty=None if estimate.uncertainty is None else float(estimate.uncertainty.mean()),
+            milliseconds=self.milliseconds,
+            outcome=estimate.outcome.name.lower().replace("_", " "),
+            reused=self.reused,
+            afresh=self.afresh,
+            mean_motion=float(length.mean()),
+            max_motion=float(length.max()),
+            occluded=None if self.occlusion is None else float(self.occlusion.mean()),
+        )
 
 
 @dataclass(frozen=True)
@@ -73,29 +91,16 @@ class Pair:
 
     def record(self) -> PairRecord:
         """Return what frames.csv says of it."""
-        first = next(iter(self.solved.values()))
-        estimate = first.estimate
-        length = np.hypot(estimate.flow[..., 0], estimate.flow[..., 1])
         record = PairRecord(
             frame=self.frame.number,
             time=float(self.frame.time),
-            evaluations=dict(estimate.evaluations),
-            cost=first.cost,
-            residual=estimate.residual,
-            uncertainty=None if estimate.uncertainty is None else float(estimate.uncertainty.mean()),
-            milliseconds=first.milliseconds,
-            outcome=estimate.outcome.name.lower().replace("_", " "),
-            reused=first.reused,
-            afresh=first.afresh,
             cut=self.cut,
             duplicate=self.duplicate,
-            mean_motion=float(length.mean()),
-            max_motion=float(length.max()),
-            occluded=None if first.occlusion is None else float(first.occlusion.mean()),
+            flows={direction: solved.record() for direction, solved in self.solved.items()},
         )
         if self.cold is None:
             return record
-        gap = estimate.flow - self.cold.estimate.flow
+        gap = next(iter(self.solved.values())).estimate.flow - self.cold.estimate.flow
         return replace(
             record,
             cold_cost=self.cold.cost,

@@ -75,7 +75,8 @@ class VideoOptions(EstimatorOptions):
         color_scale: What is drawn at full saturation: running follows the motion, calmly within a shot and
             anew after a cut; clip is one length for the whole clip, from a first look at some of its pairs.
         direction: forward is the flow from a frame to the next, backward that from the next back to it; of
-            both there are two of every result, those of the flow back named with _backward.
+            both there are two of every result, those of the flow back named with _backward, and columns of
+            frames.csv.
         reuse: Start each solve from the last one's fixed point.
         compare: Also solve every pair from zero, and print what both cost in evaluations and milliseconds.
         flow_dir: Folder for files of numbers per pair of frames, named after the number of its first frame.

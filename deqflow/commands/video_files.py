@@ -186,7 +186,9 @@ class Results:
         if self.options.hdf5 is not None:
             self._whole_clip = self.files.place(self.options.hdf5)
         if self.options.record_dir is not None:
-            self._table = FrameTable(self.files.place(self.options.record_dir / TABLE), self.strides)
+            self._table = FrameTable(
+                self.files.place(self.options.record_dir / TABLE), self.strides, self.options.directions
+            )
             for record in self.records:
                 self._table.add(record)
 

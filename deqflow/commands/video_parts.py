@@ -27,7 +27,7 @@ RUN = "run.json"
 DONE = "done.json"
 JOURNAL = "journal.jsonl"
 
-_FORMAT = 1
+_FORMAT = 2
 
 _OURS = re.compile(r"(run|done)\.json|journal\.jsonl|\d{6}[._].*|\..*\.tmp")
 

@@ -5,7 +5,7 @@ import io
 import json
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from deqflow.io import VideoSource
 if TYPE_CHECKING:
     from deqflow.commands.video import VideoOptions
     from deqflow.estimator import DEQFlow
+    from deqflow.stream import Direction
 
 LONGEST_TABLE = 100
 """Of a longer video the summary alone is printed."""
@@ -30,32 +31,23 @@ _LIBRARIES = ("deqflow", "torch", "numpy", "av", "opencv-python-headless")
 
 
 @dataclass(frozen=True)
-class PairRecord:
-    """What is known of a pair of frames; where both directions were estimated, of the flow forward.
+class FlowRecord:
+    """What is known of the flow of a pair in one direction.
 
     Attributes:
-        frame: number of its first frame in the source.
-        time: of that frame, seconds.
         evaluations: of the update operator, by stride.
         cost: evaluations of the 1/8 grid that it took: all scales, and checks of the start.
         residual: how far the flow moved in the last step, RMS in pixels.
         uncertainty: mean error that the model expects, pixels; None from models that do not tell.
-        milliseconds: for one more frame: encoding, checking, solving, upsampling.
+        milliseconds: for one more frame: encoding (in the first direction), checking, solving, upsampling.
         outcome: how the solve ended.
         reused: whether it started from the one before.
         afresh: share of cells that did not.
-        cut: whether the two frames show different scenes; the flow then means nothing.
-        duplicate: whether they are equal.
         mean_motion: mean length of the flow, pixels.
         max_motion: largest length of the flow, pixels.
         occluded: share of pixels that are hidden in the other frame; None if not asked for.
-        cold_cost: cost of solving from zero; None if not compared.
-        cold_milliseconds: the same from zero.
-        difference: mean end-point difference of the two flows, pixels.
     """
 
-    frame: int
-    time: float
     evaluations: Mapping[int, int]
     cost: float
     residual: float
@@ -64,38 +56,76 @@ class PairRecord:
     outcome: str
     reused: bool
     afresh: float
-    cut: bool
-    duplicate: bool
     mean_motion: float
     max_motion: float
     occluded: float | None = None
-    cold_cost: float | None = None
-    cold_milliseconds: float | None = None
-    difference: float | None = None
 
     @classmethod
-    def read(cls, stored: Mapping[str, Any]) -> "PairRecord":
+    def read(cls, stored: Mapping[str, Any]) -> "FlowRecord":
         """Return what `asdict` and JSON have made of a record."""
         evaluations = {int(stride): int(count) for stride, count in stored["evaluations"].items()}
         return cls(**{**stored, "evaluations": evaluations})
 
 
-class FrameTable:
-    """Writes frames.csv, a row as soon as its pair is done: what there is of it can be read at any time."""
+@dataclass(frozen=True)
+class PairRecord:
+    """What is known of a pair of frames.
 
-    def __init__(self, path: Path, strides: Sequence[int]) -> None:
+    Attributes:
+        frame: number of its first frame in the source.
+        time: of that frame, seconds.
+        cut: whether the two frames show different scenes; the flow then means nothing.
+        duplicate: whether they are equal.
+        flows: by direction, in the order in which they were solved.
+        cold_cost: cost of solving the first of them from zero; None if not compared.
+        cold_milliseconds: the same from zero.
+        difference: mean end-point difference of the two flows, pixels.
+    """
+
+    frame: int
+    time: float
+    cut: bool
+    duplicate: bool
+    flows: "Mapping[Direction, FlowRecord]"
+    cold_cost: float | None = None
+    cold_milliseconds: float | None = None
+    difference: float | None = None
+
+    @property
+    def first(self) -> FlowRecord:
+        """The flow that was solved first."""
+        return next(iter(self.flows.values()))
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> "PairRecord":
+        """Return what `asdict` and JSON have made of a record."""
+        flows = {direction: FlowRecord.read(flow) for direction, flow in stored["flows"].items()}
+        return cls(**{**stored, "flows": flows})
+
+
+class FrameTable:
+    """Writes frames.csv, a row as soon as its pair is done: what there is of it can be read at any time.
+
+    Columns of the flow forward are named as the fields of `FlowRecord`, of the flow back ``backward_...``.
+    """
+
+    def __init__(self, path: Path, strides: Sequence[int], directions: "Sequence[Direction]") -> None:
         """Begin the file; ``strides`` are those that evaluations are counted at."""
         self._path, self._strides = path, strides
         names = [field.name for field in fields(PairRecord)]
-        at = names.index("evaluations")
-        self.columns = [*names[:at], *(f"evaluations_{stride}" for stride in strides), *names[at + 1 :]]
+        at = names.index("flows")
+        of_flow = [field.name for field in fields(FlowRecord) if field.name != "evaluations"]
+        counts = [f"evaluations_{stride}" for stride in strides]
+        of_flows = [_prefix(direction) + name for direction in directions for name in (*counts, *of_flow)]
+        self.columns = [*names[:at], *of_flows, *names[at + 1 :]]
         path.write_text(self._line(self.columns), encoding="utf-8")
 
     def add(self, record: PairRecord) -> None:
         """Append a row; what is not known is left empty."""
-        known = asdict(record) | {
-            f"evaluations_{stride}": record.evaluations.get(stride, 0) for stride in self._strides
-        }
+        known = asdict(record)
+        for direction, flow in record.flows.items():
+            counts = {f"evaluations_{stride}": flow.evaluations.get(stride, 0) for stride in self._strides}
+            known |= {_prefix(direction) + name: value for name, value in (asdict(flow) | counts).items()}
         with self._path.open("a", encoding="utf-8", newline="") as file:
             file.write(self._line([_cell(known[column]) for column in self.columns]))
 
@@ -104,6 +134,10 @@ class FrameTable:
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(cells)
         return line.getvalue()
+
+
+def _prefix(direction: "Direction") -> str:
+    return "" if direction == "forward" else f"{direction}_"
 
 
 def _cell(value: object) -> str:
@@ -208,15 +242,17 @@ def manifest(
 
 
 def counts(records: Sequence[PairRecord]) -> dict[str, float]:
-    """Return how many pairs there were, of which kinds, and what all took."""
+    """Return how many pairs there were, of which kinds, and what all took, in all directions."""
+    flows = [flow for record in records for flow in record.flows.values()]
     return {
         "pairs": len(records),
         "cuts": sum(record.cut for record in records),
         "duplicates": sum(record.duplicate for record in records),
-        "reused": sum(record.reused for record in records),
-        "diverged": sum(record.outcome == "diverged" for record in records),
-        "cost": sum(record.cost for record in records),
-        "seconds": round(sum(record.milliseconds for record in records) / 1000, 3),
+        "flows": len(flows),
+        "reused": sum(flow.reused for flow in flows),
+        "diverged": sum(flow.outcome == "diverged" for flow in flows),
+        "cost": sum(flow.cost for flow in flows),
+        "seconds": round(sum(flow.milliseconds for flow in flows) / 1000, 3),
     }
 
 
@@ -234,10 +270,15 @@ def print_costs(records: Sequence[PairRecord]) -> None:
     if compared:
         head += f"  {'cost from zero':>14}  {'ms from zero':>12}  {'difference px':>13}"
     print(head)
-    for number, record in enumerate(records if len(records) <= LONGEST_TABLE else [], 1):
-        print(_row(f"{number}{_mark(record):2}", record))
+    costs = [_costs(record) for record in records]
+    for number, (record, figures) in enumerate(zip(records, costs, strict=True), 1):
+        if len(records) <= LONGEST_TABLE:
+            print(_row(f"{number}{_mark(record):2}", figures))
     for name, summary in (("mean", fmean), ("median", median)):
-        print(_row(f"{name}  ", _summary(records, summary)))
+        print(_row(f"{name}  ", [summary(column) for column in zip(*costs, strict=True)]))
+    directions = list(records[0].flows)
+    if len(directions) > 1:
+        print(f"of the flow {directions[0]}; frames.csv (--record-dir) has both directions")
     print("cost: evaluations of the 1/8 grid, all scales and the checks of starts; one at 1/16 is 0.25 of it")
     if compared:
         print("from zero: the same pair without reuse; the two take turns in going first")
@@ -250,20 +291,16 @@ def print_costs(records: Sequence[PairRecord]) -> None:
 def _mark(record: PairRecord) -> str:
     if record.cut:
         return "|"
-    return "=" if record.duplicate else "" if record.reused else "*"
+    return "=" if record.duplicate else "" if record.first.reused else "*"
 
 
-def _summary(
-    records: Sequence[PairRecord], summary: Callable[[list[float]], float]
-) -> Mapping[str, float | None]:
-    columns = ("cost", "milliseconds", "cold_cost", "cold_milliseconds", "difference")
-    values = {column: [getattr(record, column) for record in records] for column in columns}
-    return {column: None if None in found else summary(found) for column, found in values.items()}
+def _costs(record: PairRecord) -> list[float]:
+    """Return the figures of a row of the table, without those that are not known."""
+    compared = (record.cold_cost, record.cold_milliseconds, record.difference)
+    return [record.first.cost, record.first.milliseconds, *(one for one in compared if one is not None)]
 
 
-def _row(name: str, figures: PairRecord | Mapping[str, float | None]) -> str:
-    of = asdict(figures) if isinstance(figures, PairRecord) else figures
-    row = f"{name:>8} {of['cost']:>6.4g}  {of['milliseconds']:>8.1f}"
-    if of["cold_cost"] is not None:
-        row += f"  {of['cold_cost']:>14.4g}  {of['cold_milliseconds']:>12.1f}  {of['difference']:>13.3f}"
-    return row
+def _row(name: str, figures: Sequence[float]) -> str:
+    formats = ("6.4g", "8.1f", "14.4g", "12.1f", "13.3f")
+    cells = [format(figure, of) for figure, of in zip(figures, formats, strict=False)]
+    return f"{name:>8} " + "  ".join(cells)
