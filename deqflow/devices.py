@@ -85,10 +85,21 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False)
 
 
+def tune_for_fixed_sizes(device: torch.device) -> None:
+    """Let cuDNN try its algorithms on every new size of a convolution and keep the fastest (CUDA).
+
+    It pays where sizes repeat, as in training; where each frame has another size it costs more than it gains.
+    """
+    if device.type == "cuda" and not is_deterministic():
+        torch.backends.cudnn.benchmark = True
+
+
 def free_memory(device: torch.device) -> int:
     """Return the bytes that can still be allocated on ``device`` without swapping."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What PyTorch holds and does not use is free for its tensors, though not for others.
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     return int(psutil.virtual_memory().available)
 
 

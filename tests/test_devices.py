@@ -110,6 +110,13 @@ def noise(tmp_path):
     return frames
 
 
+def test_memory_that_pytorch_holds_unused_counts_as_free_on_cuda(monkeypatch):
+    figures = {"mem_get_info": (100, 1000), "memory_reserved": 70, "memory_allocated": 30}
+    for name, value in figures.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda device, value=value: value)
+    assert devices.free_memory(torch.device("cuda")) == 140
+
+
 def test_deterministic_runs_give_the_same_bits_however_much_memory_is_free(
     noise, tmp_path, monkeypatch, restored
 ):

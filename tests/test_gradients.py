@@ -187,6 +187,16 @@ def test_segments_restart_from_the_detached_result():
         assert joined(state).requires_grad
 
 
+@pytest.mark.parametrize(("steps", "marks"), [(20, [4, 8, 20]), (14, [3, 6, 14]), (3, [1, 2, 3])])
+def test_a_ratio_marks_early_evaluations(steps, marks):
+    step = Linear(2, 4)
+    how = (FixedPointIteration(), OneStep(), StoppingRule(steps=steps))
+    spaced = Recorded(count=3, ratio=0.4).follow(step, step.start(), *how)
+    placed = Recorded(positions=tuple(marks)).follow(step, step.start(), *how)
+    for one, other in zip(spaced.points, placed.points, strict=True):
+        assert torch.equal(joined(one), joined(other))
+
+
 def test_recorded_takes_its_gradients_at_once_but_as_if_one_by_one():
     step = Linear(2, 4)
     path = Recorded(count=3).follow(

@@ -189,8 +189,25 @@ def test_training_draws_the_scale_of_a_step(tmp_path):
     assert plain.scale == -1 and torch.equal(plain.positions(8), plain.subpixel_positions)
 
 
+def test_the_finest_scale_has_steps_of_its_own_and_starts_from_the_coarse_fixed_point(tmp_path):
+    before, after = (
+        [StepRandomness.of_step(step, options, torch.device("cpu")) for step in range(60)]
+        for options in (small(tmp_path, **PYRAMID), small(tmp_path, fine_steps=(1, 2), **PYRAMID))
+    )
+    finest = [draw for draw in after if draw.scale == 2]
+    assert {draw.solver_steps for draw in finest} == {1, 2}
+    assert all(draw.coarse_start != (draw.wrong_start is not None) for draw in finest)
+    for old, new in zip(before, after, strict=True):  # all else is drawn as before
+        assert new.coarse_steps == old.solver_steps and (new.scale, new.wrong_start) == (
+            old.scale,
+            old.wrong_start,
+        )
+        assert new.scale == 2 or (new.solver_steps, new.coarse_start) == (old.solver_steps, old.coarse_start)
+
+
 def test_every_scale_is_trained_by_one_process_or_two(tmp_path):
-    options = small(tmp_path / "one", train_steps=4, wrong_start_probability=0.3, **PYRAMID)
+    how = {"fine_steps": (1, 3), "correction_ratio": 0.4, "wrong_start_probability": 0.3, **PYRAMID}
+    options = small(tmp_path / "one", train_steps=4, **how)
     drawn = [StepRandomness.of_step(step, options, torch.device("cpu")).scale for step in range(4)]
     assert len(set(drawn)) > 1
     run(options)
@@ -203,6 +220,8 @@ def test_every_scale_is_trained_by_one_process_or_two(tmp_path):
 def test_shares_and_sizes_that_do_not_fit_the_scales_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="scale_shares must be shares"):
         small(tmp_path, scale_shares=(0.0, 0.0))
+    with pytest.raises(ConfigError, match="fine_steps must rise from at least 1"):
+        small(tmp_path, fine_steps=(3, 2))
     with pytest.raises(ConfigError, match="scale_shares needs 1 shares for deqflow-s"):
         run(small(tmp_path, scale_shares=(0.5, 0.5)))
     with pytest.raises(ConfigError, match="multiples of 16 for deqflow-s-next"):

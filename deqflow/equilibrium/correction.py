@@ -3,6 +3,7 @@
 Source: Bai et al., Deep Equilibrium Optical Flow Estimation, CVPR 2022, sec. 3.3.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -84,16 +85,20 @@ class Recorded:
     Attributes:
         count: evenly spaced states, the last evaluation's among them.
         positions: in place of ``count``, the evaluations (1-based, rising) whose states count.
+        ratio: in place of even spacing, each of the states comes after this share of the next one's
+            evaluations: below a half the early ones count, which teaches a solve to be nearly right soon.
+            Those that fall on the same evaluation are one.
     """
 
     count: int = 3
     positions: tuple[int, ...] | None = None
+    ratio: float | None = None
 
     def follow(
         self, step: Step, state: S, solver: Solver, gradient: Gradient, stop: StoppingRule
     ) -> Trajectory[S]:
         """See ``Correction.follow``; raises ValueError where the marks do not fit the steps."""
-        marks = marks_along(stop.steps, self.count, self.positions)
+        marks = marks_along(stop.steps, self.count, self.positions, self.ratio)
         solution = solve(step, state, solver, replace(stop, tolerance=0.0), record=marks)
         samples = torch.arange(state[0].shape[0], device=state[0].device).repeat(len(marks))
 
@@ -139,8 +144,10 @@ class Unrolled:
         return Trajectory([detach(state) for state in states], states, residual)
 
 
-def marks_along(steps: int, count: int, positions: Sequence[int] | None) -> list[int]:
-    """Return evaluations (1-based) that are marked: the given positions, or ``count`` evenly spaced ones.
+def marks_along(
+    steps: int, count: int, positions: Sequence[int] | None, ratio: float | None = None
+) -> list[int]:
+    """Return evaluations (1-based) that are marked: given ones, or ``count`` spaced evenly or by a ratio.
 
     Raises:
         ValueError: more marks than evaluations, or positions that do not rise within 1..steps.
@@ -148,6 +155,8 @@ def marks_along(steps: int, count: int, positions: Sequence[int] | None) -> list
     if positions is not None:
         return _checked(positions, steps)
     _check_count(count, steps)
+    if ratio is not None:
+        return sorted({math.ceil(steps * ratio**index) for index in range(count)})
     return [steps * (index + 1) // count for index in range(count)]
 
 

@@ -59,8 +59,13 @@ class TrainOptions:
             way too.
         scale_shares: of a model of several scales, share of the steps that train each, coarse to fine; where
             it is empty, all train the finest.
+        fine_steps: of a model of several scales, fewest and most solver steps at the finest, which then
+            starts from the coarse fixed point where it does not start from a wrong one; None treats it as
+            the others.
         corrections: losses along the solver's path.
         positions: in place of ``corrections``, the solver steps (from 1, rising) whose points losses are on.
+        correction_ratio: of ``recorded``: each loss is on the point after this share of the next one's
+            solver steps, so that below a half the early points count; None spaces them evenly.
         scheme: ``recorded`` takes points of one uninterrupted solve; ``segments`` starts the solver anew from
             each correction, as published.
         gradient: how a point of the path is differentiated.
@@ -117,7 +122,9 @@ class TrainOptions:
     coarse_start_probability: float = 0.0
     wrong_start_probability: float = 0.0
     scale_shares: tuple[float, ...] = ()
+    fine_steps: tuple[int, int] | None = None
     corrections: int = 3
+    correction_ratio: float | None = None
     positions: tuple[int, ...] = ()
     scheme: Literal["recorded", "segments"] = "recorded"
     gradient: Literal["one-step", "phantom", "neumann", "implicit", "unrolled"] = "one-step"
@@ -160,6 +167,10 @@ class TrainOptions:
             raise ConfigError(f"positions must rise from at least 1, not {self.positions}")
         if self.scale_shares and (min(self.scale_shares) < 0 or not sum(self.scale_shares) > 0):
             raise ConfigError(f"scale_shares must be shares of which one is above 0, not {self.scale_shares}")
+        if self.fine_steps is not None and not 1 <= self.fine_steps[0] <= self.fine_steps[1]:
+            raise ConfigError(f"fine_steps must rise from at least 1, not {self.fine_steps}")
+        if self.correction_ratio is not None and not 0 < self.correction_ratio < 1:
+            raise ConfigError(f"correction_ratio must be between 0 and 1, not {self.correction_ratio}")
         if not 0 < self.damping <= 1:
             raise ConfigError(f"damping must be above 0 and at most 1, not {self.damping}")
 

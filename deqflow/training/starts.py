@@ -95,6 +95,8 @@ class StepRandomness:
         probe: seed of the Jacobian penalty's probe; None leaves the penalty out.
         wrong_start: what to start from instead of zeros or the coarse fixed point; None does not.
         scale: number of the scale that is trained, coarse to fine; -1 is the finest.
+        coarse_steps: evaluations at each coarser scale, where the solve goes through them; 0 is as many as
+            ``solver_steps``.
         seed: of the positions inside coarse pixels of other strides than 8.
     """
 
@@ -104,6 +106,7 @@ class StepRandomness:
     probe: int | None = None
     wrong_start: WrongStart | None = None
     scale: int = -1
+    coarse_steps: int = 0
     seed: int = 0
 
     @classmethod
@@ -116,13 +119,19 @@ class StepRandomness:
         probe = int(torch.randint(2**31, (), generator=generator))
         coarse = float(torch.rand((), generator=generator)) < options.coarse_start_probability
         wrong = float(torch.rand((), generator=generator)) < options.wrong_start_probability
+        wrong_start = WrongStart.draw(generator) if wrong else None
+        scale, coarse_steps = _scale(options, generator), solver_steps
+        if options.fine_steps is not None and scale in (-1, len(options.scale_shares) - 1):
+            fewest, most = options.fine_steps
+            solver_steps, coarse = int(torch.randint(fewest, most + 1, (), generator=generator)), True
         return cls(
             positions,
             solver_steps,
             coarse and not wrong,
             probe if _penalized(options) and step % options.jacobian_every == 0 else None,
-            WrongStart.draw(generator) if wrong else None,
-            _scale(options, generator),
+            wrong_start,
+            scale,
+            coarse_steps,
             generator.initial_seed(),
         )
 
@@ -187,9 +196,10 @@ def follow(
     solver, scale = choose_solver(options, model), model.config.strides[randomness.scale]
     settings = replace(model.defaults, steps=randomness.solver_steps, tolerance=0.0, solver=solver)
     coarser = tuple(stride for stride in model.config.strides if stride > scale) or (2 * scale,)
-    coarse = replace(settings, scales=(*coarser, scale))
+    coarse_steps = randomness.coarse_steps or randomness.solver_steps
+    coarse = replace(settings, steps=coarse_steps, scales=(*coarser, scale))
     scales = model.scales(image1, coarse) if randomness.coarse_start else ()
-    correction: Correction = choose_correction(options)
+    correction: Correction = choose_correction(options, randomness.solver_steps)
     if randomness.probe is not None:
         correction = Penalized(correction, randomness.probe)
     pair = model.prepare(image1, image2, scales=scales, bidirectional=bidirectional)
@@ -239,7 +249,9 @@ def wrong_state(
             first = model.encode(torch.cat((pair.padding.pad(before), first.image[len(before) :])))
     elif kind == "other-motion" or count == 1:
         second = model.encode(second.image.roll(start.shift, dims=(2, 3)))
-    scales = (scale or model.config.stride,)
+    scale = scale or model.config.stride
+    # What a video carries was found through all scales; only shrunk frames, which are encoded anew, are not.
+    scales = tuple(stride for stride in model.config.strides if stride >= scale)
     settings = replace(model.defaults, steps=start.evaluations, tolerance=0.0, solver=solver, scales=scales)
     other = replace(pair, first=first, second=second)
     state: FlowState = model.solve(other, settings=settings).finest.state
@@ -260,13 +272,14 @@ def choose_gradient(options: TrainOptions) -> Gradient:
     return Implicit() if options.gradient == "implicit" else OneStep()
 
 
-def choose_correction(options: TrainOptions) -> Correction:
-    """Choose where along the path losses are taken."""
-    positions = options.positions or None
+def choose_correction(options: TrainOptions, steps: int) -> Correction:
+    """Choose where along a path of so many solver steps losses are taken."""
+    count, positions = min(options.corrections, steps), options.positions or None
     if options.gradient == "unrolled":
-        return Unrolled(count=options.corrections, positions=positions)
-    scheme = Segments if options.scheme == "segments" else Recorded
-    return scheme(count=options.corrections, positions=positions)
+        return Unrolled(count=count, positions=positions)
+    if options.scheme == "segments":
+        return Segments(count=count, positions=positions)
+    return Recorded(count=count, positions=positions, ratio=options.correction_ratio)
 
 
 def choose_solver(options: TrainOptions, model: DEQFlow) -> Solver:
