@@ -1,5 +1,5 @@
 # Everything here sets itself up: the first call of any target makes .venv and installs what constraints.txt pins.
-#   make demo        flow video of the shipped clip, by the shipped weights
+#   make demo        flow videos of the shipped clips, by the shipped weights
 #   make test        the tests, without the slow ones
 #   make coverage    the same, and which lines of deqflow/ they miss
 #   make test-slow   the slow ones: killed processes, the wheel in an empty environment

@@ -110,7 +110,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def test_an_example_gives_pictures_numbers_and_records(page: Page, tmp_path: Path) -> None:
-    job = page.submit({}, example="dog")
+    job = page.submit({}, example="bigbuckbunny_turn")
     found = page.finished(job)
     assert found["error"] == ""
     assert (found["stage"], found["pairs"], found["total"]) == ("done", 2, 2)
@@ -172,7 +172,7 @@ def test_errors_are_sentences_with_the_visitors_names(page: Page, frames: dict[s
         ({"max_side": 201}, "max side must be 64 to 200, got 201"),
         ({"max_frames": 9}, "max frames must be 2 to 8, got 9"),
         ({"max_frames": "all"}, "max frames must be 2 to 8, got all"),
-        ({"example": "../dog"}, "there is no example"),
+        ({"example": "../bigbuckbunny"}, "there is no example"),
         ({}, "drop a clip or two frames first"),
     ],
 )
@@ -205,7 +205,7 @@ def test_names_of_files_lead_nowhere(page: Page) -> None:
 
 def test_two_visitors_do_not_mix(page: Page, frames: dict[str, bytes]) -> None:
     clip = {"my%20clip.mp4": frames["my clip.mp4"]}
-    first, second = page.submit(clip), page.submit({}, example="dog", layouts=["color"])
+    first, second = page.submit(clip), page.submit({}, example="bigbuckbunny_turn", layouts=["color"])
     assert first != second and len(first) >= 20
     done = [page.finished(job) for job in (first, second)]
     assert [list(found["pictures"]) for found in done] == [["color", "overlay"], ["color"]]
@@ -221,7 +221,7 @@ def test_a_job_that_is_canceled_ends_and_leaves_no_file(page: Page) -> None:
     job = page.submit({}, example="bigbuckbunny", max_frames=8)
     kept = page.jobs[job]
     page.json("DELETE", f"/jobs/{job}")
-    page.finished(page.submit({}, example="dog", max_frames=2))  # which comes after it
+    page.finished(page.submit({}, example="bigbuckbunny_turn", max_frames=2))  # which comes after it
     assert kept.stage == "failed" and not kept.folder.exists()
 
 
@@ -270,7 +270,7 @@ def test_clicking_through_it_in_chromium(page: Page, frames: dict[str, bytes], t
         tab.locator("#examples button").nth(1).wait_for()
         assert tab.locator("#go").is_disabled()
 
-        tab.get_by_role("button", name="dog").click()
+        tab.get_by_role("button", name="bigbuckbunny_turn").click()
         tab.get_by_label("overlay").check()
         tab.locator("#max_side").fill("128")
         tab.locator("#max_frames").fill("4")

@@ -250,7 +250,7 @@ def test_starts_from_the_command_line(repository, capsys, monkeypatch):
 
 
 def test_video_is_timed_in_every_way(repository, capsys):
-    clip = repository / "demo" / "dog.mp4"
+    clip = repository / "demo" / "bigbuckbunny.mp4"
     arguments = f"video --clip {clip} --frames 5 --sizes 64 48 96 64 --device cpu"
     assert main(["bench", *arguments.split()]) == 0
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]

@@ -22,7 +22,7 @@ def model():
 def clip(repository):
     frames = [
         shrink(frame, 320)
-        for frame, _ in zip(open_video(repository / "demo" / "dog.mp4"), range(6), strict=False)
+        for frame, _ in zip(open_video(repository / "demo" / "bigbuckbunny.mp4"), range(6), strict=False)
     ]
     assert len(frames) == 6
     return frames
