@@ -18,6 +18,8 @@ from deqflow.zoo import checkpoints
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
+# Float32 is compared as float32: CUDA would round convolutions to TensorFloat-32.
+torch.backends.cudnn.allow_tf32 = False
 
 # Derandomised, so that a failure is the same on every machine; no deadline, because shared machines stall.
 hypothesis.settings.register_profile(
