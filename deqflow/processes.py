@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from deqflow.devices import keep_freed_memory, pin_process, resolve_device, tune_for_fixed_sizes
+from deqflow.devices import keep_freed_memory, pin_process, resolve_device
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,6 @@ def start_processes(device_name: str) -> Iterator[Processes]:
     elif device.type == "cuda" and count > 1:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    tune_for_fixed_sizes(device)
     if count > 1:
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(minutes=10))

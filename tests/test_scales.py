@@ -197,6 +197,8 @@ def test_the_finest_scale_has_steps_of_its_own_and_starts_from_the_coarse_fixed_
     finest = [draw for draw in after if draw.scale == 2]
     assert {draw.solver_steps for draw in finest} == {1, 2}
     assert all(draw.coarse_start != (draw.wrong_start is not None) for draw in finest)
+    longest = StepRandomness.longest(small(tmp_path, fine_steps=(1, 2), **PYRAMID), torch.device("cpu"))
+    assert longest.solver_steps == 2 and longest.coarse_start
     for old, new in zip(before, after, strict=True):  # all else is drawn as before
         assert new.coarse_steps == old.solver_steps and (new.scale, new.wrong_start) == (
             old.scale,
@@ -222,6 +224,8 @@ def test_shares_and_sizes_that_do_not_fit_the_scales_are_refused(tmp_path):
         small(tmp_path, scale_shares=(0.0, 0.0))
     with pytest.raises(ConfigError, match="fine_steps must rise from at least 1"):
         small(tmp_path, fine_steps=(3, 2))
+    with pytest.raises(ConfigError, match="at least 4, the last of positions"):
+        small(tmp_path, fine_steps=(3, 5), positions=(2, 4), solver_steps=(4, 6))
     with pytest.raises(ConfigError, match="scale_shares needs 1 shares for deqflow-s"):
         run(small(tmp_path, scale_shares=(0.5, 0.5)))
     with pytest.raises(ConfigError, match="multiples of 16 for deqflow-s-next"):

@@ -9,7 +9,6 @@ from deqflow.errors import ConfigError
 
 if TYPE_CHECKING:
     from deqflow.data.sample import Sample
-    from deqflow.data.synthetic import SyntheticScenes
     from deqflow.estimator import DEQFlow
     from deqflow.evaluation.charts import Chart
 
@@ -76,13 +75,9 @@ class StudyOptions:
             for file in files
         }
 
-    def held_out(self, motion: str = "usual") -> "SyntheticScenes":
-        """Open scenes that no model of ours was trained on."""
-        from deqflow.data.synthetic import Textures
-        from deqflow.training.data import held_out_scenes
-
-        return held_out_scenes(Textures.from_folder(self.textures), self.height, self.width, motion=motion)
-
     def samples(self) -> "Iterator[Sample]":
         """Render pairs of held-out scenes of fast motion."""
-        return map(self.held_out("fast").__getitem__, range(self.pairs))
+        from deqflow.training.data import held_out_scenes
+
+        scenes = held_out_scenes(self.textures, self.height, self.width, motion="fast")
+        return map(scenes.__getitem__, range(self.pairs))

@@ -4,6 +4,7 @@ from deqflow.claims.options import Findings, StudyOptions
 from deqflow.data.synthetic import PROGRAMS
 from deqflow.evaluation.charts import Chart, bar_figure
 from deqflow.evaluation.starts import measure_reuse, reuse_table
+from deqflow.training.data import held_out_scenes
 
 SEQUENCES = 24
 """Rendered sequences beside the motion programs."""
@@ -11,7 +12,7 @@ SEQUENCES = 24
 
 def reuse(options: StudyOptions) -> Findings:
     """Estimate sequences with reuse and without, with every file of weights."""
-    scenes = options.held_out()
+    scenes = held_out_scenes(options.textures, options.height, options.width)
     rendered = [scenes.sequence(number)[0] for number in range(SEQUENCES)]
     pictures = [scenes[number].frame1 for number in range(2)]
     programs = [program.render(picture) for picture in pictures for program in PROGRAMS]

@@ -16,7 +16,6 @@ from deqflow.errors import CheckpointError, ConfigError, VideoError
 
 if TYPE_CHECKING:
     from deqflow.data.sample import Sample
-    from deqflow.data.synthetic import SyntheticScenes
     from deqflow.estimator import DEQFlow
 
 Format = Literal["float32", "bfloat16", "float16"]
@@ -99,20 +98,15 @@ class PairOptions(WeightOptions):
 
         from deqflow.data.datasets import find_benchmarks
         from deqflow.data.sample import known_only
+        from deqflow.training.data import held_out_scenes
 
         samples: Iterable[Sample]
         if self.data is not None:
             samples = chain.from_iterable(find_benchmarks(self.data))
         else:
-            samples = map(self.held_out(self.scenes).__getitem__, range(self.first, self.first + self.pairs))
+            scenes = held_out_scenes(self.textures, self.height, self.width, motion=self.scenes)
+            samples = map(scenes.__getitem__, range(self.first, self.first + self.pairs))
         return known_only(tqdm(samples, unit="pair"))
-
-    def held_out(self, motion: str = "usual") -> "SyntheticScenes":
-        """Open scenes of one kind of motion that no model of ours was trained on."""
-        from deqflow.data.synthetic import Textures
-        from deqflow.training.data import held_out_scenes
-
-        return held_out_scenes(Textures.from_folder(self.textures), self.height, self.width, motion=motion)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,7 +351,9 @@ class StartsOptions(PairOptions):
 
     def _rendered(self) -> "list[list[Sample]]":
         """Render sequences of held-out scenes."""
-        scenes = self.held_out()
+        from deqflow.training.data import held_out_scenes
+
+        scenes = held_out_scenes(self.textures, self.height, self.width)
         return [scenes.sequence(self.first + number)[0] for number in range(self.sequences)]
 
 

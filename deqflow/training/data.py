@@ -127,10 +127,11 @@ def open_scenes(options: SceneOptions) -> Sources:
 
 
 def held_out_scenes(
-    textures: Textures, height: int, width: int, *, seed: int = 0, motion: str = "usual"
+    textures: Textures | Path | None, height: int, width: int, *, seed: int = 0, motion: str = "usual"
 ) -> SyntheticScenes:
-    """Return scenes that a run with these textures and this seed never trains on."""
-    kept = split_textures(textures, held_out=True)
+    """Return scenes that a run with these textures (or their folder) and this seed never trains on."""
+    every = textures if isinstance(textures, Textures) else Textures.from_folder(textures)
+    kept = split_textures(every, held_out=True)
     return SyntheticScenes(kept, height, width, seed=seed + HELD_OUT_SEED, config=MOTIONS[motion])
 
 

@@ -169,6 +169,11 @@ class TrainOptions:
             raise ConfigError(f"scale_shares must be shares of which one is above 0, not {self.scale_shares}")
         if self.fine_steps is not None and not 1 <= self.fine_steps[0] <= self.fine_steps[1]:
             raise ConfigError(f"fine_steps must rise from at least 1, not {self.fine_steps}")
+        if self.fine_steps is not None and self.positions and self.positions[-1] > self.fine_steps[0]:
+            raise ConfigError(
+                f"fine_steps must rise from at least {self.positions[-1]}, the last of positions, "
+                f"not {self.fine_steps}"
+            )
         if self.correction_ratio is not None and not 0 < self.correction_ratio < 1:
             raise ConfigError(f"correction_ratio must be between 0 and 1, not {self.correction_ratio}")
         if not 0 < self.damping <= 1:

@@ -148,9 +148,10 @@ class StepRandomness:
         """Return the draws that a step costs most with, but for wrong starts."""
         return cls(
             torch.arange(_positions(options), device=device),
-            options.solver_steps[1],
-            options.coarse_start_probability > 0,
+            (options.fine_steps or options.solver_steps)[1],
+            options.coarse_start_probability > 0 or options.fine_steps is not None,
             0 if _penalized(options) else None,
+            coarse_steps=options.solver_steps[1],
         )
 
 

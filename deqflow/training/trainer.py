@@ -23,6 +23,7 @@ from torch.profiler import record_function
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from deqflow.devices import tune_for_fixed_sizes
 from deqflow.errors import CheckpointError, ConfigError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.io.files import replace_bytes
@@ -73,6 +74,7 @@ def run(plan: TrainOptions | Sequence[TrainOptions]) -> None:
     """
     stages = [plan] if isinstance(plan, TrainOptions) else list(plan)
     with start_processes(stages[0].device) as processes:
+        tune_for_fixed_sizes(processes.device)
         weights: Path | None = None
         for options in stages:
             if weights is not None and not options.dry_run:

@@ -116,7 +116,7 @@ PRESETS: Mapping[str, Preset] = {
         defaults=SolveSettings(scales=(16, 8), precise=Anderson()),
     ),
     "deqflow-s-next": Preset(
-        summary="three scales, still in training: so far at 1/16 and 1/8 (`--scales fast`)",
+        summary="three scales, in training: `--scales fast` leaves out 1/4, where solves do not settle yet",
         license="Apache-2.0",
         config=ModelConfig(
             features=96,
