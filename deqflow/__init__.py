@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from deqflow.geometry import occlusion, warp
     from deqflow.io import read_flow, write_flow
     from deqflow.step import FlowState
-    from deqflow.stream import FlowStream, estimate_video
+    from deqflow.stream import FlowStream
+    from deqflow.video import estimate_video
     from deqflow.visualize import flow_to_image
     from deqflow.zoo import from_pretrained, list_models, load, save_pretrained
 
@@ -41,7 +42,7 @@ _HOMES = {
     "SolveSettings": "deqflow.config",
     "Solver": "deqflow.equilibrium",
     "VideoError": "deqflow.errors",
-    "estimate_video": "deqflow.stream",
+    "estimate_video": "deqflow.video",
     "flow_to_image": "deqflow.visualize",
     "from_pretrained": "deqflow.zoo",
     "list_models": "deqflow.zoo",

@@ -135,7 +135,7 @@ def test_two_frames_give_what_estimate_gives(page: Page, frames: dict[str, bytes
     job = page.submit(uploads, layouts=["arrows"])
     found = page.finished(job)
     assert found["stage"] == "done", found
-    assert found["clip"] == "frame1.png" and list(found["pictures"]) == ["arrows"]
+    assert found["clip"] == "frame_000001.png" and list(found["pictures"]) == ["arrows"]
     assert found["pictures"]["arrows"].endswith(".png")
     for name, content in uploads.items():
         (tmp_path / name).write_bytes(content)

@@ -16,7 +16,8 @@ from deqflow.geometry import occlusion
 from deqflow.io import open_video, write_image
 from deqflow.reuse import CHECK_COST, LONG, blocks, carry, filled
 from deqflow.step import FlowState
-from deqflow.stream import FlowStream, estimate_video
+from deqflow.stream import FlowStream
+from deqflow.video import estimate_video
 from deqflow.zoo import create
 
 STEPS = 3

@@ -5,9 +5,9 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import ZIP_STORED, ZipFile
@@ -19,7 +19,8 @@ from deqflow.commands.pairs import Image
 from deqflow.commands.video import VideoOptions, flow_video
 from deqflow.errors import ConfigError, DeqflowError, VideoError
 from deqflow.estimator import DEQFlow
-from deqflow.io import VideoWriter, read_image, write_image
+from deqflow.io import VideoFrame, VideoSource, VideoWriter, read_image, write_image
+from deqflow.io.video import FrameWriter, ImageWriter
 from deqflow.visualize import PICTURES
 
 _NOTHING: Image = np.empty((0, 0, 3), np.uint8)
@@ -94,7 +95,7 @@ class Job:
             sorted(path for path in self.results.rglob("*") if path.is_file()) if self.stage == "done" else []
         )
         names = [path.relative_to(self.results).as_posix() for path in files]
-        clip = next((name for name in names if name in ("clip.mp4", "frame1.png")), None)
+        clip = next((name for name in names if name in ("clip.mp4", "frame_000001.png")), None)
         pictures = {
             layout: name
             for layout in self.layouts
@@ -238,19 +239,32 @@ class Jobs:
         opened = options.open()
         if opened.frame_count is not None:
             job.total = max(0, opened.frame_count - 1)
-        if pair:
-            for number, frame in enumerate(opened.frames(), 1):
-                write_image(results / f"frame{number}.png", frame.image)
-        else:  # what browsers play, and exactly the frames that the flow is of
-            with VideoWriter(results / "clip.mp4", opened.fps, time_base=opened.time_base) as writer:
-                for frame in opened.frames():
-                    job.watch(0, frame.image)
-                    writer.write(frame)
-        flow_video(options, options.open(), options.output, self.model, watch=job.watch)
+        with _for_browsers(results, opened, pair=pair) as writer:
+            flow_video(options, _copied(opened, writer), options.output, self.model, watch=job.watch)
         with ZipFile(job.folder / EVERYTHING, "w", ZIP_STORED) as archive:
             for path in sorted(results.rglob("*")):
                 archive.write(path, path.relative_to(results))
         (job.folder / EVERYTHING).rename(results / EVERYTHING)
+
+
+def _for_browsers(folder: Path, source: VideoSource, *, pair: bool) -> FrameWriter:
+    """Return what writes the frames of a source as images, or as a video that browsers play."""
+    if pair:
+        return ImageWriter(folder / "frame.png")
+    return VideoWriter(
+        folder / "clip.mp4", source.fps, time_base=source.time_base, pixel_aspect=source.pixel_aspect
+    )
+
+
+def _copied(source: VideoSource, writer: FrameWriter) -> VideoSource:
+    """Return a source whose frames are written too, as they are read."""
+
+    def read() -> Iterator[VideoFrame]:
+        for frame in source.frames():
+            writer.write(frame)
+            yield frame
+
+    return replace(source, read=read)
 
 
 def _sequence(job: Job) -> Path:

@@ -65,15 +65,9 @@ class StudyOptions:
 
     def weights(self) -> "dict[str, DEQFlow]":
         """Load the weights to look at, by what to call them."""
-        from deqflow import zoo
+        from deqflow.zoo.loading import load_each
 
-        files = (self.checkpoint, *self.against)
-        return {
-            self.model if file is None else file.stem: zoo.load(
-                self.model, checkpoint=file, device=self.device
-            )
-            for file in files
-        }
+        return load_each(self.model, (self.checkpoint, *self.against), device=self.device)
 
     def samples(self) -> "Iterator[Sample]":
         """Render pairs of held-out scenes of fast motion."""

@@ -274,15 +274,16 @@ class ErrorsOptions(PairOptions):
 
     def measure(self) -> None:
         """Measure and print."""
-        from deqflow import zoo
         from deqflow.evaluation.bench import compare_models, model_table
+        from deqflow.zoo.loading import load_each
 
+        files = (self.checkpoint, *self.against)
         models = {
-            _in_precision(self.model if path is None else str(path), precision): zoo.load(
-                self.model, checkpoint=path, device=self.device, precision=precision, scales=self.scales
-            )
-            for path in (self.checkpoint, *self.against)
+            _in_precision(name, precision): model
             for precision in self.precisions or ("auto",)
+            for name, model in load_each(
+                self.model, files, device=self.device, precision=precision, scales=self.scales
+            ).items()
         }
         print(model_table(compare_models(models, self.samples())))
 
@@ -323,18 +324,13 @@ class StartsOptions(PairOptions):
         """Measure and print."""
         from tqdm import tqdm
 
-        from deqflow import zoo
         from deqflow.commands.demo import demo_clips
         from deqflow.data.synthetic import PROGRAMS
         from deqflow.evaluation.starts import measure_reuse, measure_starts, reuse_table, starts_table
         from deqflow.io import open_video
+        from deqflow.zoo.loading import load_each
 
-        models = {
-            self.model if path is None else str(path): zoo.load(
-                self.model, checkpoint=path, device=self.device
-            )
-            for path in (self.checkpoint, *self.against)
-        }
+        models = load_each(self.model, (self.checkpoint, *self.against), device=self.device)
         pictures = [next(iter(open_video(clip))) for clip in self.clips or demo_clips()]
         starts = {
             name: measure_starts(model, self.samples(), multiples=self.multiples)

@@ -332,7 +332,8 @@ def _pairs(
         begin: where to go on; None means at the first frame.
         done: pairs before that.
     """
-    from deqflow.stream import FlowStream, check_enough_frames
+    from deqflow.stream import FlowStream
+    from deqflow.video import check_enough_frames
 
     stream = FlowStream(model, reuse=options.reuse)
     cold = FlowStream(model, reuse=False) if options.compare else None

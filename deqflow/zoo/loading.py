@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from os import PathLike
@@ -96,6 +96,26 @@ def load(
     model.precision = dtype
     model.defaults = model.settings(**options)
     return model.to(where).eval().requires_grad_(trainable)
+
+
+def load_each(
+    name: str,
+    checkpoints: Iterable[Path | None],
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    **options: Unpack[SolveOptions],
+) -> dict[str, DEQFlow]:
+    """Return a preset with one file of weights after the other, by the file's path; see `load`.
+
+    Those that ship with the package, None, are called as the preset.
+    """
+    return {
+        name if path is None else str(path): load(
+            name, checkpoint=path, device=device, precision=precision, **options
+        )
+        for path in checkpoints
+    }
 
 
 def restore(name: str, path: Path) -> DEQFlow:
