@@ -163,7 +163,7 @@ class SolveSettings:
     Attributes:
         steps: most evaluations of the update operator at each scale, at least 1.
         tolerance: stop once the flow moves less than this, RMS in full-resolution pixels per step, at the
-            model's finest scale; twice as much at the next coarser, and so on. 0 runs all steps.
+            finest of the scales; twice as much at the next coarser, and so on. 0 runs all steps.
         hidden_tolerance: and the hidden state changes less than this, relative to its norm.
         solver: where to evaluate next.
         precise: takes its place where at most half of the tolerance is asked for and no solver is named.
@@ -194,17 +194,12 @@ class SolveSettings:
     def changed(self, **options: Unpack[SolveOptions]) -> "SolveSettings":
         """Return these settings with the options that are given and not None."""
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-        scales = given.get("scales")
-        if isinstance(scales, str):
-            require_choice("solve", "scales", scales, ("all", "fast"))
-            fast = tuple(scale for scale in self.scales if scale >= 8)
-            given["scales"] = fast if scales == "fast" else self.scales
         if self.precise is not None and 0 < given.get("tolerance", 0) <= self.tolerance / 2:
             given.setdefault("solver", self.precise)
         return replace(self, **given)
 
     def stopping(self, measure: Measure, factor: int) -> StoppingRule:
-        """Return the rule at a scale ``factor`` times as coarse as the model's finest."""
+        """Return the rule at a scale ``factor`` times as coarse as the finest."""
         hidden = self.hidden_tolerance if self.tolerance > 0 else 0.0
         tolerance = (self.tolerance * factor, float("inf"), hidden)
         return StoppingRule(steps=self.steps, tolerance=tolerance, measure=measure, keep=self.keep)

@@ -32,6 +32,7 @@ from deqflow.io.frames import Batch, Frame, is_batch, to_rgb_frames
 from deqflow.io.images import SMALLEST_SIDE, ValueRange
 from deqflow.network import BilinearUpsampling, Mixture, build_correlation
 from deqflow.network.correlation import AUTO
+from deqflow.network.sizes import require_choice
 from deqflow.pair import EncodedFrame, FrameFeatures, PairSolution, PreparedPair
 from deqflow.step import FlowState, Movement, UpdateStep
 
@@ -98,8 +99,13 @@ class DEQFlow(nn.Module):
 
     def settings(self, **options: Unpack[SolveOptions]) -> SolveSettings:
         """Return the model's defaults, but for what is given; raise ConfigError for what it cannot do."""
-        settings = self.defaults.changed(**options)
         strides = self.config.strides
+        named = options.get("scales")
+        if isinstance(named, str):
+            require_choice("solve", "scales", named, ("all", "fast"))
+            every = sorted({*self.defaults.scales, *strides}, reverse=True)
+            options["scales"] = tuple(scale for scale in every if named == "all" or scale >= 8)
+        settings = self.defaults.changed(**options)
         for scale in settings.scales:
             if scale not in strides and scale % max(strides):
                 known = ", ".join(map(str, strides))
@@ -288,7 +294,7 @@ class DEQFlow(nn.Module):
             if finest and given is not None:
                 fitted = _fitted(given, start)
                 start = fitted if trusted is None else fitted.where(trusted, start)
-            stop = settings.stopping(Movement(scale), scale // self.config.stride)
+            stop = settings.stopping(Movement(scale), scale // scales[-1])
             with self._part("solve" if finest else "coarse solve"):
                 solution = solve(operator, start, settings.solver, stop)
             before, state, evaluations[scale] = scale, solution.state, solution.steps
@@ -302,9 +308,11 @@ class DEQFlow(nn.Module):
         *coarser, finest = self.scales(pair.first.image, settings)
         if not coarser:
             return None
-        found: FlowState = self.solve(pair, settings=replace(settings, scales=tuple(coarser))).finest.state
+        ratio = coarser[-1] // finest
+        alone = replace(settings, scales=tuple(coarser), tolerance=ratio * settings.tolerance)
+        found: FlowState = self.solve(pair, settings=alone).finest.state
         height, width = (side // finest for side in pair.first.image.shape[2:])
-        return found.enlarged(coarser[-1] // finest, (height, width))
+        return found.enlarged(ratio, (height, width))
 
     def trajectory(
         self,

@@ -105,6 +105,27 @@ def test_the_tolerance_is_that_of_the_finest_scale(model):
     assert factors == pytest.approx([0.4, 0.2, 0.1])
 
 
+def test_the_finest_scale_is_the_finest_that_is_solved(model):
+    """Without 1/4, an eighth gets the tolerance asked for, and a sixteenth twice as much."""
+    images = frames(48, 64).to(model.device)
+    whole = model(*images, steps=40, tolerance=2.0)
+    fast = model(*images, steps=40, tolerance=4.0, scales="fast")
+    assert {scale: whole.evaluations[scale].tolist() for scale in (16, 8)} == {
+        scale: counts.tolist() for scale, counts in fast.evaluations.items()
+    }
+    assert 2 < fast.evaluations[8].item() < 40  # the tolerance decides, and not the number of steps
+    pair = model.prepare(*images)
+    start = model.coarse_start(pair, model.settings(steps=40, tolerance=2.0))
+    again = model(*images, start, steps=40, tolerance=2.0)
+    torch.testing.assert_close(again.flow, whole.flow)
+
+
+def test_all_scales_are_those_of_the_model_and_those_beyond_by_default(model):
+    model.defaults = SolveSettings(scales=(32, 16, 8))
+    assert model.settings(scales="all").scales == (32, 16, 8, 4)
+    assert model.settings(scales="fast").scales == (32, 16, 8)
+
+
 def test_every_parameter_learns_from_some_scale(model):
     model.requires_grad_(True).train()
     pair = model.prepare(*frames(48, 64).to(model.device))

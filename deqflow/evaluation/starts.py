@@ -107,13 +107,14 @@ def _batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
 
 def _starts(model: DEQFlow, pair: PreparedPair, generator: Generator) -> dict[str, FlowState | None]:
     """Return where to start a batch of padded pairs, by name; None is the default."""
-    starts: dict[str, FlowState | None] = {DEFAULT: None, "zero": model.initial_state(pair.first)}
+    finest, solver = model.defaults.scales[-1], model.defaults.solver
+    starts: dict[str, FlowState | None] = {DEFAULT: None, "zero": model.initial_state(pair.first, finest)}
     for kind in get_args(WrongKind):
         if kind == "other-sample" and len(pair.first.image) == 1:
             continue
         down, right = torch.randint(-REACHES[1], REACHES[1] + 1, (2,), generator=generator).tolist()
         start = WrongStart(kind, EVALUATIONS[1], (down, right))
-        starts[kind] = wrong_state(model, pair, start, model.defaults.solver)
+        starts[kind] = wrong_state(model, pair, start, solver, scale=finest)
     return starts
 
 

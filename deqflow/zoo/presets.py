@@ -116,7 +116,7 @@ PRESETS: Mapping[str, Preset] = {
         defaults=SolveSettings(scales=(16, 8), precise=Anderson()),
     ),
     "deqflow-s-next": Preset(
-        summary="three scales, in training: `--scales fast` leaves out 1/4, where solves do not settle yet",
+        summary="three scales, in training: `--scales all` adds 1/4, where solves do not settle yet",
         license="Apache-2.0",
         config=ModelConfig(
             features=96,
@@ -124,7 +124,7 @@ PRESETS: Mapping[str, Preset] = {
             encoder=PyramidEncoderConfig(),
             uncertainty=MixtureConfig(),
         ),
-        defaults=SolveSettings(scales=(16, 8, 4), precise=Anderson()),
+        defaults=SolveSettings(scales=(16, 8), precise=Anderson()),
     ),
     **{f"deqflow-{size}": _published_deq(size, attention=False) for size in _SIZES},
     **{f"deqflow-{size}-gma": _published_deq(size, attention=True) for size in _SIZES},
