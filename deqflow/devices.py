@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -169,14 +169,34 @@ def is_deterministic() -> bool:
     return torch.are_deterministic_algorithms_enabled()
 
 
-def stopwatch(device: torch.device) -> Iterator[float]:
-    """Seconds since the last value, once the device has finished what it was given."""
-    last = time.perf_counter()
+def stopwatch(device: torch.device, *, processor: bool = False) -> Iterator[float]:
+    """Seconds since the last value, once the device has finished what it was given.
+
+    Args:
+        device: that computes.
+        processor: on a CPU, count what this process took of it, which other work hardly lengthens.
+    """
+    clock = time.process_time if processor and device.type == "cpu" else time.perf_counter
+    last = clock()
     while True:
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
-        last, before = time.perf_counter(), last
+        last, before = clock(), last
         yield last - before
+
+
+def processor_seconds() -> float:
+    """Return the processor time of this process and of those it has started, such as workers, so far.
+
+    Of workers that have ended it is known on Linux alone.
+    """
+    process = psutil.Process()
+    times = [process.cpu_times()]
+    ended = getattr(times[0], "children_user", 0.0) + getattr(times[0], "children_system", 0.0)
+    for child in process.children(recursive=True):
+        with suppress(psutil.Error):
+            times.append(child.cpu_times())
+    return float(ended + sum(one.user + one.system for one in times))
 
 
 @contextmanager

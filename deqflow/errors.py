@@ -33,6 +33,10 @@ class TrainingError(DeqflowError):
     """A training run that cannot go on: no room for its state, losses that stay infinite, dead workers."""
 
 
+class DivergenceError(TrainingError):
+    """A training run whose loss or gradient was infinite or not a number in too many steps in a row."""
+
+
 class DeqflowWarning(UserWarning):
     """Base of every warning about a user's input; the message names it."""
 

@@ -1,5 +1,6 @@
 """The experiments of ``deqflow study``: that they measure what they say, on models of two steps."""
 
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -8,12 +9,14 @@ import torch
 from training_runs import needs_muon
 
 from deqflow import zoo
-from deqflow.claims import arms, joint, reuse
+from deqflow.claims import arms, joint, reuse, training
 from deqflow.claims.options import StudyOptions
 from deqflow.claims.registry import CLAIMS
 from deqflow.cli import main
 from deqflow.commands.study import ClaimName
+from deqflow.errors import DivergenceError, TrainingError
 from deqflow.evaluation.starts import measure_starts
+from deqflow.training.trainer import Trainer
 
 TINY = ["--width", "64", "--height", "64", "--pairs", "3", "--device", "cpu", "--train-steps", "2"]
 
@@ -85,23 +88,102 @@ def test_the_joint_solve_finds_the_input_that_a_slower_way_finds(monkeypatch):
 
 
 @needs_muon
-def test_arms_are_trained_once_and_judged(tmp_path, capsys, monkeypatch):
+def test_arms_are_trained_once_and_judged_once(tmp_path, monkeypatch):
     assert study(tmp_path, "jacobian") == 0
     page = (tmp_path / "jacobian.md").read_text()
     rows = table(page)
     assert [row[0].strip() for row in rows] == ["weight 0", "weight 0.1", "weight 1"]
-    assert all(float(row[4]) > 0 and row[6].strip() == "0 of 1" for row in rows)
-    folder = tmp_path / "runs" / "jacobian" / "weight-0.1-0"
-    assert (folder / "deqflow-s.safetensors").exists()
-    before = {file: file.read_bytes() for file in folder.glob("*.safetensors")}
+    assert all(int(row[1]) == 2 and float(row[6]) > 0 and row[11].strip() == "0 of 1" for row in rows)
+    assert (tmp_path / "runs/64x64-2/jacobian-0.1-0/deqflow-s.safetensors").exists()
+    monkeypatch.setattr(arms, "judge", None)
+    monkeypatch.setattr(arms, "run", None)
     assert study(tmp_path, "jacobian") == 0
-    assert before == {file: file.read_bytes() for file in before}
     assert (tmp_path / "jacobian.md").read_text() == page
-    # What cannot go on counts as diverged, and the others are still held against each other.
-    monkeypatch.setattr(arms, "run", lambda options: (_ for _ in ()).throw(arms.TrainingError("no number")))
-    options = StudyOptions(width=64, height=64, pairs=2, device="cpu", train_steps=2, output=tmp_path / "b")
-    findings = arms.jacobian(options)
+
+
+@needs_muon
+def test_the_usual_training_serves_three_claims_and_passes_are_timed(tmp_path, monkeypatch):
+    asked = {}
+
+    def result_of(options, arm, seed):
+        asked.setdefault(arm.name, []).append(arms.training_of(options, arm, seed))
+        return arms.ArmResult(1.0, 2.0, 3.0, 4.0, (5.0, 6.0, 7.0, 8.0), 9.0, 2)
+
+    monkeypatch.setattr(training, "result_of", result_of)
+    monkeypatch.setattr(training, "TIMED_STEPS", 1)
+    assert study(tmp_path, "corrections", "gradients", "jacobian") == 0
+    assert len(asked) == 9 and len(asked["usual"]) == 3
+    assert all(options == same[0] for same in asked.values() for options in same)
+    for row in table((tmp_path / "gradients.md").read_text()):
+        assert [float(cell) for cell in row[1:4]] == [2, 9, 1]
+        assert all(float(cell) > 0 for cell in row[12:])
+    # Arms, taken apart by their folders, differ in what they are trained with.
+    recipes = {options[0].recipe("auto") for options in asked.values()}
+    assert len(recipes) == len(asked)
+
+
+@needs_muon
+def test_other_held_out_pairs_are_judged_anew_without_training(tmp_path, monkeypatch):
+    options = StudyOptions(width=64, height=64, pairs=2, device="cpu", train_steps=1, output=tmp_path)
+    first = arms.result_of(options, arms.USUAL, 0)
+    assert first.minutes > 0
+    monkeypatch.setattr(arms, "run", None)
+    assert arms.result_of(options, arms.USUAL, 0) == first
+    assert arms.result_of(replace(options, pairs=3), arms.USUAL, 0).epe != first.epe
+
+
+@needs_muon
+def test_the_recurrent_model_is_trained_for_the_time_of_the_equilibrium(tmp_path, monkeypatch):
+    costs = {"from-zeros": {"render": 1.0, "backward": 2.0}, "unrolled": {"render": 1.0, "backward": 1.0}}
+    monkeypatch.setattr(training, "measure_phases", lambda variants, repeats: costs)
+    options = StudyOptions(width=64, height=64, pairs=2, device="cpu", train_steps=2, output=tmp_path)
+    findings = training.recurrent(options)
+    assert [line.split("|")[2].strip() for line in findings.tables[0][2:]] == ["2", "3"]
+    # Once measured it stays: a training that is gone on with keeps its schedule.
+    monkeypatch.setattr(training, "measure_phases", None)
+    monkeypatch.setattr(arms, "run", None)
+    assert training.recurrent(options).tables == findings.tables
+
+
+@needs_muon
+def test_an_interrupted_arm_goes_on_to_the_same_weights(tmp_path, monkeypatch, capsys):
+    options = StudyOptions(width=64, height=64, pairs=2, device="cpu", train_steps=2, output=tmp_path / "a")
+    whole = arms.result_of(options, arms.USUAL, 0)
+    step = Trainer._train_step
+
+    def interrupted(trainer, *details):
+        trainer.stopping = True
+        return step(trainer, *details) | {"stop": 1.0}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_step", interrupted)
+        assert study(tmp_path / "b", "jacobian") == 2
+        assert "after 1 of 2 steps" in capsys.readouterr().err
+        assert not list(tmp_path.glob("b/**/result.json"))
+    again = arms.result_of(replace(options, output=tmp_path / "b"), arms.USUAL, 0)
+    assert replace(again, minutes=0.0) == replace(whole, minutes=0.0)
+    assert again.minutes > 0
+
+
+@needs_muon
+def test_what_gives_up_counts_as_diverged_and_stays_so(tmp_path, monkeypatch):
+    def fail(error):
+        def run_and_fail(options):
+            options.output.mkdir(parents=True)
+            raise error
+
+        return run_and_fail
+
+    options = StudyOptions(width=64, height=64, pairs=2, device="cpu", train_steps=2, output=tmp_path)
+    monkeypatch.setattr(arms, "run", fail(DivergenceError("no number")))
+    findings = training.jacobian(options)
     assert all("1 of 1" in line for line in findings.tables[0][2:])
+    monkeypatch.setattr(arms, "run", None)
+    assert training.jacobian(options).tables == findings.tables
+    # What stops for another reason, a full disk, is not called so.
+    monkeypatch.setattr(arms, "run", fail(TrainingError("no room")))
+    with pytest.raises(TrainingError, match="no room"):
+        arms.result_of(replace(options, train_steps=1), arms.USUAL, 0)
 
 
 def test_impossible_requests_are_one_sentence(tmp_path, capsys):

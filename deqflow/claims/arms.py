@@ -1,8 +1,8 @@
-"""Claims about training: small models trained alike but for one thing, and held against each other."""
+"""Arms of experiments about training: small models trained alike but for one thing, each once, and judged."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from deqflow import zoo
-from deqflow.claims.options import Findings, StudyOptions
+from deqflow.claims.options import StudyOptions
 from deqflow.data.sample import Sample
 from deqflow.equilibrium import spectral_radius
-from deqflow.errors import TrainingError
+from deqflow.errors import DivergenceError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.bench import OFFSET, PairErrors
-from deqflow.evaluation.charts import Chart, bar_figure
-from deqflow.tables import markdown
+from deqflow.io.files import replace_bytes
+from deqflow.training.data import open_scenes
 from deqflow.training.options import SceneOptions
 from deqflow.training.stages import stage_for
 from deqflow.training.trainer import run
@@ -26,127 +26,112 @@ from deqflow.training.trainer import run
 RADIUS_PAIRS = 4
 """Pairs that the spectral radius is taken over."""
 
+EVALUATIONS = (4, 8, 16, 32)
+"""Lengths of solves from zeros that every arm is judged after."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to train.
+
+    Attributes:
+        name: of its folder; arms of one name are one training, whichever claims they serve.
+        changes: options of training that it differs in from the model's usual ones.
+    """
+
+    name: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+USUAL = Arm("usual")
+"""Three losses, one-step gradients, no penalty, starts of all kinds."""
+
 
 @dataclass(frozen=True)
 class ArmResult:
     """A trained model on held-out pairs.
 
     Attributes:
-        epe: geometric mean of the end-point error, pixels.
+        epe: geometric mean of the end-point error, pixels, solved as the model is by default.
         steps: evaluations until the tolerance is met, mean.
         residual: movement of the flow in the last of them, pixels, mean.
         radius: spectral radius of the step's Jacobian at the fixed point, mean.
-        hours: of training, without reading the held-out pairs.
-        diverged: whether training gave up.
+        from_zeros: geometric means of the end-point error after each of `EVALUATIONS`, started from zeros.
+        minutes: of training: of the processor on a CPU, else by the clock.
+        train_steps: of the optimizer.
+        diverged: whether training gave up; all but the steps is not a number then.
     """
 
     epe: float
     steps: float
     residual: float
     radius: float
-    hours: float
+    from_zeros: tuple[float, ...]
+    minutes: float
+    train_steps: int
     diverged: bool = False
 
+    @classmethod
+    def lost(cls, train_steps: int) -> "ArmResult":
+        """Return what is known of a run that gave up."""
+        nan = float("nan")
+        return cls(nan, nan, nan, nan, (nan,) * len(EVALUATIONS), nan, train_steps, diverged=True)
 
-def corrections(options: StudyOptions) -> Findings:
-    """Train with losses on 1, 2, 4 and 7 points of the path: 0, 1, 3 and 6 corrections beside the last."""
-    arms = {f"{count} corrections": {"corrections": count + 1} for count in (0, 1, 3, 6)}
-    return _compare("corrections", options, arms)
+
+def runs_folder(options: StudyOptions) -> Path:
+    """Return where the arms of a study's size and length are."""
+    return options.output / "runs" / f"{options.width}x{options.height}-{options.train_steps}"
 
 
-def gradients(options: StudyOptions) -> Findings:
-    """Train with every gradient of a fixed point."""
-    arms: dict[str, dict[str, Any]] = {
-        "one-step": {"gradient": "one-step"},
-        "phantom, 3 steps": {"gradient": "phantom", "gradient_steps": 3},
-        "Neumann, 3 terms": {"gradient": "neumann", "gradient_steps": 3},
-        "implicit": {"gradient": "implicit"},
+def training_of(options: StudyOptions, arm: Arm, seed: int = 0) -> SceneOptions:
+    """Return the options that an arm is trained with."""
+    usual = cast(SceneOptions, stage_for("synthetic", options.model))
+    shared: dict[str, Any] = {
+        "output": runs_folder(options) / f"{arm.name}-{seed}",
+        "train_steps": options.train_steps,
+        "height": options.height,
+        "width": options.width,
+        "textures": options.textures,
+        "seed": seed,
+        "device": options.device,
+        "validate_minutes": 0.0,
     }
-    return _compare("gradients", options, arms)
+    return replace(usual, **{**shared, **arm.changes})
 
 
-def recurrent(options: StudyOptions) -> Findings:
-    """Train the same network as an equilibrium, and unrolled over eight steps as RAFT is."""
-    usual = {"wrong_start_probability": 0.0, "coarse_start_probability": 0.0}
-    unrolled = {**usual, "gradient": "unrolled", "solver_steps": (8, 8), "corrections": 8}
-    return _compare("recurrent", options, {"equilibrium": usual, "unrolled, 8 steps": unrolled})
+def result_of(options: StudyOptions, arm: Arm, seed: int) -> ArmResult:
+    """Train an arm from random weights, or go on with what its folder holds, and judge it.
 
+    What was found is kept beside the weights, and read where the arm and the held-out pairs are the same.
 
-def jacobian(options: StudyOptions) -> Findings:
-    """Train with several weights of the Jacobian penalty."""
-    arms = {f"weight {weight:g}": {"jacobian_weight": weight} for weight in (0.0, 0.1, 1.0)}
-    return _compare("jacobian", options, arms)
-
-
-def _compare(name: str, options: StudyOptions, arms: Mapping[str, dict[str, Any]]) -> Findings:
-    """Train every arm with every seed, and hold them against each other."""
-    samples = list(options.samples())
-    rows, told, bars = [], [], {}
-    for arm, changes in arms.items():
-        results = []
-        for seed in options.seeds:
-            folder = options.output / "runs" / name / f"{arm.replace(' ', '-').replace(',', '')}-{seed}"
-            results.append(train_arm(options, folder, samples, seed=seed, **changes))
-        fields = ("epe", "steps", "residual", "radius", "hours")
-        means = {field: fmean(getattr(result, field) for result in results) for field in fields}
-        lost = sum(result.diverged for result in results)
-        spread = max(r.epe for r in results) - min(r.epe for r in results)
-        rows.append(
-            [
-                arm,
-                f"{means['epe']:.3f}" + (f" ({spread:.3f})" if len(results) > 1 else ""),
-                f"{means['steps']:.1f}",
-                f"{means['residual']:.3f}",
-                f"{means['radius']:.2f}",
-                f"{60 * means['hours']:.1f}",
-                f"{lost} of {len(results)}",
-            ]
-        )
-        told.append(f"{arm}: EPE {means['epe']:.2f} after {60 * means['hours']:.0f} minutes")
-        bars[arm] = {"EPE, px": means["epe"]}
-    header = ["training", "EPE", "steps", "last movement, px", "spectral radius", "minutes", "diverged"]
-    pairs = 8 * options.train_steps
-    chart = Chart("error", f"Geometric mean of EPE after {pairs} pairs", bar_figure(bars, "EPE, px"))
-    return Findings("; ".join(told) + ".", (markdown(header, rows),), (chart,))
-
-
-def train_arm(
-    options: StudyOptions, folder: Path, samples: Sequence[Sample], *, seed: int, **changes: Any
-) -> ArmResult:
-    """Train a model from random weights, or go on with what the folder holds, and judge it.
-
-    Args:
-        options: of the study.
-        folder: for the run; a finished one is read and not trained again.
-        samples: held-out pairs.
-        seed: of everything random.
-        **changes: options of training that the arm differs in.
+    Raises:
+        TrainingError: the training was interrupted; it goes on from there the next time.
     """
-    training = cast(SceneOptions, stage_for("synthetic", options.model))
-    training = replace(
-        training,
-        output=folder,
-        train_steps=options.train_steps,
-        height=options.height,
-        width=options.width,
-        textures=options.textures,
-        seed=seed,
-        device=options.device,
-        validate_minutes=0.0,
-        **changes,
-    )
-    weights, diverged = folder / f"{options.model}.safetensors", False
-    if _steps_of(weights) != options.train_steps:
-        try:
+    training = training_of(options, arm, seed)
+    path = training.output / "result.json"
+    identity = dict(open_scenes(training).identity)
+    about = json.loads(json.dumps({"recipe": training.recipe("auto"), "pairs": options.pairs, **identity}))
+    if path.exists():
+        kept = json.loads(path.read_text())
+        if kept["about"] == about:
+            return ArmResult(**{**kept["result"], "from_zeros": tuple(kept["result"]["from_zeros"])})
+    weights = training.output / f"{options.model}.safetensors"
+    try:
+        if _steps_of(weights) != training.train_steps:
             run(training)
-        except TrainingError:  # too many steps in a row whose loss is not a number
-            diverged = True
-    if diverged or not weights.exists():
-        unknown = float("nan")
-        return ArmResult(unknown, unknown, unknown, unknown, unknown, diverged=True)
-    model = zoo.load(options.model, checkpoint=weights, device=options.device)
-    metadata = zoo.read_checkpoint(weights).metadata
-    return judge(model, samples, hours=float(json.loads(metadata["hours"])))
+        if _steps_of(weights) != training.train_steps:
+            raise TrainingError(
+                f"training in {training.output} was stopped after {_steps_of(weights)} of "
+                f"{training.train_steps} steps; the same command goes on with it"
+            )
+        model = zoo.load(options.model, checkpoint=weights, device=options.device)
+        hours = "processor_hours" if model.device.type == "cpu" else "hours"
+        minutes = 60 * float(zoo.read_checkpoint(weights).metadata[hours])
+        result = judge(model, list(options.samples()), minutes=minutes, train_steps=training.train_steps)
+    except DivergenceError:
+        result = ArmResult.lost(training.train_steps)
+    replace_bytes(path, json.dumps({"about": about, "result": asdict(result)}, indent=1).encode())
+    return result
 
 
 def _steps_of(weights: Path) -> int:
@@ -155,16 +140,25 @@ def _steps_of(weights: Path) -> int:
 
 
 @torch.inference_mode()
-def judge(model: DEQFlow, samples: Sequence[Sample], *, hours: float) -> ArmResult:
+def judge(model: DEQFlow, samples: Sequence[Sample], *, minutes: float, train_steps: int) -> ArmResult:
     """Measure a trained model on held-out pairs."""
-    estimates = [model.estimate(sample.frame1, sample.frame2) for sample in samples]
-    errors = [PairErrors.of(estimate, sample) for estimate, sample in zip(estimates, samples, strict=True)]
+
+    def errors(**how: Any) -> tuple[float, float, float]:
+        estimates = [model.estimate(sample.frame1, sample.frame2, **how) for sample in samples]
+        pairs = [PairErrors.of(estimate, sample) for estimate, sample in zip(estimates, samples, strict=True)]
+        epe = float(np.exp(np.mean(np.log([one.epe + OFFSET for one in pairs]))))
+        return epe, fmean(one.steps for one in pairs), fmean(estimate.residual for estimate in estimates)
+
+    epe, steps, residual = errors()
+    zeros = {"tolerance": 0.0, "scales": (model.config.stride,)}
     return ArmResult(
-        epe=float(np.exp(np.mean(np.log([one.epe + OFFSET for one in errors])))),
-        steps=fmean(one.steps for one in errors),
-        residual=fmean(estimate.residual for estimate in estimates),
+        epe=epe,
+        steps=steps,
+        residual=residual,
         radius=fmean(_radius(model, sample) for sample in samples[:RADIUS_PAIRS]),
-        hours=hours,
+        from_zeros=tuple(errors(steps=count, **zeros)[0] for count in EVALUATIONS),
+        minutes=minutes,
+        train_steps=train_steps,
     )
 
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deqflow.claims.arms import corrections, gradients, jacobian, recurrent
 from deqflow.claims.joint import joint
 from deqflow.claims.memory import memory
 from deqflow.claims.options import Findings, StudyOptions
 from deqflow.claims.paths import path_independence
 from deqflow.claims.reuse import reuse
+from deqflow.claims.training import corrections, gradients, jacobian, recurrent
 from deqflow.io.files import replace_bytes
 from deqflow.io.images import write_image
 
@@ -54,7 +54,7 @@ CLAIMS: Mapping[str, Claim] = {
     "corrections": Claim(
         "Sparse fixed-point correction stabilizes training.",
         _BAI22,
-        "three to six corrections train faster and better than none",
+        "losses on three to six points train faster and better than on the end alone",
         corrections,
     ),
     "joint": Claim(
@@ -73,7 +73,7 @@ CLAIMS: Mapping[str, Claim] = {
     "recurrent": Claim(
         "An equilibrium model is better than the unrolled recurrent one at equal training compute.",
         _BAI22,
-        "lower error after equal hours",
+        "lower error at equal training compute",
         recurrent,
     ),
     "jacobian": Claim(

@@ -20,7 +20,8 @@ class StudyCommandOptions(StudyOptions):
     """Repeat what papers on equilibrium models claim, and write a page with tables and plots for each.
 
     memory, reuse, path-independence and joint take minutes with weights that are there; corrections,
-    gradients, recurrent and jacobian train several small models each (about 20 minutes a model on two cores).
+    gradients, recurrent and jacobian train several small models each (about 20 minutes a model on two cores),
+    of which some serve several claims and are trained once. What is there already is gone on with.
 
     Attributes:
         claims: Which claims; pages that are there are replaced.

@@ -1,14 +1,15 @@
 """Seconds of a training step on synthetic scenes, and which part of it they go to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import count
 from statistics import median
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.profiler import record_function
 
-from deqflow.devices import resolve_device
+from deqflow.devices import resolve_device, set_threads, stopwatch
 from deqflow.evaluation.bench import Timing, take_turns
 from deqflow.tables import markdown
 from deqflow.training.checkpoint import create_model
@@ -23,6 +24,9 @@ STEP = "step"
 
 PARTS = ("render", "encode", "correlation", "context", "solve", "decode", "backward", "optimizer")
 """Spans inside it, one after the other; some are the estimator's. Gradient steps are part of ``solve``."""
+
+Phase = Literal["render", "forward", "backward", "optimizer"]
+"""The parts of a step that do not overlap; together they are all of it."""
 
 
 class TimedTraining:
@@ -46,18 +50,27 @@ class TimedTraining:
 
     def step(self) -> None:
         """Train on the next batch."""
+        for _ in self.phases():
+            pass
+
+    def phases(self) -> Iterator[Phase]:
+        """Train on the next batch, and yield what has just been done on the way."""
         options = self.options
         with record_function(STEP):
             with record_function("render"):
                 chosen = [next(self.numbers) for _ in range(options.batch // options.ways)]
                 batch = collate([self.scenes[number] for number in chosen]).to(self.device)
+            yield "render"
             self.optimizer.zero_grad(set_to_none=True)
             loss, _ = self.objective(batch, self.randomness)
+            yield "forward"
             with record_function("backward"):
                 loss.backward()
+            yield "backward"
             with record_function("optimizer"):
                 nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
                 self.optimizer.step()
+            yield "optimizer"
 
 
 def measure_training(
@@ -74,6 +87,34 @@ def measure_training(
     steps = {name: run.step for name, run in runs.items()}
     device = next(iter(runs.values())).device
     return take_turns(steps, device, repeats=repeats, warm_up=2, progress=progress)
+
+
+def measure_phases(variants: Mapping[str, SceneOptions], *, repeats: int) -> dict[str, dict[Phase, float]]:
+    """Time the phases of training steps on one thread in turns, in seconds of the processor on a CPU.
+
+    Args:
+        variants: options of synthetic stages, by what to call them.
+        repeats: steps of each after the first two, which do not count.
+
+    Returns:
+        Medians by phase.
+    """
+    runs = {name: TimedTraining(options) for name, options in variants.items()}
+    taken: dict[str, dict[Phase, list[float]]] = {name: {} for name in runs}
+    clock = stopwatch(next(iter(runs.values())).device, processor=True)
+    threads = torch.get_num_threads()
+    set_threads(1)
+    try:
+        for round_ in range(2 + repeats):
+            for name, run in runs.items():
+                next(clock)
+                for phase in run.phases():
+                    seconds = next(clock)
+                    if round_ >= 2:
+                        taken[name].setdefault(phase, []).append(seconds)
+    finally:
+        set_threads(threads)
+    return {name: {phase: median(many) for phase, many in one.items()} for name, one in taken.items()}
 
 
 def training_table(timings: Mapping[str, Timing], *, batch: int) -> str:

@@ -23,8 +23,8 @@ from torch.profiler import record_function
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from deqflow.devices import tune_for_fixed_sizes
-from deqflow.errors import CheckpointError, ConfigError, TrainingError
+from deqflow.devices import processor_seconds, tune_for_fixed_sizes
+from deqflow.errors import CheckpointError, ConfigError, DivergenceError
 from deqflow.estimator import DEQFlow
 from deqflow.io.files import replace_bytes
 from deqflow.memory import step_cost
@@ -70,7 +70,8 @@ def run(plan: TrainOptions | Sequence[TrainOptions]) -> None:
         ConfigError: an option that does not fit.
         CheckpointError: a state or weights of another architecture.
         DataError: data or textures that cannot be used.
-        TrainingError: the run cannot go on; what it had reached is saved.
+        TrainingError: the run cannot go on; what it had reached is saved. A DivergenceError where its loss
+            is not a number.
     """
     stages = [plan] if isinstance(plan, TrainOptions) else list(plan)
     with start_processes(stages[0].device) as processes:
@@ -89,7 +90,7 @@ def run(plan: TrainOptions | Sequence[TrainOptions]) -> None:
 
 
 MODULES = ("model", "average", "optimizer")
-COUNTERS = ("step", "seconds", "skipped", "skipped_in_a_row")
+COUNTERS = ("step", "seconds", "processor_seconds", "skipped", "skipped_in_a_row")
 """The parts of a trainer that its state holds, by name."""
 
 WISHES = ("stop", "save", "validate")
@@ -120,6 +121,7 @@ class Trainer:
             )
         self.optimizer = create_optimizer(self.model, options)
         self.step, self.seconds = 0, 0.0
+        self.processor_seconds, self.counted = 0.0, processor_seconds()
         self.skipped = self.skipped_in_a_row = 0
         self.progress = Progress()
         self.to_beat = self._score_to_beat() if options.keep_best else math.inf
@@ -294,7 +296,7 @@ class Trainer:
             return
         path = self.options.output / f"skipped-{self.step:08d}-{self.processes.rank}.safetensors"
         batch.save(path)
-        raise TrainingError(
+        raise DivergenceError(
             f"loss or gradient was not finite in {self.skipped_in_a_row} steps in a row; the batch of step "
             f"{self.step} is in {path}"
         )
@@ -337,6 +339,9 @@ class Trainer:
         """Write the state; and the averaged weights, unless only better ones are wanted."""
         if not self.processes.first:
             return
+        counted = processor_seconds()
+        self.processor_seconds += counted - self.counted
+        self.counted = counted
         content = {name: getattr(self, name) for name in COUNTERS} | {
             name: getattr(self, name).state_dict() for name in MODULES
         }
@@ -359,6 +364,7 @@ class Trainer:
             for name in MODULES:
                 getattr(self, name).load_state_dict(content[name])
             torch.set_rng_state(content["rng"])
+            content = {"processor_seconds": 0.0} | content  # older states do not tell
             for name in COUNTERS:
                 setattr(self, name, content[name])
             self.progress, self.origin = Progress(**content["progress"]), str(content["origin"])
@@ -379,6 +385,7 @@ class Trainer:
             "textures": self.sources.textures,
             "steps": str(self.step),
             "hours": f"{self.seconds / 3600:.2f}",
+            "processor_hours": f"{self.processor_seconds / 3600:.4f}",
             "recipe": self.recipe,
             "started_from": self.origin,
         }
