@@ -82,22 +82,39 @@ class Anderson(Solver):
             raise ValueError(f"mixing must be in (0, 1], not {self.mixing}")
 
     def advance(self, state: S, mapped: S, memory: Memory) -> tuple[S, Memory]:
-        """See ``Solver.advance``; memory holds the points (B, m, D) and the mapped states (B, m, D)."""
-        x, f = flatten(state).unsqueeze(1), flatten(mapped).unsqueeze(1)
-        latest = f.squeeze(1)
-        if memory:
-            x = torch.cat([memory[0][:, 1 - self.window :], x], dim=1) if self.window > 1 else x
-            f = torch.cat([memory[1][:, 1 - self.window :], f], dim=1) if self.window > 1 else f
-        with torch.autocast(x.device.type, enabled=False):
-            weights = self._weights(f - x)
-            mixed = weights @ f
-            if self.mixing != 1.0:
-                mixed = torch.lerp(weights @ x, mixed, self.mixing)
-        return unflatten(finite_or(mixed.squeeze(1), latest), state), [x, f]
+        """See ``Solver.advance``.
 
-    def _weights(self, residuals: Tensor) -> Tensor:
+        Memory: the residuals' Gram matrix (B, m, m), then m residuals and m combinations of a point with what
+        it was mapped to, (B, D) each and the oldest first. Vectors stay where they are, so that an evaluation
+        reads each of them twice and copies none.
+        """
+        latest = flatten(mapped)
+        residual = latest - flatten(state)
+        past = len(memory) // 2
+        residuals, images = (
+            [*memory[1 : past + 1], residual],
+            [*memory[past + 1 :], self._mixed(latest, residual)],
+        )
+        with torch.autocast(latest.device.type, enabled=False):
+            products = [self.inner_product(residual[:, None], other[:, None]) for other in residuals]
+            row = torch.cat(products, dim=2)
+            gram = row
+            if past:
+                gram = torch.cat((torch.cat((memory[0], row[:, :, :-1].mT), dim=2), row), dim=1)
+            if past == self.window:
+                gram, residuals, images = gram[:, 1:, 1:], residuals[1:], images[1:]
+            weights = self._weights(gram).unbind(dim=2)
+            mixed = weights[0] * images[0]
+            for weight, image in zip(weights[1:], images[1:], strict=True):
+                mixed = mixed.addcmul_(weight, image)
+        return unflatten(finite_or(mixed, latest), state), [gram, *residuals, *images]
+
+    def _mixed(self, mapped: Tensor, residual: Tensor) -> Tensor:
+        """Return a point on the way to what it was mapped to."""
+        return mapped if self.mixing == 1.0 else torch.sub(mapped, residual, alpha=1 - self.mixing)
+
+    def _weights(self, gram: Tensor) -> Tensor:
         """Weights (B, 1, m) that sum to one and make the combined residual small."""
-        gram = self.inner_product(residuals, residuals)
         if self.ridge_scale == "relative":
             mean = gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(gram.dtype).tiny)
             gram = gram / mean[:, None, None]

@@ -53,15 +53,22 @@ def choose(mask: Tensor, first: S, second: S) -> S:
 
 
 def flatten(state: State) -> Tensor:
-    """One joint vector per sample, (B, D) in float32 (float64 where the state is)."""
+    """One joint vector per sample, (B, D) in float32 (float64 where the state is).
+
+    Channels come last in it, (B, C, ...) as (B, ..., C): the order in memory that convolutions are fast at,
+    so that nothing is transposed on the way there and back.
+    """
     dtype = _joint_dtype(state)
-    return torch.cat([part.to(dtype).flatten(1) for part in state], dim=1)
+    return torch.cat([part.to(dtype).movedim(1, -1).flatten(1) for part in state], dim=1)
 
 
 def unflatten(vector: Tensor, like: S) -> S:
     """Inverse of ``flatten``: the joint vectors (B, D) cut into tensors shaped and typed as ``like``."""
-    pieces = vector.split([part[0].numel() for part in like], dim=1)
-    parts = [piece.view(part.shape).to(part.dtype) for piece, part in zip(pieces, like, strict=True)]
+    parts = []
+    for piece, part in zip(vector.split([part[0].numel() for part in like], dim=1), like, strict=True):
+        batch, *sides = part.shape
+        last = piece.view(batch, *sides[1:], *sides[:1])
+        parts.append(last.movedim(-1, 1).to(part.dtype))
     return rebuild(like, parts)
 
 
