@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -15,7 +16,14 @@ from deqflow.cli import main
 from deqflow.data.synthetic import PROGRAMS, SyntheticScenes, Textures
 from deqflow.devices import span_seconds
 from deqflow.equilibrium import FixedPointIteration, Recorded, Unrolled
-from deqflow.evaluation.bench import compare_models, compare_solvers, measure_speed, solver_table, speed_table
+from deqflow.evaluation.bench import (
+    SpeedCase,
+    compare_models,
+    compare_solvers,
+    measure_speed,
+    solver_table,
+    speed_table,
+)
 from deqflow.evaluation.memory import training_memory
 from deqflow.evaluation.starts import ReuseErrors, measure_starts, reuse_table, starts_table
 from deqflow.memory import SavedBytes
@@ -70,19 +78,22 @@ def test_solvers_are_compared_from_the_same_state():
     assert "| slow " in solver_table(found)
 
 
-def test_speed_is_shared_between_the_spans_and_precision_is_restored(device):
+def test_speed_is_shared_between_the_spans_and_the_model_is_restored(device):
     model = tiny_model().to(device)
-    timings = measure_speed(
-        model, precisions=("float32", "bfloat16"), steps=(1, 4), size=(48, 64), repeats=3, progress=False
-    )
-    assert list(timings) == [("float32", 1), ("float32", 4), ("bfloat16", 1), ("bfloat16", 4)]
+    kinds = (("float32", "all-pairs"), ("float32", "on-demand"), ("bfloat16", "auto"))
+    cases = [SpeedCase((48, 64), *kind, steps) for kind in kinds for steps in (1, 4)]
+    timings = measure_speed(model, cases, repeats=3, progress=False)
+    assert list(timings) == cases
     for timing in timings.values():
         assert len(timing.seconds) == 3 and min(timing.seconds) > 0
         assert timing.spans.keys() == {"encode", "correlation", "context", "solve", "decode"}
         assert all(seconds > 0 for seconds in timing.spans.values())
-    assert model.precision == torch.float32
-    for row in speed_table(timings).splitlines()[2:]:
-        assert sum(map(int, row.split("|")[4:-1])) == pytest.approx(100, abs=3)
+    assert model.precision == torch.float32 and model.correlation == "auto"
+    for row, timing in zip(speed_table(timings).splitlines()[2:], timings.values(), strict=True):
+        *_, seconds, per_pixel = row.split("|")[1:7]
+        assert float(seconds) == pytest.approx(np.median(timing.seconds), abs=6e-4)
+        assert float(per_pixel) == pytest.approx(1e6 * np.median(timing.seconds) / (48 * 64), abs=6e-3)
+        assert sum(map(int, row.split("|")[7:-1])) == pytest.approx(100, abs=3)
 
 
 def test_spans_are_timed_by_name_and_include_those_inside(device):
@@ -96,11 +107,12 @@ def test_spans_are_timed_by_name_and_include_those_inside(device):
 
 def test_speed_prints_a_row_per_combination(monkeypatch, capsys):
     monkeypatch.setattr(zoo, "load", lambda name, **options: tiny_model())
-    options = "--steps 1 2 --precisions float32 --width 64 --height 48 --repeats 1"
+    options = "--steps 1 2 --precisions float32 --correlations auto on-demand --sizes 64 48 40 32 --repeats 1"
     assert main(["bench", "speed", *options.split()]) == 0
     table = capsys.readouterr().out
-    assert "64x48" in table and "deqflow-s, cpu" in table
-    assert re.search(r"\| float32 +\| +1 \|", table) and re.search(r"\| float32 +\| +2 \|", table)
+    assert "deqflow-s, cpu" in table
+    for size, kind, steps in product(("64x48", "40x32"), ("auto", "on-demand"), (1, 2)):
+        assert len(re.findall(rf"\| *{size} +\| *float32 +\| *{kind} +\| +{steps} +\|", table)) == 1
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,9 @@ def commands_of(*pages: Path) -> list[list[str]]:
     return commands
 
 
-def quick_bench(measure, model, **options):
-    return measure(model, **{**options, "size": (48, 64), "repeats": 1, "progress": False})
+def quick_bench(measure, model, cases, **options):
+    small = [case._replace(size=(48, 64)) for case in cases]
+    return measure(model, small, **{**options, "repeats": 1, "progress": False})
 
 
 @pytest.fixture

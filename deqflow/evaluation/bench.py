@@ -9,7 +9,9 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from deqflow.data.sample import Sample
@@ -89,50 +91,70 @@ def take_turns(
     return timings
 
 
+class SpeedCase(NamedTuple):
+    """What is timed.
+
+    Attributes:
+        size: height and width of the frames.
+        precision: a name that ``resolve_precision`` knows.
+        correlation: a name of ``network.CORRELATIONS``, or ``auto``.
+        steps: evaluations of the update operator at each scale.
+    """
+
+    size: tuple[int, int]
+    precision: str
+    correlation: str
+    steps: int
+
+
 def measure_speed(
-    model: DEQFlow,
-    *,
-    precisions: tuple[str, ...],
-    steps: tuple[int, ...],
-    size: tuple[int, int],
-    repeats: int,
-    progress: bool = True,
-) -> dict[tuple[str, int], Timing]:
-    """Time every combination of precision and steps; see ``take_turns``.
+    model: DEQFlow, cases: Iterable[SpeedCase], *, repeats: int, progress: bool = True
+) -> dict[SpeedCase, Timing]:
+    """Time a pair in several ways; see ``take_turns``.
 
     Args:
-        model: restored to its own precision at the end.
-        precisions: names that ``resolve_precision`` knows.
-        steps: evaluations of the update operator.
-        size: height and width of the frames, which hold noise: with tolerance 0 the content costs nothing.
+        model: restored to its own precision and correlation at the end.
+        cases: the ways.
         repeats: of each.
         progress: show a bar on standard error.
     """
-    noise = torch.randint(0, 256, (2, 1, 3, *size), generator=torch.Generator().manual_seed(0))
-    frames = noise.to(model.device).float()
+    frames: dict[tuple[int, int], Tensor] = {}
 
-    def estimate(precision: str, count: int) -> None:
-        model.precision = resolve_precision(precision, model.device)
+    def estimate(case: SpeedCase) -> None:
+        model.precision, model.correlation = resolve_precision(case.precision, model.device), case.correlation
         with torch.inference_mode():
-            model(*frames, steps=count, tolerance=0.0)
+            model(*frames[case.size], steps=case.steps, tolerance=0.0)
 
-    runs = {(p, n): partial(estimate, p, n) for p in precisions for n in steps}
-    own_precision = model.precision
+    runs = {case: partial(estimate, case) for case in cases}
+    frames.update({case.size: _moved_noise(case.size).to(model.device) for case in runs})
+    own = model.precision, model.correlation
     try:
         return take_turns(runs, model.device, repeats=repeats, progress=progress)
     finally:
-        model.precision = own_precision
+        model.precision, model.correlation = own
 
 
-def speed_table(timings: Mapping[tuple[str, int], Timing]) -> str:
-    """Return a Markdown table of medians, one row per precision and number of steps."""
+def _moved_noise(size: tuple[int, int]) -> Tensor:
+    """Return two frames (2, 1, 3, H, W) of smooth noise, the second moved by (6, 3) pixels.
+
+    Windows that are correlated on demand cost more where the flow is torn, as it is between unrelated frames.
+    """
+    coarse = torch.rand(1, 3, *(side // 8 + 2 for side in size), generator=torch.Generator().manual_seed(0))
+    frame = 255 * F.interpolate(coarse, size=size, mode="bilinear")
+    return torch.stack((frame, frame.roll((3, 6), dims=(2, 3))))
+
+
+def speed_table(timings: Mapping[SpeedCase, Timing]) -> str:
+    """Return a Markdown table of medians, a row each."""
     parts = list(dict.fromkeys(part for timing in timings.values() for part in timing.spans))
     rows = []
-    for (precision, steps), timing in timings.items():
-        total = sum(timing.spans.values())
+    for ((height, width), precision, correlation, steps), timing in timings.items():
+        total, seconds = sum(timing.spans.values()), median(timing.seconds)
         shares = [f"{100 * timing.spans.get(part, 0.0) / total:.0f}" for part in parts]
-        rows.append([precision, str(steps), f"{median(timing.seconds):.3f}", *shares])
-    return "\n".join(markdown(["precision", "steps", "seconds per pair", *(f"{p} %" for p in parts)], rows))
+        of = [f"{width}x{height}", precision, correlation, str(steps)]
+        rows.append([*of, f"{seconds:.3f}", f"{1e6 * seconds / (height * width):.2f}", *shares])
+    header = ["frames", "precision", "correlation", "steps", "seconds per pair", "us per pixel"]
+    return "\n".join(markdown([*header, *(f"{part} %" for part in parts)], rows))
 
 
 class PairErrors(NamedTuple):

@@ -1,7 +1,7 @@
 """Time and memory: of pairs, of parts of the estimator, of clips, of training steps."""
 
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, product, starmap
 from pathlib import Path
 from typing import Literal
 
@@ -15,29 +15,35 @@ class SpeedOptions(WeightOptions):
 
     Attributes:
         precisions: Number formats of the network to compare.
+        correlations: Ways to make correlations to compare; auto is by size and free memory.
         steps: Numbers of evaluations of the update operator to compare.
+        sizes: Widths and heights to compare, in place of --width and --height.
         repeats: Measurements of each combination, after one that does not count; the median is printed.
     """
 
     precisions: tuple[Format, ...] = ("bfloat16", "float32")
+    correlations: tuple[Literal["auto", "all-pairs", "on-demand"], ...] = ("auto",)
     steps: tuple[int, ...] = (6, 12, 24)
+    sizes: tuple[tuple[int, int], ...] = ()
     repeats: int = 5
 
     def __post_init__(self) -> None:
         """Reject what cannot be measured."""
-        if self.repeats < 1 or min(self.steps, default=0) < 1 or not self.precisions:
-            raise ConfigError("bench needs --repeats >= 1, at least one of --precisions, and --steps >= 1")
+        if self.repeats < 1 or min(self.steps, default=0) < 1 or not self.precisions or not self.correlations:
+            raise ConfigError(
+                "bench speed needs --repeats >= 1, --steps >= 1, and at least one of --precisions and "
+                "--correlations"
+            )
 
     def measure(self) -> None:
         """Measure and print."""
-        from deqflow.evaluation.bench import measure_speed, speed_table
+        from deqflow.evaluation.bench import SpeedCase, measure_speed, speed_table
 
-        model, size = self.load(), (self.height, self.width)
-        print(f"{self.told(model)}, {self.width}x{self.height}, median of {self.repeats}\n")
-        timings = measure_speed(
-            model, precisions=self.precisions, steps=self.steps, size=size, repeats=self.repeats
-        )
-        print(speed_table(timings))
+        model = self.load()
+        print(f"{self.told(model)}, median of {self.repeats}\n")
+        sizes = [(height, width) for width, height in self.sizes or ((self.width, self.height),)]
+        cases = starmap(SpeedCase, product(sizes, self.precisions, self.correlations, self.steps))
+        print(speed_table(measure_speed(model, cases, repeats=self.repeats)))
 
 
 @dataclass(frozen=True, kw_only=True)
