@@ -25,6 +25,9 @@ Update = GatedStripConfig | GRUConfig
 Upsampling = ConvexConfig | BilinearConfig
 Scales = tuple[int, ...] | Literal["all", "fast"]
 
+REFERENCE_STRIDE = 8
+"""The unit of cost is an evaluation on the grid of this stride."""
+
 COMPONENTS: dict[str, dict[str, type[Any]]] = {
     "encoder": {
         "shared": SharedEncoderConfig,
@@ -143,6 +146,7 @@ class SolveOptions(TypedDict, total=False):
 
     Attributes:
         steps: most evaluations of the update operator at each scale.
+        fine_steps: and at scales finer than 1/8, where each costs as much as four at 1/8.
         tolerance: stop once the flow moves less than this, RMS in full-resolution pixels per step; 0 runs
             all steps.
         solver: where to evaluate next.
@@ -151,6 +155,7 @@ class SolveOptions(TypedDict, total=False):
     """
 
     steps: int | None
+    fine_steps: int | None
     tolerance: float | None
     solver: Solver | None
     scales: Scales | None
@@ -162,6 +167,8 @@ class SolveSettings:
 
     Attributes:
         steps: most evaluations of the update operator at each scale, at least 1.
+        fine_steps: most at scales finer than 1/8, each of which costs four times one at 1/8 or more; at least
+            1, and no more than ``steps`` allows. None is as many as there.
         tolerance: stop once the flow moves less than this, RMS in full-resolution pixels per step, at the
             finest of the scales; twice as much at the next coarser, and so on. 0 runs all steps.
         hidden_tolerance: and the hidden state changes less than this, relative to its norm.
@@ -173,6 +180,7 @@ class SolveSettings:
     """
 
     steps: int = 24
+    fine_steps: int | None = None
     tolerance: float = 0.05
     hidden_tolerance: float = 0.1
     solver: Solver = field(default_factory=FixedPointIteration)
@@ -187,6 +195,8 @@ class SolveSettings:
                 f"expected steps >= 1 and tolerance >= 0, got steps={self.steps} and "
                 f"tolerance={self.tolerance}"
             )
+        if self.fine_steps is not None and self.fine_steps < 1:
+            raise ConfigError(f"expected fine_steps >= 1, got {self.fine_steps}")
         falling = all(coarse == 2 * fine for coarse, fine in pairwise(self.scales))
         if not self.scales or min(self.scales) < 1 or not falling:
             raise ConfigError(f"scales must be strides that halve, as 32 16 8, not {self.scales}")
@@ -198,8 +208,15 @@ class SolveSettings:
             given.setdefault("solver", self.precise)
         return replace(self, **given)
 
-    def stopping(self, measure: Measure, factor: int) -> StoppingRule:
-        """Return the rule at a scale ``factor`` times as coarse as the finest."""
+    def steps_at(self, scale: int) -> int:
+        """Return the most evaluations at a scale."""
+        if self.fine_steps is None or scale >= REFERENCE_STRIDE:
+            return self.steps
+        return min(self.steps, self.fine_steps)
+
+    def stopping(self, measure: Measure, scale: int) -> StoppingRule:
+        """Return the rule at one of the scales."""
         hidden = self.hidden_tolerance if self.tolerance > 0 else 0.0
-        tolerance = (self.tolerance * factor, float("inf"), hidden)
-        return StoppingRule(steps=self.steps, tolerance=tolerance, measure=measure, keep=self.keep)
+        tolerance = (self.tolerance * (scale // self.scales[-1]), float("inf"), hidden)
+        steps = self.steps_at(scale)
+        return StoppingRule(steps=steps, tolerance=tolerance, measure=measure, keep=self.keep)

@@ -8,13 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deqflow.config import REFERENCE_STRIDE
 from deqflow.equilibrium import Outcome
 from deqflow.io.flow_files import write_flow
 from deqflow.step import FlowState
 from deqflow.visualize import flow_to_image
-
-REFERENCE_STRIDE = 8
-"""The unit of cost is an evaluation on the grid of this stride."""
 
 
 def cost_of(evaluations: Mapping[int, int]) -> float:

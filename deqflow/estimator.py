@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from deqflow.config import ModelConfig, SolveOptions, SolveSettings
+from deqflow.config import REFERENCE_STRIDE, ModelConfig, SolveOptions, SolveSettings
 from deqflow.devices import autocast
 from deqflow.equilibrium import (
     Correction,
@@ -104,7 +104,7 @@ class DEQFlow(nn.Module):
         if isinstance(named, str):
             require_choice("solve", "scales", named, ("all", "fast"))
             every = sorted({*self.defaults.scales, *strides}, reverse=True)
-            options["scales"] = tuple(scale for scale in every if named == "all" or scale >= 8)
+            options["scales"] = tuple(scale for scale in every if named == "all" or scale >= REFERENCE_STRIDE)
         settings = self.defaults.changed(**options)
         for scale in settings.scales:
             if scale not in strides and scale % max(strides):
@@ -294,7 +294,7 @@ class DEQFlow(nn.Module):
             if finest and given is not None:
                 fitted = _fitted(given, start)
                 start = fitted if trusted is None else fitted.where(trusted, start)
-            stop = settings.stopping(Movement(scale), scale // scales[-1])
+            stop = settings.stopping(Movement(scale), scale)
             with self._part("solve" if finest else "coarse solve"):
                 solution = solve(operator, start, settings.solver, stop)
             before, state, evaluations[scale] = scale, solution.state, solution.steps

@@ -61,7 +61,7 @@ class FixedSteps(nn.Module):
                 rows, columns = step.start.flow.shape[2:]
                 state = state.enlarged(last // scale, (rows, columns))
             state, last = step.start if state is None else state, scale
-            for _ in range(settings.steps):
+            for _ in range(settings.steps_at(scale)):
                 state, _ = settings.solver.advance(state, step(state), [])
         assert state is not None  # there is a scale at least
         scale = settings.scales[-1]

@@ -101,7 +101,7 @@ def test_every_scale_starts_from_the_one_before(model):
 
 def test_the_tolerance_is_that_of_the_finest_scale(model):
     settings = model.settings(tolerance=0.1)
-    factors = [settings.stopping(lambda new, old: new, scale // 4).tolerance[0] for scale in settings.scales]
+    factors = [settings.stopping(lambda new, old: new, scale).tolerance[0] for scale in settings.scales]
     assert factors == pytest.approx([0.4, 0.2, 0.1])
 
 
@@ -118,6 +118,19 @@ def test_the_finest_scale_is_the_finest_that_is_solved(model):
     start = model.coarse_start(pair, model.settings(steps=40, tolerance=2.0))
     again = model(*images, start, steps=40, tolerance=2.0)
     torch.testing.assert_close(again.flow, whole.flow)
+
+
+def test_a_limit_of_its_own_at_the_fine_scale(model):
+    """Steps there cost four times as much; those asked for are never exceeded."""
+    images = frames(40, 56).to(model.device)
+    for steps, fine, expected in ((5, 2, 2), (2, 5, 2), (3, None, 3)):
+        estimate = model(*images, steps=steps, fine_steps=fine, tolerance=0.0)
+        counts = {scale: count.item() for scale, count in estimate.evaluations.items()}
+        assert counts == {16: steps, 8: steps, 4: expected}
+    fast = model(*images, steps=3, fine_steps=1, tolerance=0.0, scales="fast")
+    assert {scale: count.item() for scale, count in fast.evaluations.items()} == {16: 3, 8: 3}
+    with pytest.raises(ConfigError, match="fine_steps >= 1, got 0"):
+        model.settings(fine_steps=0)
 
 
 def test_all_scales_are_those_of_the_model_and_those_beyond_by_default(model):

@@ -31,7 +31,8 @@ class ModelOptions:
         device: auto, cpu, cuda, cuda:1, mps, ...
         precision: Number format of the network; auto takes bfloat16 where the device is fast at it, else
             float32.
-        steps: Most evaluations of the update operator per pair; without it, the model's own.
+        steps: Most evaluations of the update operator at each scale; without it, the model's own.
+        fine_steps: And at scales finer than 1/8, where each costs four times as much or more.
         tolerance: Stop when the flow moves less than this many pixels per step; 0 runs all steps.
         solver: Where to evaluate next; without it, the model's own.
         scales: Strides to solve at, coarse to fine, each started from the flow of the one before (`16 8`
@@ -46,6 +47,7 @@ class ModelOptions:
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     steps: int | None = None
+    fine_steps: int | None = None
     tolerance: float | None = None
     solver: SolverName | None = None
     scales: tuple[int, ...] | Literal["all", "fast"] | None = None
@@ -58,6 +60,8 @@ class ModelOptions:
             raise ConfigError(f"--threads must be at least 1, got {self.threads}")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"--steps must be at least 1, got {self.steps}")
+        if self.fine_steps is not None and self.fine_steps < 1:
+            raise ConfigError(f"--fine-steps must be at least 1, got {self.fine_steps}")
         if self.tolerance is not None and not self.tolerance >= 0:
             raise ConfigError(f"--tolerance must be 0 or more, got {self.tolerance:g}")
 
@@ -77,6 +81,7 @@ class ModelOptions:
             device=device or self.device,
             precision=self.precision,
             steps=self.steps,
+            fine_steps=self.fine_steps,
             tolerance=self.tolerance,
             solver=None if self.solver is None else SOLVERS[self.solver],
             scales=self.scales,
@@ -188,6 +193,7 @@ def solve_record(model: "DEQFlow") -> dict[str, Any]:
     settings = model.defaults
     return {
         "steps": settings.steps,
+        "fine steps": settings.fine_steps,
         "tolerance": settings.tolerance,
         "scales": list(settings.scales),
         "solver": str(settings.solver),

@@ -56,9 +56,9 @@ def run(options: ExportOptions) -> int:
     model = zoo.load(options.model, checkpoint=options.checkpoint, device="cpu", precision="float32")
     settings = model.settings(steps=options.steps, scales=options.scales)
     exported = export_onnx(model, options.output, settings)
-    scales = ", ".join(f"1/{scale}" for scale in settings.scales)
+    steps = ", ".join(f"{settings.steps_at(scale)} steps at 1/{scale}" for scale in settings.scales)
     print(
-        f"{options.output}: {model.name}, {settings.steps} steps at {scales}, for frames of at least "
+        f"{options.output}: {model.name}, {steps}, for frames of at least "
         f"{exported.smallest_side}x{exported.smallest_side} pixels"
     )
     return 0

@@ -76,8 +76,8 @@ def measure_starts(
         pair = model.prepare(*images)
         starts = _starts(model, pair, generator)
         for multiple in multiples:
-            steps = multiple * model.defaults.steps
-            settings = model.settings(steps=steps)
+            steps, fine = multiple * model.defaults.steps, model.defaults.fine_steps
+            settings = model.settings(steps=steps, fine_steps=fine and multiple * fine)
             solved = {name: model.solve(pair, start, settings) for name, start in starts.items()}
             flows = {name: model.decode(solution, pair.padding) for name, solution in solved.items()}
             default = flows[DEFAULT]
