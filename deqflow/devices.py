@@ -5,8 +5,10 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +205,8 @@ def processor_seconds() -> float:
 def span_seconds(device: torch.device) -> Iterator[dict[str, float]]:
     """Profile a block; seconds in each span (``record_function``) by name are there once it has ended.
 
-    On CUDA they are seconds of the device, else of the host. A span has the time of those inside it too.
+    On CUDA they are those that the device works on what was launched in the span, by any thread; else those
+    of the host. A span has the time of those inside it too.
     """
     cuda = device.type == "cuda"
     seconds: dict[str, float] = {}
@@ -211,10 +214,35 @@ def span_seconds(device: torch.device) -> Iterator[dict[str, float]]:
         yield seconds
         if cuda:
             torch.cuda.synchronize(device)
-    for event in profiler.key_averages():
-        if event.is_user_annotation:
-            spent = event.device_time_total if cuda else event.cpu_time_total
-            seconds[event.key] = max(seconds.get(event.key, 0.0), spent / 1e6)
+    seconds.update(_seconds_by_span(profiler.events(), launched=cuda))
+
+
+def _seconds_by_span(events: Iterable[Any], *, launched: bool) -> dict[str, float]:
+    """Sum up the spans among a profile's events by name.
+
+    Args:
+        events: ``torch.autograd.profiler_util.FunctionEvent``.
+        launched: count the kernels that were launched in a span, not the time between its ends. Profiles
+            have spans of the device too, but each from its first kernel to its last with the gaps between,
+            and without the kernels of spans inside it or of other threads, where backward passes run.
+    """
+    host = [event for event in events if event.device_type.name == "CPU"]
+    spans = [event for event in host if event.is_user_annotation]
+    # What is named like its event is a span of the device.
+    kernels = sorted(
+        (event.time_range.start, kernel.duration)
+        for event in host
+        for kernel in event.kernels
+        if kernel.name != event.name
+    )
+    starts = [start for start, _ in kernels]
+    until = [0.0, *accumulate(duration for _, duration in kernels)]
+    seconds: dict[str, float] = {}
+    for span in spans:
+        first, last = span.time_range.start, span.time_range.end
+        spent = until[bisect_right(starts, last)] - until[bisect_left(starts, first)]
+        seconds[span.name] = seconds.get(span.name, 0.0) + (spent if launched else last - first) / 1e6
+    return seconds
 
 
 def pin_process(rank: int, processes: int) -> None:

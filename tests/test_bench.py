@@ -1,17 +1,20 @@
 """What ``deqflow bench`` measures: memory exactly, solver steps by what the solvers are known to do."""
 
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from evaluation_data import tiny_model
+from torch.autograd import DeviceType
 from torch.profiler import record_function
 from training_runs import needs_muon
 
-from deqflow import zoo
+from deqflow import devices, zoo
 from deqflow.cli import main
 from deqflow.data.synthetic import PROGRAMS, SyntheticScenes, Textures
 from deqflow.devices import span_seconds
@@ -103,6 +106,39 @@ def test_spans_are_timed_by_name_and_include_those_inside(device):
                 torch.randn(200, 200, device=device) @ torch.randn(200, 200, device=device)
     assert seconds.keys() >= {"outer", "inner"}
     assert seconds["outer"] >= seconds["inner"] > 0
+
+
+def profiled(name, start, end, *kernels, span=False, device=DeviceType.CPU):
+    """An event as a profile of CUDA has it, in microseconds."""
+    return SimpleNamespace(
+        name=name,
+        time_range=SimpleNamespace(start=start, end=end),
+        kernels=[SimpleNamespace(name=of, duration=duration) for of, duration in kernels],
+        is_user_annotation=span,
+        device_type=device,
+    )
+
+
+def test_spans_of_cuda_have_the_kernels_launched_in_them_by_any_thread(monkeypatch):
+    events = [
+        profiled("outer", 0, 100, span=True),
+        profiled("inner", 10, 60, ("inner", 500.0), span=True),
+        # The device's own span has the gap between two kernels, and there is none for the outer one.
+        profiled("inner", 200, 700, span=True, device=DeviceType.CUDA),
+        profiled("aten::mm", 20, 30, ("gemm", 40.0)),
+        profiled("aten::mm", 50, 55, ("gemm", 50.0), ("split", 10.0)),
+        profiled("aten::add", 70, 75, ("add", 5.0)),  # of another thread: a profile says no parent
+        profiled("gemm", 200, 240, device=DeviceType.CUDA),
+        profiled("inner", 110, 120, span=True),
+        profiled("aten::mm", 115, 116, ("gemm", 20.0)),
+        profiled("aten::mm", 130, 140, ("gemm", 1000.0)),
+    ]
+    profile = nullcontext(SimpleNamespace(events=lambda: events))
+    monkeypatch.setattr(devices, "profile", lambda activities: profile)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    with span_seconds(torch.device("cuda")) as seconds:
+        pass
+    assert seconds == pytest.approx({"outer": 105e-6, "inner": 120e-6})
 
 
 def test_speed_prints_a_row_per_combination(monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """The experiments of ``deqflow study``: that they measure what they say, on models of two steps."""
 
+import json
 from dataclasses import replace
 from typing import get_args
 
@@ -130,6 +131,17 @@ def test_other_held_out_pairs_are_judged_anew_without_training(tmp_path, monkeyp
     monkeypatch.setattr(arms, "run", None)
     assert arms.result_of(options, arms.USUAL, 0) == first
     assert arms.result_of(replace(options, pairs=3), arms.USUAL, 0).epe != first.epe
+
+
+@needs_muon
+def test_arms_start_from_given_weights_in_folders_of_their_own(tmp_path):
+    drawn = StudyOptions(width=64, height=64, pairs=2, device="cpu", train_steps=1, output=tmp_path)
+    given = replace(drawn, init="deqflow-s", learning_rate=1e-4)
+    assert arms.result_of(given, arms.USUAL, 0).epe < arms.result_of(drawn, arms.USUAL, 0).epe
+    folder = tmp_path / "runs/64x64-1-deqflow-s-0.0001/usual-0"
+    about = zoo.read_checkpoint(folder / "deqflow-s.safetensors").metadata
+    assert about["started_from"].startswith("deqflow-s.safetensors (SHA-256 ")
+    assert json.loads(about["recipe"])["learning_rate"] == 1e-4
 
 
 @needs_muon

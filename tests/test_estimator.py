@@ -287,7 +287,7 @@ def test_what_a_loop_of_ones_own_forgot_is_said_once(model):
         warnings.simplefilter("error")
         model(*images, steps=1)
         model(*images / 255, steps=1)
-        fresh = DEQFlow(TINY).eval()
+        fresh = DEQFlow(TINY).to(model.device).eval()
         fresh(torch.zeros_like(images[0]), torch.zeros_like(images[1]), steps=1)  # black is black
 
 

@@ -1,6 +1,7 @@
-"""Muon on filters and AdamW on the rest, as one optimizer."""
+"""Muon on filters and AdamW on the rest, as one optimizer; and the rate that a schedule says."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 from training_runs import needs_muon
 
 from deqflow.errors import ConfigError
-from deqflow.training.optimizer import LEAST_SIDE, MuonAdamW, create_optimizer
+from deqflow.training.optimizer import LEAST_SIDE, MuonAdamW, create_optimizer, learning_rate
 from deqflow.training.options import TrainOptions
 from deqflow.zoo import create
 
@@ -102,3 +103,17 @@ def test_a_parameter_without_gradient_stays():
     model.bias.grad = torch.ones(16)
     MuonAdamW(model.parameters(), rate=0.1, weight_decay=0.1).step()
     assert torch.equal(model.weight, before) and not torch.equal(model.bias, torch.zeros(16))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "one-cycle"])
+def test_by_the_clock_a_schedule_is_as_far_as_the_further_of_steps_and_minutes(schedule):
+    steps = TrainOptions(schedule=schedule, train_steps=100, warmup=0.1, max_minutes=10)
+    clock = replace(steps, schedule_by="clock")
+    assert learning_rate(clock, 0, 300) == learning_rate(steps, 50, 300) == learning_rate(steps, 50)
+    assert learning_rate(clock, 80, 60) == learning_rate(steps, 80)
+    assert learning_rate(clock, 0, 0) == learning_rate(steps, 0)
+    end = learning_rate(steps, 100)
+    assert learning_rate(clock, 3, 600) == learning_rate(clock, 3, 9000) == end
+    assert end == 0 if schedule == "linear" else 0 < end < 0.6 * steps.learning_rate
+    with pytest.raises(ConfigError, match="max_minutes above 0"):
+        replace(clock, max_minutes=0)

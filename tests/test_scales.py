@@ -185,9 +185,9 @@ def test_weights_of_another_configuration_of_ours_are_loaded_as_they_describe_th
     path = tmp_path / "pyramid.safetensors"
     zoo.save_weights(model, path)
     with pytest.warns(UserWarning, match=r"pyramid\.safetensors describes another configuration"):
-        loaded = zoo.load("deqflow-s", checkpoint=path, device="cpu", precision="float32")
+        loaded = zoo.load("deqflow-s", checkpoint=path, device=str(model.device), precision="float32")
     assert loaded.config == CONFIG and loaded.defaults.scales == SCALES
-    images = frames(40, 56)
+    images = frames(40, 56).to(model.device)
     assert torch.equal(loaded(*images, steps=2).flow, model(*images, steps=2).flow)
     for broken in (replace(CONFIG, hidden=20), replace(CONFIG, levels=3)):
         other = DEQFlow(broken, SolveSettings(scales=SCALES))
@@ -260,6 +260,9 @@ def test_shares_and_sizes_that_do_not_fit_the_scales_are_refused(tmp_path):
         small(tmp_path, fine_steps=(3, 2))
     with pytest.raises(ConfigError, match="at least 4, the last of positions"):
         small(tmp_path, fine_steps=(3, 5), positions=(2, 4), solver_steps=(4, 6))
+    for unread in ({"scheme": "segments"}, {"gradient": "unrolled"}, {"positions": (1, 3)}):
+        with pytest.raises(ConfigError, match="correction_ratio needs scheme recorded"):
+            small(tmp_path, correction_ratio=0.4, **unread)
     with pytest.raises(ConfigError, match="scale_shares needs 1 shares for deqflow-s"):
         run(small(tmp_path, scale_shares=(0.5, 0.5)))
     with pytest.raises(ConfigError, match="multiples of 16 for deqflow-s-next"):

@@ -4,6 +4,7 @@ import os
 import shutil
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from training_runs import arguments, assert_same_run, finish, needs_muon, small,
 from deqflow.cli import main
 from deqflow.data.synthetic import Textures
 from deqflow.errors import ConfigError
+from deqflow.training import trainer
 from deqflow.training.checkpoint import create_model
 from deqflow.training.data import Batch, StepSampler, collate, split_textures
-from deqflow.training.optimizer import linear, one_cycle
+from deqflow.training.optimizer import learning_rate, linear, one_cycle
 from deqflow.training.starts import StepRandomness
 from deqflow.training.supervised import CorrectionObjective, correction_loss
 from deqflow.training.trainer import Trainer, open_sources, run
@@ -119,6 +121,36 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, optimizer
     expected = weights(tmp_path / "whole")[0]
     for name, value in model.state_dict().items():
         assert torch.equal(value, expected[f"average module.{name}"])
+
+
+def test_by_the_clock_the_rate_falls_to_zero_with_the_minutes_of_all_parts_of_a_run(tmp_path, monkeypatch):
+    clock, rates = SimpleNamespace(now=0.0), []
+    step = Trainer._train_step
+
+    def half_a_minute(self, *parts):
+        means = step(self, *parts)
+        clock.now += 30
+        rates.append(self.rate)
+        self.stopping = len(rates) == 2  # noticed at the end of the next step
+        return means
+
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(Trainer, "_train_step", half_a_minute)
+    options = small(tmp_path, train_steps=100, schedule_by="clock", max_minutes=3)
+    for reached in (3, 8, 8):  # interrupted, at the end of its time, and told once more
+        run(options)
+        assert weights(tmp_path)[1]["step"] == reached
+        clock.now += 1000  # between two parts, which counts for nothing
+    # Seconds are those before each step: the last of a part is not among them.
+    minutes = [0, 0.5, 1, 1, 1.5, 2, 2.5, 3]
+    assert rates == [learning_rate(options, step, 60 * spent) for step, spent in enumerate(minutes)]
+    assert rates[-1] == 0 < rates[-2]
+
+
+def test_processes_end_together_by_the_clock(tmp_path):
+    options = small(tmp_path, train_steps=10_000, schedule_by="clock", max_minutes=0.01)
+    assert finish(*start_several(options)) == [0, 0]
+    assert 0 < weights(tmp_path)[1]["step"] < 10_000
 
 
 def test_the_command_trains_reports_and_validates(tmp_path, capsys):

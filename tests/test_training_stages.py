@@ -423,6 +423,11 @@ def test_resuming_tells_only_what_changes_the_learning():
     with pytest.raises(ConfigError, match="optimizer 'adamw', not 'muon'"):
         check_resumable(Path("s.pt"), state, json.dumps({**options, "optimizer": "muon"}), {})
     assert check_resumable(Path("s.pt"), state, now, {"scenes": "a"}) == ["seed 1 instead of 0"]
+    timed, longer = ({**before, "schedule_by": "clock", "max_minutes": minutes} for minutes in (10.0, 20.0))
+    timed_state = {**state, "options": json.dumps(timed)}
+    assert check_resumable(Path("s.pt"), timed_state, json.dumps(longer), {}) == [
+        "max_minutes 20.0 instead of 10.0"
+    ]
     known = {**state, "identity": json.dumps({"scenes": "b", "textures": "c"})}
     assert check_resumable(Path("s.pt"), known, now, {"scenes": "a"}) == [
         "seed 1 instead of 0",

@@ -79,8 +79,11 @@ class ArmResult:
 
 
 def runs_folder(options: StudyOptions) -> Path:
-    """Return where the arms of a study's size and length are."""
-    return options.output / "runs" / f"{options.width}x{options.height}-{options.train_steps}"
+    """Return where the arms of a study's size, length, start and rate are."""
+    parts = [f"{options.width}x{options.height}", f"{options.train_steps}"]
+    parts += [Path(options.init).stem] if options.init else []
+    parts += [f"{options.learning_rate:g}"] if options.learning_rate is not None else []
+    return options.output / "runs" / "-".join(parts)
 
 
 def training_of(options: StudyOptions, arm: Arm, seed: int = 0) -> SceneOptions:
@@ -89,6 +92,8 @@ def training_of(options: StudyOptions, arm: Arm, seed: int = 0) -> SceneOptions:
     shared: dict[str, Any] = {
         "output": runs_folder(options) / f"{arm.name}-{seed}",
         "train_steps": options.train_steps,
+        "init": options.init,
+        "learning_rate": usual.learning_rate if options.learning_rate is None else options.learning_rate,
         "height": options.height,
         "width": options.width,
         "textures": options.textures,

@@ -41,6 +41,9 @@ class StudyOptions:
         width: Pixels of a scene.
         height: Pixels of a scene.
         train_steps: Optimizer steps of every model that is trained, 8 pairs each.
+        init: Weights that every model trained starts from: a preset whose weights ship with the package, or a
+            file; None starts from random ones.
+        learning_rate: Peak of its schedule; None takes that of training from random weights.
         seeds: Of the models trained; one model of each kind for each.
         output: Folder for pages, plots and runs; runs found there are resumed.
         device: auto, cpu, cuda, cuda:1, mps, ...
@@ -54,6 +57,8 @@ class StudyOptions:
     width: int = 256
     height: int = 192
     train_steps: int = 600
+    init: str | None = None
+    learning_rate: float | None = None
     seeds: tuple[int, ...] = (0,)
     output: Path = Path("study")
     device: str = "auto"

@@ -163,10 +163,13 @@ def check_resumable(
                 f"{path} was saved by a run with {name} {then[name]!r}, not {now[name]!r}: --output must "
                 "name another folder"
             )
+    indifferent = set(INDIFFERENT)
+    if now.get("schedule_by") == "clock":
+        indifferent.remove("max_minutes")
     changed = [
         f"{name} {now[name]} instead of {then[name]}"
         for name in now
-        if name not in (*DECIDING, *INDIFFERENT) and name in then and then[name] != now[name]
+        if name not in (*DECIDING, *indifferent) and name in then and then[name] != now[name]
     ]
     known = json.loads(saved["identity"])
     changed += [

@@ -93,19 +93,28 @@ EXTRA_STEPS = 100
 """The published schedule goes on for so many steps after the last one."""
 
 
-def learning_rate(options: TrainOptions, step: int) -> float:
-    """Return the rate of a step, counted from 0: a function, so that there is nothing of it to save."""
+def learning_rate(options: TrainOptions, step: float, seconds: float = 0.0) -> float:
+    """Return the rate of a step, counted from 0: a function, so that there is nothing of it to save.
+
+    Args:
+        options: of the run.
+        step: done so far.
+        seconds: trained so far. By the clock, the schedule is as far as the further of the two.
+    """
     shape = one_cycle if options.schedule == "one-cycle" else linear
+    if options.schedule_by == "clock":
+        share = min(1.0, seconds / (60 * options.max_minutes))
+        step = max(step, share * options.train_steps)
     return options.learning_rate * shape(step, options.train_steps, options.warmup)
 
 
-def linear(step: int, steps: int, warmup: float) -> float:
+def linear(step: float, steps: int, warmup: float) -> float:
     """Return a share of the peak: up from nearly nothing, then down to zero at ``steps``."""
     rise = max(1.0, warmup * steps)
     return min((step + 1) / rise, max(0.0, (steps - step) / max(1.0, steps - rise)))
 
 
-def one_cycle(step: int, steps: int, warmup: float) -> float:
+def one_cycle(step: float, steps: int, warmup: float) -> float:
     """Return a share of the peak: from 1/25 up, then down to 4e-6, ``EXTRA_STEPS`` after the last step.
 
     The same numbers as ``torch.optim.lr_scheduler.OneCycleLR`` with ``anneal_strategy="linear"``, which the

@@ -33,7 +33,8 @@ class TrainOptions:
             starts from random ones.
         seed: of everything random.
         train_steps: optimizer steps of the whole schedule.
-        max_minutes: stop (and save) after this long; 0 means never.
+        max_minutes: stop (and save) after this long; 0 means never. A run that is resumed begins to count
+            anew, but for a schedule by the clock.
         batch: pairs per step, over all processes; the same two frames both ways are two pairs.
         accumulate: parts that a process's share of a batch is computed in, one after the other.
         height: of a training frame or crop, a multiple of 8.
@@ -43,6 +44,8 @@ class TrainOptions:
             ``adamw``.
         schedule: ``linear`` rises from zero and falls to zero; ``one-cycle`` is the published one, over 100
             steps more, rising from 1/25 of the peak.
+        schedule_by: ``steps`` ends the schedule with ``train_steps``; ``clock`` with ``max_minutes`` where
+            those are over sooner, minutes before a run was resumed among them.
         warmup: share of the schedule in which the rate rises.
         weight_decay: of AdamW.
         clip: largest norm of the gradient.
@@ -111,6 +114,7 @@ class TrainOptions:
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 5e-4
     schedule: Literal["linear", "one-cycle"] = "linear"
+    schedule_by: Literal["steps", "clock"] = "steps"
     warmup: float = 0.05
     weight_decay: float = 1e-4
     clip: float = 1.0
@@ -176,6 +180,13 @@ class TrainOptions:
             )
         if self.correction_ratio is not None and not 0 < self.correction_ratio < 1:
             raise ConfigError(f"correction_ratio must be between 0 and 1, not {self.correction_ratio}")
+        if self.correction_ratio is not None and not self._spaced():
+            raise ConfigError(
+                "correction_ratio needs scheme recorded, without positions and with another gradient than "
+                "unrolled"
+            )
+        if self.schedule_by == "clock" and not self.max_minutes:
+            raise ConfigError("schedule_by clock needs max_minutes above 0, which the rate ends with")
         if not 0 < self.damping <= 1:
             raise ConfigError(f"damping must be above 0 and at most 1, not {self.damping}")
 
@@ -189,6 +200,10 @@ class TrainOptions:
         options = asdict(self) | {"precision": precision}
         places = ("data", "textures", "output", "init")
         return json.dumps({name: value for name, value in options.items() if name not in places})
+
+    def _spaced(self) -> bool:
+        """Whether points of one uninterrupted solve are chosen by their number alone."""
+        return self.scheme == "recorded" and self.gradient != "unrolled" and not self.positions
 
     def _at_least(self, least: int, *names: str) -> None:
         for name in names:

@@ -96,6 +96,9 @@ COUNTERS = ("step", "seconds", "processor_seconds", "skipped", "skipped_in_a_row
 WISHES = ("stop", "save", "validate")
 """What each process wants after a step; means above zero say that one of them does."""
 
+UNTOLD = (*WISHES, "seconds")
+"""Means over the processes that are no scalars of the run."""
+
 
 class Trainer:
     """One process of a run."""
@@ -123,6 +126,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.processor_seconds, self.counted = 0.0, processor_seconds()
         self.skipped = self.skipped_in_a_row = 0
+        self.rate = 0.0
         self.progress = Progress()
         self.to_beat = self._score_to_beat() if options.keep_best else math.inf
         self.store = StateStore(options.output, options.keep)
@@ -172,7 +176,7 @@ class Trainer:
         """Run until the last step, ``max_minutes``, SIGTERM or SIGINT; save on the way and at the end.
 
         Returns:
-            Whether the stage is finished: no steps are left, or no patience.
+            Whether the stage is finished: no steps are left, no time of its schedule or no patience.
         """
         if self.processes.first:
             self.options.output.mkdir(parents=True, exist_ok=True)
@@ -190,7 +194,7 @@ class Trainer:
                 signal.signal(name, handler)
             if self.writer is not None:
                 self.writer.close()
-        return self.step >= options.train_steps or self._out_of_patience()
+        return self.step >= options.train_steps or self._over()
 
     def _loop(self, bar: "tqdm[None]") -> None:
         options, processes = self.options, self.processes
@@ -198,7 +202,7 @@ class Trainer:
         started = saved = validated = mark = time.monotonic()
         if options.keep_best and self.progress.start is None:
             self._validate()
-        last = self.step if self._out_of_patience() else options.train_steps
+        last = self.step if self._over() else options.train_steps
         for batch in batches(self.sources.training, self.step, last, options, processes):
             now = time.monotonic()
             self.seconds = before + now - started
@@ -211,7 +215,8 @@ class Trainer:
             means = self._train_step(batch.to(processes.device), dict(zip(WISHES, wishes, strict=True)))
             self._report(bar, means, options.batch / (time.monotonic() - mark))
             mark = time.monotonic()
-            done = self.step == options.train_steps and (options.validate_minutes > 0 or options.keep_best)
+            ends = self.step == options.train_steps or self._over()
+            done = ends and (options.validate_minutes > 0 or options.keep_best)
             due = options.validate_steps > 0 and self.step % options.validate_steps == 0
             if means["validate"] > 0 or due or done:
                 self._validate()
@@ -219,7 +224,7 @@ class Trainer:
             if means["save"] > 0:
                 self._save()
                 saved = time.monotonic()
-            if means["stop"] > 0 or self._out_of_patience():
+            if means["stop"] > 0 or self._over():
                 break
         if self.step > self.saved_step or not self.store.paths():
             self._save()
@@ -240,8 +245,11 @@ class Trainer:
                 self._save()
             raise
 
-    def _out_of_patience(self) -> bool:
-        return 0 < self.options.patience <= self.progress.worse
+    def _over(self) -> bool:
+        """Whether the stage ends before its last step: out of patience, or by the clock of its schedule."""
+        options = self.options
+        by_clock = options.schedule_by == "clock" and options.max_minutes * 60 <= self.seconds
+        return by_clock or 0 < options.patience <= self.progress.worse
 
     def _train_step(self, batch: Batch, wishes: dict[str, bool]) -> dict[str, float]:
         """Do one step; return the means over the processes of what it measured and of the wishes."""
@@ -259,10 +267,14 @@ class Trainer:
             for name, value in (("loss", loss.detach()), *vars(metrics).items()):
                 measured[name] = measured.get(name, 0.0) + float(value) / options.accumulate
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
-        means = self.processes.mean({**measured, "gradient_norm": float(norm), **wishes})
+        means = self.processes.mean(
+            {**measured, "gradient_norm": float(norm), "seconds": self.seconds, **wishes}
+        )
+        self.seconds = means["seconds"]  # one clock for all processes, which the rate may follow
+        self.rate = learning_rate(options, self.step, self.seconds)
         if math.isfinite(means["loss"]) and math.isfinite(means["gradient_norm"]):
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(options, self.step)
+                group["lr"] = self.rate
             self.whole = False
             with record_function("optimizer"):
                 self.optimizer.step()
@@ -312,9 +324,9 @@ class Trainer:
         }
         bar.set_postfix(told | ({"skipped": str(self.skipped)} if self.skipped else {}), refresh=False)
         bar.update()
-        scalars = {name: value for name, value in means.items() if name not in WISHES}
+        scalars = {name: value for name, value in means.items() if name not in UNTOLD}
         scalars |= {"pairs_per_second": rate, "skipped": self.skipped}
-        scalars["learning_rate"] = learning_rate(self.options, self.step - 1)
+        scalars["learning_rate"] = self.rate
         for name, value in scalars.items():
             self.writer.add_scalar(f"train/{name}", value, self.step)
 
