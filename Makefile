@@ -5,28 +5,33 @@
 #   make test-slow   the slow ones: killed processes, the wheel in an empty environment
 #   make lint        ruff and mypy
 #   make docs        the documentation as web pages in site/, an error for every warning
-# PYTHON=/path/to/python3.11 chooses the interpreter, DEMO_OUTPUT the folder that the demo writes to.
+#   make install     all that the above need, in one go
+# PYTHON=/path/to/python3.11 chooses the interpreter, DEMO_OUTPUT the folder that the demo writes to. Tests run in as
+# many processes as there are cores, four at most; PYTEST_ARGS="-n 0" runs them in one.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test coverage test-slow lint docs clean
+.PHONY: demo test coverage test-slow lint docs install clean
 
 DEMO_OUTPUT ?= output/demo
 PIP := .venv/bin/python -m pip --disable-pip-version-check
+# Fast tests go out in order, half to each process, so that fixtures of a module are made once; who is done takes some of
+# another's. Slow ones go out by the class or file, as those share what is costly.
+PYTEST := .venv/bin/python -m pytest -n logical --maxprocesses 4
 CANDIDATES := $(PYTHON) python3.11 python3.12 python3.13 python3 python
 
 demo: .venv/installed
 	.venv/bin/deqflow demo --output $(DEMO_OUTPUT)
 
 test: .venv/installed-dev
-	.venv/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 coverage: .venv/installed-dev
-	.venv/bin/python -m pytest -m "not slow" --cov --cov-report=term $(PYTEST_ARGS)
+	$(PYTEST) --dist worksteal -m "not slow" --cov --cov-report=term $(PYTEST_ARGS)
 
 test-slow: .venv/installed-dev
-	.venv/bin/python -m pytest -m slow $(PYTEST_ARGS)
+	$(PYTEST) --dist loadscope -m slow $(PYTEST_ARGS)
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .
@@ -35,6 +40,10 @@ lint: .venv/installed-dev
 
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+
+install: .venv/created pyproject.toml constraints.txt
+	$(PIP) install --quiet -c constraints.txt -e '.[dev,docs]'
+	@touch .venv/installed .venv/installed-dev .venv/installed-docs
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis site

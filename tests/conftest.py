@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: one thread, fixed seeds, devices, material outside the checkout."""
 
+import dataclasses
 import os
 import random
 from pathlib import Path
@@ -33,6 +34,23 @@ checkpoints.SAFE_UNPICKLER = "2.6"
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name solvers, gradients and their like by what is not default, the same in every process."""
+    return described(val) if dataclasses.is_dataclass(val) and not isinstance(val, type) else None
+
+
+def described(value: object) -> str:
+    """A value in a line without the address of anything."""
+    if isinstance(value, type) or not dataclasses.is_dataclass(value):
+        return getattr(value, "__name__", str(value))
+    changed = []
+    for field in dataclasses.fields(value):
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        if (given := getattr(value, field.name)) != default:
+            changed.append(f"{field.name}={described(given)}")
+    return f"{type(value).__name__}({', '.join(changed)})"
 
 
 @pytest.fixture(autouse=True)

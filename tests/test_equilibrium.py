@@ -40,7 +40,7 @@ SOLVERS = [
 ]
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_linear_contraction_reaches_the_closed_form(solver):
     step = Linear(3, 6)
     found = solve(step, step.start(), solver, StoppingRule(steps=200, tolerance=1e-10))
@@ -76,7 +76,7 @@ def test_acceleration_needs_fewer_steps_than_plain_iteration():
 
 
 @hypothesis.given(seed=st.integers(0, 1000), tolerance=st.sampled_from([1e-2, 1e-4, 1e-7]))
-@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_samples_stop_by_themselves(solver, seed, tolerance):
     step = Linear(4, 5, seed=seed)
     with torch.no_grad():
@@ -136,7 +136,7 @@ def test_line_search_tames_steps_too_long():
     assert careful.outcome.tolist() == [Outcome.CONVERGED] and float(careful.state[0].abs().max()) < 1e-8
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_sample_that_leaves_the_numbers_stops_at_its_last_finite_state(solver):
     step = Linear(3, 4)
     calls = 0

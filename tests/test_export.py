@@ -13,7 +13,7 @@ from deqflow import zoo
 from deqflow.cli import main
 from deqflow.equilibrium import Anderson
 from deqflow.errors import ConfigError
-from deqflow.export import FixedSteps, export_onnx
+from deqflow.export import FixedSteps
 
 SIZES = [(128, 128), (133, 170), (200, 261)]
 
@@ -70,16 +70,18 @@ def test_without_its_libraries_export_names_the_extra(tmp_path, monkeypatch, cap
 @pytest.mark.skipif(
     Version(torch.__version__) < Version("2.13"), reason="export was tried with PyTorch 2.13 and newer only"
 )
-def test_onnxruntime_gives_the_flow_of_pytorch_at_any_size(tmp_path):
+def test_onnxruntime_gives_the_flow_of_pytorch_at_any_size(tmp_path, capsys):
     pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
     onnxruntime = pytest.importorskip(
         "onnxruntime", reason="onnxruntime, which runs ONNX files, is not installed"
     )
-    model, path = tiny_model(), tmp_path / "flow.onnx"
-    settings = model.settings(steps=2, tolerance=0.0, scales=(16, 8))
-    export_onnx(model, path, settings)
+    model, path, weights = tiny_model(), tmp_path / "flow.onnx", tmp_path / "tiny.safetensors"
+    zoo.save_weights(model, weights)
+    words = ["export", str(path), "--checkpoint", str(weights), "--steps", "2", "--scales", "16", "8"]
+    assert main(words) == 0
+    assert "2 steps at 1/16, 1/8, for frames of at least 128x128 pixels" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    fixed = FixedSteps(model, settings)
+    fixed = FixedSteps(model, model.settings(steps=2, scales=(16, 8)))
     for size in SIZES:
         first, second = frames(*size, seed=size[1])
         (flow,) = session.run(None, {"image1": first.numpy(), "image2": second.numpy()})

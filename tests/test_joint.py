@@ -49,7 +49,6 @@ class Problem:
 @pytest.mark.parametrize(
     ("solver", "rate"),
     [(FixedPointIteration(), 0.02), (Anderson(window=12, ridge=1e-10), 0.1), (Broyden(history=40), 0.1)],
-    ids=str,
 )
 def test_the_joint_fixed_point_is_the_closed_form(solver, rate):
     problem = Problem()

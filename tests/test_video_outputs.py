@@ -469,8 +469,8 @@ def test_memory_of_a_run_does_not_grow_with_the_length(tmp_path: Path) -> None:
         "print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     peaks = []
-    for count in (100, 1000):
-        encode(tmp_path / f"{count}.mp4", textured(50, (48, 64)) * (count // 50), preset="ultrafast")
+    for count in (100, 500):  # of a quarter of a megabyte with its flow and picture
+        encode(tmp_path / f"{count}.mp4", textured(50, (112, 144)) * (count // 50), preset="ultrafast")
         arguments = ["video", f"{count}.mp4", "--steps", "2", "--quiet", "--output", f"{count}-flow.mp4"]
         arguments += ["--hdf5", f"{count}.h5", "--record-dir", f"{count}"]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

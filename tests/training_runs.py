@@ -111,7 +111,7 @@ def footage(root, sequences=3, frames=4, size=(72, 88)):
 
 # Children of a server that has imported everything start in no time, and never saw this process's threads.
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["deqflow.training.trainer", "training_runs"])
+_server.set_forkserver_preload(["deqflow.training.trainer", "torch._dynamo", "training_runs"])
 WATCHED = {"open", "os.rename", "os.remove"}
 
 
