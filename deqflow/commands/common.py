@@ -193,7 +193,7 @@ def solve_record(model: "DEQFlow") -> dict[str, Any]:
     settings = model.defaults
     return {
         "steps": settings.steps,
-        "fine steps": settings.fine_steps,
+        **({} if settings.fine_steps is None else {"fine_steps": settings.fine_steps}),
         "tolerance": settings.tolerance,
         "scales": list(settings.scales),
         "solver": str(settings.solver),
