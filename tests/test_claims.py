@@ -16,6 +16,7 @@ from deqflow.claims.registry import CLAIMS
 from deqflow.cli import main
 from deqflow.commands.study import ClaimName
 from deqflow.errors import DivergenceError, TrainingError
+from deqflow.evaluation.bench import compare_models
 from deqflow.evaluation.starts import measure_starts
 from deqflow.training.trainer import Trainer
 
@@ -134,7 +135,7 @@ def test_other_held_out_pairs_are_judged_anew_without_training(tmp_path, monkeyp
 
 
 @needs_muon
-def test_arms_start_from_given_weights_in_folders_of_their_own(tmp_path):
+def test_arms_start_from_given_weights_in_folders_of_their_own(tmp_path, monkeypatch):
     drawn = StudyOptions(width=64, height=64, pairs=2, device="cpu", train_steps=1, output=tmp_path)
     given = replace(drawn, init="deqflow-s", learning_rate=1e-4)
     assert arms.result_of(given, arms.USUAL, 0).epe < arms.result_of(drawn, arms.USUAL, 0).epe
@@ -142,6 +143,14 @@ def test_arms_start_from_given_weights_in_folders_of_their_own(tmp_path):
     about = zoo.read_checkpoint(folder / "deqflow-s.safetensors").metadata
     assert about["started_from"].startswith("deqflow-s.safetensors (SHA-256 ")
     assert json.loads(about["recipe"])["learning_rate"] == 1e-4
+    monkeypatch.setattr(training, "result_of", lambda options, arm, seed: arms.ArmResult.lost(1))
+    findings = training.jacobian(given)
+    before = findings.tables[0][2].split("|")[1:-1]
+    expected = compare_models({"": zoo.load("deqflow-s", device="cpu")}, given.samples())[""]
+    assert before[0].strip() == "before" and int(before[1]) == 0
+    assert float(before[3]) == pytest.approx(arms.mean_error([one.epe for one in expected]), abs=1e-3)
+    lengths = [np.linalg.norm(sample.flow, axis=2)[sample.valid].mean() for sample in given.samples()]
+    assert f"flow of zeros: EPE {arms.mean_error(lengths):.2f}" in findings.summary
 
 
 @needs_muon

@@ -13,11 +13,13 @@ import torch
 from deqflow import zoo
 from deqflow.claims.options import StudyOptions
 from deqflow.data.sample import Sample
+from deqflow.devices import resolve_device
 from deqflow.equilibrium import spectral_radius
 from deqflow.errors import DivergenceError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.bench import OFFSET, PairErrors
 from deqflow.io.files import replace_bytes
+from deqflow.training.checkpoint import create_model
 from deqflow.training.data import open_scenes
 from deqflow.training.options import SceneOptions
 from deqflow.training.stages import stage_for
@@ -139,6 +141,19 @@ def result_of(options: StudyOptions, arm: Arm, seed: int) -> ArmResult:
     return result
 
 
+def result_before(options: StudyOptions, samples: Sequence[Sample]) -> ArmResult | None:
+    """Judge the weights that every arm starts from; None for random ones."""
+    if options.init is None:
+        return None
+    model = create_model(training_of(options, USUAL), resolve_device(options.device))
+    return judge(model.eval(), samples, minutes=0.0, train_steps=0)
+
+
+def mean_error(errors: Sequence[float]) -> float:
+    """Return the geometric mean of end-point errors, pixels."""
+    return float(np.exp(np.mean(np.log(np.asarray(errors) + OFFSET))))
+
+
 def _steps_of(weights: Path) -> int:
     """Return the steps that weights were trained for; 0 without such a file."""
     return int(zoo.read_checkpoint(weights).metadata["steps"]) if weights.exists() else 0
@@ -151,7 +166,7 @@ def judge(model: DEQFlow, samples: Sequence[Sample], *, minutes: float, train_st
     def errors(**how: Any) -> tuple[float, float, float]:
         estimates = [model.estimate(sample.frame1, sample.frame2, **how) for sample in samples]
         pairs = [PairErrors.of(estimate, sample) for estimate, sample in zip(estimates, samples, strict=True)]
-        epe = float(np.exp(np.mean(np.log([one.epe + OFFSET for one in pairs]))))
+        epe = mean_error([one.epe for one in pairs])
         return epe, fmean(one.steps for one in pairs), fmean(estimate.residual for estimate in estimates)
 
     epe, steps, residual = errors()

@@ -5,7 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from deqflow.claims.arms import EVALUATIONS, USUAL, Arm, ArmResult, result_of, runs_folder, training_of
+import numpy as np
+
+from deqflow.claims.arms import (
+    EVALUATIONS,
+    USUAL,
+    Arm,
+    ArmResult,
+    mean_error,
+    result_before,
+    result_of,
+    runs_folder,
+    training_of,
+)
 from deqflow.claims.options import Findings, StudyOptions
 from deqflow.evaluation.charts import Chart, line_figure
 from deqflow.evaluation.training_time import measure_phases
@@ -34,7 +46,7 @@ def corrections(options: StudyOptions) -> Findings:
         "3 losses": USUAL,
         "6 losses": Arm("6-losses", {"corrections": 6}),
     }
-    return _findings(_results(options, arms))
+    return _findings(options, _results(options, arms))
 
 
 def gradients(options: StudyOptions) -> Findings:
@@ -59,14 +71,15 @@ def gradients(options: StudyOptions) -> Findings:
         f"{phase}, s": {label: f"{seconds[phase]:.3f}" for label, seconds in phases.items()}
         for phase in ("forward", "backward")
     }
-    return _findings(results, passes)
+    return _findings(options, results, passes)
 
 
 def recurrent(options: StudyOptions) -> Findings:
     """Train the same network as an equilibrium, and unrolled over eight steps as RAFT is, for equal time."""
     steps = _affordable_steps(options, EQUILIBRIUM, UNROLLED)
     unrolled = replace(UNROLLED, changes={**UNROLLED.changes, "train_steps": steps})
-    return _findings(_results(options, {"equilibrium": EQUILIBRIUM, "unrolled, 8 steps": unrolled}))
+    arms = {"equilibrium": EQUILIBRIUM, "unrolled, 8 steps": unrolled}
+    return _findings(options, _results(options, arms))
 
 
 def jacobian(options: StudyOptions) -> Findings:
@@ -77,7 +90,7 @@ def jacobian(options: StudyOptions) -> Findings:
         )
         for weight in (0.1, 1.0)
     }
-    return _findings(_results(options, arms))
+    return _findings(options, _results(options, arms))
 
 
 def _affordable_steps(options: StudyOptions, reference: Arm, arm: Arm) -> int:
@@ -105,9 +118,16 @@ def _results(options: StudyOptions, arms: Mapping[str, Arm]) -> Results:
     return results
 
 
-def _findings(results: Results, columns: Mapping[str, Mapping[str, str]] | None = None) -> Findings:
+def _findings(
+    options: StudyOptions, results: Results, columns: Mapping[str, Mapping[str, str]] | None = None
+) -> Findings:
     """Hold arms against each other, with further columns of the table by their heads and the arms."""
     columns = columns or {}
+    samples = list(options.samples())
+    still = mean_error([float(np.linalg.norm(one.flow, axis=2)[one.valid].mean()) for one in samples])
+    before = result_before(options, samples)
+    if before is not None:
+        results = {"before": [before], **results}
     rows, told, curves = [], [], {}
     for label, every in results.items():
         held = [result for result in every if not result.diverged] or every
@@ -125,16 +145,17 @@ def _findings(results: Results, columns: Mapping[str, Mapping[str, str]] | None 
                 f"{fmean(one.radius for one in held):.2f}",
                 *(f"{value:.3f}" for value in from_zeros),
                 f"{sum(one.diverged for one in every)} of {len(every)}",
-                *(cells[label] for cells in columns.values()),
+                *(cells.get(label, "") for cells in columns.values()),
             ]
         )
         told.append(f"{label}: EPE {epe:.2f} after {minutes:.0f} minutes")
         curves[label] = (EVALUATIONS, from_zeros)
     header = ["training", "training steps", "minutes", "EPE", "solver steps", "last movement, px"]
-    header += ["spectral radius", *(f"{count} steps from zeros" for count in EVALUATIONS), "diverged"]
+    header += ["spectral radius", *(f"EPE at {count}, from zeros" for count in EVALUATIONS), "diverged"]
     chart = Chart(
         "error",
         "End-point error of each training against the solver steps from zeros",
         line_figure(curves, "solver steps from zeros", "EPE, px", log="x"),
     )
+    told.append(f"flow of zeros: EPE {still:.2f}")
     return Findings("; ".join(told) + ".", (markdown([*header, *columns], rows),), (chart,))
