@@ -54,6 +54,11 @@ COMMANDS = {
         "deqflow.commands.demo:DemoOptions",
         "deqflow.commands.demo:run",
     ),
+    "corpus": Command(
+        "flow of many clips, by the processes of one machine or of a cluster",
+        "deqflow.commands.corpus:CorpusOptions",
+        "deqflow.commands.corpus:run",
+    ),
     "app": Command(
         "a page in the browser: drop a clip or two frames, see and download their flow",
         "deqflow.app.options:AppOptions",

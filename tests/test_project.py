@@ -19,7 +19,7 @@ import hubconf
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md"), *REPOSITORY.glob("datasets/*.md")]
-RUNTIME_EXTRAS = ("train", "report", "flo5", "exr", "hub", "app", "onnx")
+RUNTIME_EXTRAS = ("train", "report", "flo5", "exr", "hub", "app", "corpus", "onnx")
 
 
 def read_yaml(path):
