@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deqflow.config import SolveSettings
-    from deqflow.equilibrium import Anderson, Broyden, FixedPointIteration, Outcome, Solver
+    from deqflow.equilibrium import Anderson, Broyden, DampedIteration, FixedPointIteration, Outcome, Solver
     from deqflow.errors import CheckpointError, ConfigError, DataError, DeqflowError, ImageError, VideoError
     from deqflow.estimate import BatchEstimate, FlowEstimate
     from deqflow.estimator import DEQFlow
@@ -31,6 +31,7 @@ _HOMES = {
     "CheckpointError": "deqflow.errors",
     "ConfigError": "deqflow.errors",
     "DEQFlow": "deqflow.estimator",
+    "DampedIteration": "deqflow.equilibrium",
     "DataError": "deqflow.errors",
     "DeqflowError": "deqflow.errors",
     "FixedPointIteration": "deqflow.equilibrium",
@@ -61,6 +62,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DEQFlow",
+    "DampedIteration",
     "DataError",
     "DeqflowError",
     "FixedPointIteration",

@@ -174,6 +174,8 @@ class SolveSettings:
         hidden_tolerance: and the hidden state changes less than this, relative to its norm.
         solver: where to evaluate next.
         precise: takes its place where at most half of the tolerance is asked for and no solver is named.
+        video: takes the solver's place between frames that follow each other, where none of both is asked
+            for; None is no other.
         keep: which state is the answer.
         scales: strides to solve at, coarse to fine, each started from the fixed point of the one before. A
             stride beyond the model's own is that of frames that are shrunk as much.
@@ -185,6 +187,7 @@ class SolveSettings:
     hidden_tolerance: float = 0.1
     solver: Solver = field(default_factory=FixedPointIteration)
     precise: Solver | None = None
+    video: Solver | None = None
     keep: Keep = LAST
     scales: tuple[int, ...] = (8,)
 
@@ -206,7 +209,13 @@ class SolveSettings:
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         if self.precise is not None and 0 < given.get("tolerance", 0) <= self.tolerance / 2:
             given.setdefault("solver", self.precise)
+        if "solver" in given:
+            given["video"] = None
         return replace(self, **given)
+
+    def on_video(self) -> "SolveSettings":
+        """Return the settings between frames that follow each other."""
+        return self if self.video is None else replace(self, solver=self.video)
 
     def steps_at(self, scale: int) -> int:
         """Return the most evaluations at a scale."""

@@ -84,7 +84,7 @@ class FlowStream:
             value_range: of floating-point frames; None decides at the first pair, see `DEQFlow.estimate`.
             options: how to solve, as in `DEQFlow.forward`.
         """
-        self.model, self.settings = model, model.settings(**options)
+        self.model, self.settings = model, model.settings(**options).on_video()
         self.reuse, self.check, self.detect_cuts = reuse, check, detect_cuts
         self.value_range = value_range
         self.reset()

@@ -15,6 +15,7 @@ from deqflow import equilibrium
 from deqflow.equilibrium import (
     Anderson,
     Broyden,
+    DampedIteration,
     FixedPointIteration,
     Keep,
     OneStep,
@@ -32,12 +33,29 @@ from deqflow.equilibrium.state import flatten
 SOLVERS = [
     FixedPointIteration(),
     FixedPointIteration(relaxation=0.8),
+    DampedIteration(),
     Anderson(),
     Anderson(window=2, mixing=0.7),
     Anderson(window=6, ridge_scale="absolute", ridge=1e-12),
     Broyden(),
     Broyden(history=2, line_search=2),
 ]
+
+
+def test_damped_iteration_ends_cycles_and_leaves_the_rest_alone():
+    rate = torch.tensor([-1.0, -0.9, -1.5, 0.0, 0.5, 0.9])  # per position; two channels at each
+    goal = torch.tensor([[[1.0], [-2.0]]]).expand(1, 2, 6)
+
+    def step(state, active=None):
+        return (goal + rate * (state[0] - goal), state[1] / 2)
+
+    start = (torch.zeros(1, 2, 6), torch.ones(1, 3))
+    plain, damped = (
+        solve(step, start, solver, StoppingRule(steps=3)).state
+        for solver in (FixedPointIteration(), DampedIteration())
+    )
+    torch.testing.assert_close(damped[0][..., :4], goal[..., :4])
+    assert torch.equal(damped[0][..., 4:], plain[0][..., 4:]) and torch.equal(damped[1], plain[1])
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -199,7 +199,7 @@ def test_a_coarse_start_is_the_enlarged_fixed_point_of_the_shrunk_frames(model):
 
 def test_the_tolerance_doubles_at_the_coarser_scale(model):
     rule = model.settings(tolerance=0.3, scales=(16, 8)).stopping
-    assert rule(Movement(8), 1).tolerance[0] == 0.3 and rule(Movement(16), 2).tolerance[0] == 0.6
+    assert rule(Movement(8), 8).tolerance[0] == 0.3 and rule(Movement(16), 16).tolerance[0] == 0.6
 
 
 @pytest.mark.parametrize("size", [(16, 16), (157, 300), (168, 162), (330, 340)])

@@ -54,13 +54,28 @@ def scene(seed: int, count: int, size: tuple[int, int] = (50, 70)) -> list[np.nd
 
 def test_without_reuse_it_is_estimate_on_every_pair(model: DEQFlow) -> None:
     frames = scene(0, 3)
-    streamed = list(estimate_video(frames, model, reuse=False, steps=STEPS, tolerance=0))
+    options: Any = {"steps": STEPS, "tolerance": 0, "solver": deqflow.DampedIteration()}
+    streamed = list(estimate_video(frames, model, reuse=False, **options))
     assert len(streamed) == 2
     for estimate, (before, after) in zip(streamed, pairwise(frames), strict=True):
-        expected = model.estimate(before, after, steps=STEPS, tolerance=0)
+        expected = model.estimate(before, after, **options)
         np.testing.assert_allclose(estimate.flow, expected.flow, atol=1e-4)
         assert estimate.flow.shape == (50, 70, 2)
         assert estimate.steps == STEPS
+
+
+def test_video_has_a_solver_of_its_own_unless_one_is_named(model: DEQFlow) -> None:
+    def solver(**options: Any) -> deqflow.Solver:
+        return FlowStream(model, **options).settings.solver
+
+    assert solver() == solver(tolerance=0.04) == deqflow.DampedIteration()
+    assert solver(tolerance=0.01) == deqflow.Anderson()
+    assert solver(solver=deqflow.FixedPointIteration()) == deqflow.FixedPointIteration()
+    assert model.settings().solver == deqflow.FixedPointIteration()
+    recurrent = create("raft-small")
+    assert FlowStream(recurrent).settings == recurrent.defaults
+    recurrent.defaults = model.settings(solver=deqflow.Broyden())
+    assert FlowStream(recurrent).settings.solver == deqflow.Broyden()
 
 
 def test_each_frame_is_encoded_once(model: DEQFlow, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +137,9 @@ def test_a_solve_that_does_not_settle_is_no_start_but_one_cut_short_is(
     monkeypatch.setattr(model, "operator", lambda pair, scale: Swinging(model.initial_state(pair.first)))
     for steps, check, reused in ((LONG, True, False), (LONG, False, True), (LONG - 1, True, True)):
         starts.clear()
-        stream = FlowStream(model, steps=steps, check=check, detect_cuts=False)
+        stream = FlowStream(
+            model, steps=steps, check=check, detect_cuts=False, solver=deqflow.FixedPointIteration()
+        )
         monkeypatch.setattr(stream, "_start", lambda pair, carried, matching: (carried.state, None))
         for frame in scene(0, 3):
             stream.push(frame)
@@ -341,12 +358,13 @@ def test_where_nothing_is_reused_the_pair_is_solved_at_every_scale(
     size = (164, 170)
     frames = [window(picture, 3 * index, size=size) for index in range(3)]
     frames.append(window(picture[::-1, ::-1], 0, size=size))
-    streamed = list(estimate_video(frames, trained, steps=STEPS, tolerance=0))
+    options: Any = {"steps": STEPS, "tolerance": 0, "solver": deqflow.FixedPointIteration()}
+    streamed = list(estimate_video(frames, trained, **options))
     # A first pair and the one across the cut; the carried one starts at the finest scale.
     cold, reused = {16: STEPS, 8: STEPS}, {8: STEPS}
     assert [estimate.evaluations for estimate in streamed] == [cold, reused, cold]
     for index in (0, 2):
-        expected = trained.estimate(frames[index], frames[index + 1], steps=STEPS, tolerance=0)
+        expected = trained.estimate(frames[index], frames[index + 1], **options)
         np.testing.assert_allclose(streamed[index].flow, expected.flow, atol=1e-3)
 
 

@@ -17,7 +17,7 @@ from deqflow.io.outputs import check_output, identities
 if TYPE_CHECKING:
     from deqflow.estimator import DEQFlow
 
-SolverName = Literal["plain", "relaxed", "anderson", "broyden"]
+SolverName = Literal["plain", "relaxed", "damped", "anderson", "broyden"]
 """The names of ``deqflow.equilibrium.SOLVERS``, spelled out so that help need not import it."""
 
 
@@ -188,9 +188,9 @@ def require_memory(model: "DEQFlow", size: tuple[int, int]) -> None:
         )
 
 
-def solve_record(model: "DEQFlow") -> dict[str, Any]:
-    """Return how a model solves, for the record of a run."""
-    settings = model.defaults
+def solve_record(model: "DEQFlow", *, video: bool = False) -> dict[str, Any]:
+    """Return how a model solves single pairs, or frames that follow each other, for the record of a run."""
+    settings = model.defaults.on_video() if video else model.defaults
     return {
         "steps": settings.steps,
         **({} if settings.fine_steps is None else {"fine_steps": settings.fine_steps}),

@@ -223,7 +223,7 @@ def manifest(
             "name": options.model,
             "weights": str(weights.name),
             "sha256": file_sha256(weights),
-            **solve_record(model),
+            **solve_record(model, video=True),
         },
         "options": {name: plain(value) for name, value in asdict(options).items()},
         "full_color": full_color,

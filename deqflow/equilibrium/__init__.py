@@ -27,7 +27,14 @@ from deqflow.equilibrium.correction import Correction, Recorded, Segments, Traje
 from deqflow.equilibrium.driver import Solution, solve
 from deqflow.equilibrium.gradients import Gradient, Implicit, NeumannPhantom, OneStep, Phantom
 from deqflow.equilibrium.joint import JointState, JointStep
-from deqflow.equilibrium.solvers import SOLVERS, Anderson, Broyden, FixedPointIteration, Solver
+from deqflow.equilibrium.solvers import (
+    SOLVERS,
+    Anderson,
+    Broyden,
+    DampedIteration,
+    FixedPointIteration,
+    Solver,
+)
 from deqflow.equilibrium.stability import (
     PathIndependence,
     alignment,
@@ -46,6 +53,7 @@ __all__ = [
     "Anderson",
     "Broyden",
     "Correction",
+    "DampedIteration",
     "FixedPointIteration",
     "Gradient",
     "Implicit",

@@ -55,6 +55,32 @@ class FixedPointIteration(Solver):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DampedIteration(Solver):
+    """Plain iteration, damped at each position where its steps turn back.
+
+    A state may rest everywhere but in a few places that jump to and fro, and keep all others waiting. Where a
+    step goes against the one before, the next state lies between the ends of both: where, were the operator
+    linear there, nothing would move (Aitken's delta-squared process, for alternating sequences only).
+
+    Each tensor of a state, (B, C, ...), is damped by itself, and a position is all of its C channels.
+    """
+
+    def advance(self, state: S, mapped: S, memory: Memory) -> tuple[S, Memory]:
+        """See ``Solver.advance``; memory holds the mapped states of the last call, then its steps."""
+        steps = [f - x for x, f in zip(state, mapped, strict=True)]
+        if not memory:
+            return mapped, [*mapped, *steps]
+        before, stepped = memory[: len(steps)], memory[len(steps) :]
+        parts = []
+        for end, step, last_end, last_step in zip(mapped, steps, before, stepped, strict=True):
+            back = -(step * last_step).sum(dim=1, keepdim=True).clamp_max(0)
+            length = last_step.square().sum(dim=1, keepdim=True)
+            share = back / (length + back).clamp_min(torch.finfo(back.dtype).tiny)
+            parts.append(torch.lerp(end, last_end, share.nan_to_num(0.0)))
+        return rebuild(state, parts), [*mapped, *steps]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Anderson(Solver):
     """Anderson acceleration: combine past mapped states so that residuals cancel (Walker and Ni, 2011).
 
@@ -213,6 +239,7 @@ def finite_or(vector: Tensor, fallback: Tensor) -> Tensor:
 SOLVERS: Mapping[str, Solver] = {
     "plain": FixedPointIteration(),
     "relaxed": FixedPointIteration(relaxation=0.6),
+    "damped": DampedIteration(),
     "anderson": Anderson(),
     "broyden": Broyden(),
 }

@@ -165,7 +165,11 @@ class SequencePredictor:
 
     def __init__(self, model: DEQFlow, *, flow_only: bool = False) -> None:
         """Start from the whole fixed point of the pair before, or as RAFT does from its ``flow_only``."""
-        self.stream = (FlowOnlyStream if flow_only else FlowStream)(model, detect_cuts=False)
+        self.stream = (FlowOnlyStream if flow_only else FlowStream)(
+            model,
+            detect_cuts=False,
+            solver=model.defaults.solver,  # only the starts are not those of pairs
+        )
         self._expected: tuple[str, str, int, tuple[int, ...]] | None = None
 
     def __call__(self, items: Sequence[Item]) -> list[Prediction]:

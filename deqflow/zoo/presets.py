@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from deqflow.config import ModelConfig, SolveSettings
-from deqflow.equilibrium import Anderson, Keep, absolute_change
+from deqflow.equilibrium import Anderson, DampedIteration, Keep, absolute_change
 from deqflow.network import (
     BilinearConfig,
     ConvexConfig,
@@ -113,7 +113,7 @@ PRESETS: Mapping[str, Preset] = {
         summary="small, for machines without a GPU; its weights ship with the package",
         license="Apache-2.0",
         config=ModelConfig(update=GatedStripConfig(minimum_gate=0.05), uncertainty=MixtureConfig()),
-        defaults=SolveSettings(scales=(16, 8), precise=Anderson()),
+        defaults=SolveSettings(scales=(16, 8), precise=Anderson(), video=DampedIteration()),
     ),
     "deqflow-s-next": Preset(
         summary="three scales, in training: `--scales all` adds 1/4, where solves do not settle yet",
@@ -124,7 +124,7 @@ PRESETS: Mapping[str, Preset] = {
             encoder=PyramidEncoderConfig(),
             uncertainty=MixtureConfig(),
         ),
-        defaults=SolveSettings(scales=(16, 8), precise=Anderson()),
+        defaults=SolveSettings(scales=(16, 8), precise=Anderson(), video=DampedIteration()),
     ),
     **{f"deqflow-{size}": _published_deq(size, attention=False) for size in _SIZES},
     **{f"deqflow-{size}-gma": _published_deq(size, attention=True) for size in _SIZES},
