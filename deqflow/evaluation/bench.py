@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from deqflow.data.sample import Sample
 from deqflow.devices import resolve_precision, span_seconds, stopwatch
-from deqflow.equilibrium import Anderson, Broyden, FixedPointIteration, Solver
+from deqflow.equilibrium import Anderson, Broyden, DampedIteration, FixedPointIteration, Solver
 from deqflow.errors import ConfigError
 from deqflow.estimate import FlowEstimate
 from deqflow.estimator import DEQFlow
@@ -30,6 +30,7 @@ COMPARED_SOLVERS: Mapping[str, Solver] = {
     "plain": FixedPointIteration(),
     "relaxed 0.8": FixedPointIteration(relaxation=0.8),
     "relaxed 1.2": FixedPointIteration(relaxation=1.2),
+    "damped": DampedIteration(),
     "Anderson 3": Anderson(window=3),
     "Anderson 5": Anderson(window=5),
     "Broyden 12": Broyden(history=12),
