@@ -366,7 +366,7 @@ class TestFlow:
         assert "file" in wrong(capfd, *pair, "--checkpoint", "file")
         save_file({"weight": torch.zeros(3)}, "other.safetensors")
         assert "other.safetensors" in wrong(capfd, *pair, "--checkpoint", "other.safetensors")
-        assert "'huge'" in wrong(capfd, *pair, "--model", "huge")
+        assert "model 'huge' is unknown" in wrong(capfd, *pair, "--model", "huge")
         assert "'abacus'" in wrong(capfd, *pair, "--checkpoint", weights, "--device", "abacus")
 
     @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")

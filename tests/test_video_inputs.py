@@ -321,6 +321,19 @@ class TestImageSequences:
         clip = encode(tmp_path / f"{name}.mp4", textured(3))
         assert open_video(clip).frame_count == 3
 
+    def test_a_name_that_looks_like_an_address_is_a_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for name in ("2026-11-26T12:30.mp4", "http:x.mp4", "pipe:1.gif"):
+            kind = {"codec": "gif", "pixels": "rgb8"} if name.endswith("gif") else {}
+            encode(tmp_path / f"whole.{name[-3:]}", textured(3), **kind).rename(tmp_path / name)
+            video = open_video(name)
+            assert (video.name, len(list(video))) == (name, 3)
+        for name in ("", "a\0b.mp4"):
+            with pytest.raises(VideoError, match="is no name of a video"):
+                open_video(name)
+
     def test_hidden_files_are_left_alone(self, tmp_path: Path) -> None:
         folder = self.write(tmp_path, "f1.png", "f2.png", ".f3.png", "._f1.png")
         assert open_video(folder).frame_count == 2

@@ -124,6 +124,11 @@ class TestContainers:
             with av.open(str(tmp_path / f"b.{suffix}")) as file:
                 assert file.duration == 1_000_000
 
+    def test_frames_too_large_for_the_encoder_are_named(self, tmp_path: Path) -> None:
+        with pytest.raises(VideoError, match=r"b\.mp4, 20000x16 pixels in libx264: "):  # noqa: SIM117
+            with VideoWriter(tmp_path / "b.mp4", 25) as writer:
+                writer.write(np.zeros((16, 20000, 3), np.uint8))
+
     @pytest.mark.parametrize("suffix", ["avi", "txt", "flv"])
     def test_other_containers_are_refused_by_name(self, tmp_path: Path, suffix: str) -> None:
         with pytest.raises(VideoError, match=rf"b\.{suffix}: expected a name ending in \.mp4, .*\.gif"):
@@ -276,6 +281,20 @@ class TestNothingLost:
             assert (open_video(path).frame_count or 0) > 10**10
             assert run("a.mkv", "--output", "b.mp4", "--flow-dir", "flows") == 0
         assert len(list((tmp_path / "flows").iterdir())) == 3
+
+    @pytest.mark.parametrize("name", ["12:30.mp4", "12:30.gif", "a:b/c.webm", "two\nlines.mkv"])
+    def test_names_are_just_names(self, run, tmp_path: Path, name: str) -> None:
+        encode(tmp_path / "a.mp4", textured(3))
+        assert run("a.mp4", "--output", name, "--segment", "1") == 0
+        assert len(list(open_video(tmp_path / name))) == 2
+        assert [path.name for path in (tmp_path / name).parent.glob("*.parts")] == []
+
+    def test_a_file_in_place_of_a_folder(
+        self, run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        encode(tmp_path / "a.mp4", textured(3))
+        assert run("a.mp4", "--output", "a.mp4/b.mp4") == 2
+        assert "output folder a.mp4" in capsys.readouterr().err
 
     def test_two_results_in_one_place(self, run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         encode(tmp_path / "a.mp4", textured(3))

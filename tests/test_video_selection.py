@@ -205,6 +205,7 @@ class TestCommand:
             (("--stride", "0"), "--stride must be at least 1, got 0"),
             (("--resize", "8", "20"), "--resize must be at least 16 each way, got 8x20"),
             (("--resize", "20", "20", "--max-side", "20"), "give one"),
+            (("--resize", "100000", "100000"), "frames of 100000x100000 pixels are too large"),
             (("--start", "99"), "has no frames from 99 s"),
         ],
     )

@@ -29,7 +29,7 @@ JOURNAL = "journal.jsonl"
 
 _FORMAT = 2
 
-_OURS = re.compile(r"(run|done)\.json|journal\.jsonl|\d{6}[._].*|\..*\.tmp")
+_OURS = re.compile(r"(?s)(run|done)\.json|journal\.jsonl|\d{6}[._].*|\..*\.tmp")
 
 _OF_NO_CONSEQUENCE = {"overwrite", "resume", "quiet"}
 """Options that may differ from those of the run that is continued."""
@@ -179,6 +179,8 @@ class Parts:
 
     def clear(self) -> None:
         """Remove the folder and what is ours in it."""
+        if not self.folder.is_dir():
+            return
         remove_leftovers(read_journal(self.journal).values())
         (self.folder / RUN).unlink(missing_ok=True)  # from now on there is no run to go on with
         for path in self.folder.glob("*"):

@@ -53,7 +53,7 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
         names.setdefault(path.parent, set()).add(path.name)
     for folder, own in names.items():
         for file in folder.glob(".*.tmp"):
-            found = re.fullmatch(r"\.(.+)\.\d+\.tmp", file.name)
+            found = re.fullmatch(r"(?s)\.(.+)\.\d+\.tmp", file.name)
             if found and found[1] in own:
                 file.unlink(missing_ok=True)
 
@@ -62,6 +62,11 @@ def replace_bytes(path: Path, data: bytes) -> None:
     """Write a whole file by `atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def ffmpeg_name(path: Path | str) -> str:
+    """Return the name by which FFmpeg takes a path for a file: it would read ``12:30.mp4`` as an address."""
+    return str(Path(path).absolute())
 
 
 def natural_key(path: Path) -> tuple[tuple[int, int | str], ...]:

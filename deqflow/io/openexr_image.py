@@ -8,6 +8,7 @@ from av.video.plane import VideoPlane
 from numpy.typing import NDArray
 
 from deqflow.errors import ImageError
+from deqflow.io.files import ffmpeg_name
 
 _PLANES = {"gbr": (2, 0, 1), "gra": (0, 0, 0)}
 """By the beginning of FFmpeg's format name, which of its planes are red, green and blue."""
@@ -23,7 +24,7 @@ def read_openexr(path: Path) -> NDArray[np.uint8]:
         ImageError: missing, not OpenEXR, cut short, or without such channels (a file of motion vectors).
     """
     try:
-        with av.open(str(path), "r", format="exr_pipe") as file:
+        with av.open(ffmpeg_name(path), "r", format="exr_pipe") as file:
             frame = next(file.decode(video=0))
             name = frame.format.name
             order = _PLANES[name[:3]]

@@ -222,7 +222,13 @@ def matching_presets(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def shipped_weights(name: str) -> Path:
-    """Return the file of a preset's own weights, in the installed package or beside it in a checkout."""
+    """Return the file of a preset's own weights, in the installed package or beside it in a checkout.
+
+    Raises:
+        ConfigError: there is no such preset.
+        CheckpointError: no weights of it come with the package.
+    """
+    preset(name)  # an unknown one has none
     package = Path(str(resources.files("deqflow")))
     for folder in (package / "weights", package.parent / "weights"):
         path = folder / f"{name}.safetensors"

@@ -15,7 +15,7 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition
 
 from deqflow.errors import VideoError, VideoWarning
-from deqflow.io.video.frames import Sound, VideoFrame, VideoSource, check_size, plausible_rate
+from deqflow.io.video.frames import MOST_PIXELS, Sound, VideoFrame, VideoSource, check_size, plausible_rate
 from deqflow.io.video.pictures import deinterlace, display_matrix, is_turned, upright_rgb
 from deqflow.io.video.seeking import frame_stamps
 from deqflow.io.video.selection import WHOLE, Moment, Place, Span
@@ -23,9 +23,6 @@ from deqflow.io.video.selection import WHOLE, Moment, Place, Span
 Deinterlace = Literal["auto", "on", "off"]
 
 _UNREADABLE = (av.FFmpegError, OSError, ValueError)
-
-_MOST_PIXELS = 2**28
-"""Of a frame. A header that announces more is not believed."""
 
 _PATIENCE = 64
 """Failures to read on, one after the other, after which the rest of a file is given up."""
@@ -129,7 +126,7 @@ class Reading:
             if other is not self.stream:
                 other.discard = Discard.all
         self.decoder = _decoder(self.stream)
-        self.decoder.options = {"max_pixels": str(_MOST_PIXELS)}
+        self.decoder.options = {"max_pixels": str(MOST_PIXELS)}
 
     @property
     def expected(self) -> int | None:

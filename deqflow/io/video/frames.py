@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from deqflow.errors import VideoError
 from deqflow.io.images import SMALLEST_SIDE
 
+MOST_PIXELS = 2**28
+"""Of a frame. A header that announces more is not believed."""
+
 Image = NDArray[np.uint8]
 
 FALLBACK_FPS = 25.0

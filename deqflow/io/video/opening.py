@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 
 from deqflow.errors import VideoError
+from deqflow.io.files import ffmpeg_name
 from deqflow.io.video.animations import is_animation, open_animation
 from deqflow.io.video.containers import Decoding, Deinterlace, open_container
 from deqflow.io.video.frames import VideoSource, forced_rate
@@ -58,6 +59,8 @@ def open_video(
 
 def _open(source: str | PathLike[str] | int, how: Decoding, span: Span) -> VideoSource:
     name, path = str(source), Path(str(source))
+    if not name or "\0" in name:
+        raise VideoError(f"{name!r} is no name of a video")
     if isinstance(source, int) or (name.isdecimal() and not path.exists()):
         return open_webcam(int(name), how.rate, span)
     if path.is_dir():
@@ -75,4 +78,6 @@ def _open(source: str | PathLike[str] | int, how: Decoding, span: Span) -> Video
         animated = is_animation(path)
     except OSError as error:
         raise VideoError(f"cannot read {path}: {error.strerror or error}") from error
-    return open_animation(path, how.rate, span) if animated else open_container(name, name, how, span)
+    if animated:
+        return open_animation(path, how.rate, span)
+    return open_container(ffmpeg_name(path), name, how, span)

@@ -12,7 +12,7 @@ import numpy as np
 from av.container import OutputContainer
 
 from deqflow.errors import VideoError
-from deqflow.io.files import Closing
+from deqflow.io.files import Closing, ffmpeg_name
 from deqflow.io.video.encoders import ENCODERS, LOSSLESS
 from deqflow.io.video.frames import Image, Sound, VideoFrame
 from deqflow.io.video.sound import SoundCopy
@@ -152,7 +152,7 @@ class SegmentedVideo(Closing):
         """Write the whole video from the pictures of the segments."""
         with VideoWriter(self.path, **self._settings) as writer:
             for number, segment in enumerate(self.segments, 1):
-                with av.open(str(self._place(number))) as file:
+                with av.open(ffmpeg_name(self._place(number))) as file:
                     # After an error the file may hold a frame more than was noted.
                     for picture, place in zip(file.decode(video=0), segment.frames, strict=False):
                         image = np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)
@@ -193,9 +193,9 @@ class SegmentedVideo(Closing):
 
     def _video(self, stack: contextlib.ExitStack) -> OutputContainer:
         output = stack.enter_context(
-            av.open(str(self.path), "w", format=self._whole.muxer, options=self._whole.muxing)
+            av.open(ffmpeg_name(self.path), "w", format=self._whole.muxer, options=self._whole.muxing)
         )
-        with av.open(str(self._place(1))) as file:
+        with av.open(ffmpeg_name(self._place(1))) as file:
             stream = output.add_stream_from_template(file.streams.video[0])
             stream.codec_context.framerate = Fraction(self._settings["fps"]).limit_denominator(86400)
         return output
@@ -204,7 +204,7 @@ class SegmentedVideo(Closing):
         """Read the packets of a segment, at their times in the whole."""
         time, duration = segment.frames[-1]
         ends = time + duration - self.segments[0].frames[0][0]
-        with av.open(str(self._place(number))) as file:
+        with av.open(ffmpeg_name(self._place(number))) as file:
             for packet in file.demux(video=0):
                 if not packet.size or packet.pts is None or packet.time_base is None:
                     continue

@@ -13,7 +13,7 @@ import numpy as np
 
 from deqflow.errors import VideoError
 from deqflow.io.images import SMALLEST_SIDE, shrink
-from deqflow.io.video.frames import Image, VideoFrame, VideoSource, check_size, pixels
+from deqflow.io.video.frames import MOST_PIXELS, Image, VideoFrame, VideoSource, check_size, pixels
 
 T = TypeVar("T")
 
@@ -139,6 +139,13 @@ class View:
     roi: tuple[int, int, int, int] | None = None
     resize: tuple[int, int] | None = None
     max_side: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.resize is not None and self.resize[0] * self.resize[1] > MOST_PIXELS:
+            raise VideoError(
+                f"frames of {self.resize[0]}x{self.resize[1]} pixels are too large, "
+                f"expected at most {MOST_PIXELS} pixels"
+            )
 
     def crop(self, size: tuple[int, int]) -> tuple[slice, slice]:
         """Return rows and columns of the part of a frame of this height and width.

@@ -15,7 +15,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from deqflow.errors import VideoError
-from deqflow.io.files import Closing
+from deqflow.io.files import Closing, ffmpeg_name
 from deqflow.io.images import write_image
 from deqflow.io.video.encoders import ENCODERS, Encoder, Palette
 from deqflow.io.video.frames import Image, Sound, VideoFrame
@@ -123,12 +123,20 @@ class VideoWriter(Closing):
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except (av.FFmpegError, OSError) as error:
+        except OSError as error:
             raise VideoError(f"cannot write {self.path}: {error.strerror or error}") from error
+        except av.FFmpegError as error:
+            raise VideoError(f"cannot write {self.path}{self._size()}: {error.strerror or error}") from error
+
+    def _size(self) -> str:
+        """Say how large frames are: most encoders have a limit, and say nothing of it."""
+        if not self.frames_written:
+            return ""
+        return f", {self._stream.width}x{self._stream.height} pixels in {self._encoder.codec}"
 
     def _open(self) -> None:
         how = self._encoder
-        self._container = av.open(str(self.path), "w", format=how.muxer, options=how.muxing)
+        self._container = av.open(ffmpeg_name(self.path), "w", format=how.muxer, options=how.muxing)
         options = how.options(self._quality)
         stream = self._container.add_stream(how.codec, rate=self._fps, options=options)
         assert isinstance(stream, av.VideoStream)
