@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import random
+import signal
 from pathlib import Path
 
 # Before torch is imported, and inherited by the processes that tests start.
@@ -19,6 +20,9 @@ from deqflow.zoo import checkpoints
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
+# A shell's background jobs ignore Ctrl-C, and so would the processes that tests send it to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Float32 is compared as float32: CUDA would round convolutions to TensorFloat-32.
 torch.backends.cudnn.allow_tf32 = False
 
