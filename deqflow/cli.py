@@ -133,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is success, 2 wrong input (said in one sentence on standard error), 130 ended by Ctrl-C or SIGTERM.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    _open_closed_streams()
     # GCC's OpenMP, which PyTorch has on Linux, reads this when torch is imported. Its threads wait for each
     # other with their cores kept busy, by default 300 times as long, which makes everything up to ten times
     # slower where another process wants one of the cores.
@@ -166,6 +167,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_WRONG_INPUT
     except SystemExit as end:  # tyro ends so after --help and after options that do not parse
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+
+
+def _open_closed_streams() -> None:
+    """Connect what is closed of standard input, output and error (`2>&-`, some schedulers) with nothing.
+
+    The next file to be opened would get its number, and what libraries print would land in that file.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - as long as the process
 
 
 @contextmanager

@@ -127,6 +127,15 @@ class TestOverview:
             "deqflow: error: cannot read the image missing.png: No such file or directory"
         ]
 
+    @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+    def test_with_its_streams_closed(self, folder: Path, weights: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        arguments = f"frames/f1.png frames/f2.png --checkpoint '{weights}' --steps 1 --output f.flo"
+        command = f"'{sys.executable}' -m deqflow flow {arguments} <&- >&- 2>&-"
+        done = subprocess.run(["sh", "-c", command], env=environment, cwd=folder, check=False)
+        assert done.returncode == 0
+        assert read_flow(folder / "f.flo")[0].shape[2] == 2
+
 
 class TestFlow:
     def test_a_pair(self, folder: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:

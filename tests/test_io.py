@@ -1,5 +1,6 @@
 """Images and video: round trips, conversions, and every bad file as one clear error."""
 
+import errno
 import os
 import signal
 import struct
@@ -17,7 +18,7 @@ from PIL import Image
 from deqflow.data.datasets.headers import pixel_size
 from deqflow.errors import ImageError, VideoError
 from deqflow.io import VideoWriter, open_video, read_image, shrink, to_rgb, write_image
-from deqflow.io.files import natural_key
+from deqflow.io.files import atomic_path, natural_key
 from deqflow.io.frames import to_rgb_frames
 from deqflow.io.images import ORIENTATION, read_mask
 
@@ -371,3 +372,11 @@ class TestFrames:
         for shape in ((20, 24, 3), (20, 24), (2, 20, 24)):
             with pytest.raises(ImageError, match=r"left is a tensor of shape .*, expected \(3, H, W\)"):
                 to_rgb_frames([torch.zeros(shape)], ["left"])
+
+
+def test_a_disk_that_is_full_is_told_with_the_file(tmp_path: Path) -> None:
+    target = tmp_path / "f.txt"
+    with pytest.raises(OSError, match="No space left") as raised, atomic_path(target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert raised.value.filename == str(target)
+    assert list(tmp_path.iterdir()) == []
