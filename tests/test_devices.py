@@ -1,6 +1,9 @@
 """Where devices, precision and cores are decided."""
 
 import os
+import subprocess
+import sys
+import time
 
 import cv2
 import numpy as np
@@ -9,7 +12,15 @@ import torch
 
 from deqflow import devices
 from deqflow.cli import main
-from deqflow.devices import autocast, keep_freed_memory, pin_process, resolve_device, resolve_precision
+from deqflow.devices import (
+    autocast,
+    keep_freed_memory,
+    pin_process,
+    processor_seconds,
+    resolve_device,
+    resolve_precision,
+    stopwatch,
+)
 from deqflow.errors import ConfigError
 from deqflow.io import write_image
 from deqflow.network.correlation import choose_correlation
@@ -43,6 +54,25 @@ def restored():
 def test_a_cpu_gets_bfloat16_only_where_it_is_fast(monkeypatch, capabilities, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert resolve_precision("auto", torch.device("cpu")) == expected
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems forget ended processes")
+def test_processor_seconds_are_those_of_workers_too():
+    before, own = processor_seconds(), time.process_time()
+    command = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", command], check=True)
+    assert processor_seconds() - before > 0.25 + (time.process_time() - own) / 2
+    with subprocess.Popen([sys.executable, "-c", f"{command}\ninput()"], stdin=subprocess.PIPE) as worker:
+        while processor_seconds() - before < 0.55:
+            assert worker.poll() is None
+        worker.communicate(b"\n")
+
+
+def test_a_stopwatch_of_the_processor_stands_still_while_nothing_is_computed():
+    clock, wall = stopwatch(torch.device("cpu"), processor=True), stopwatch(torch.device("cpu"))
+    next(clock), next(wall)
+    time.sleep(0.2)
+    assert next(clock) < 0.1 < next(wall)
 
 
 def test_names_that_mean_nothing_are_refused():

@@ -137,14 +137,20 @@ def test_by_the_clock_the_rate_falls_to_zero_with_the_minutes_of_all_parts_of_a_
     monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(Trainer, "_train_step", half_a_minute)
     options = small(tmp_path, train_steps=100, schedule_by="clock", max_minutes=3)
+    processor = [0.0]
     for reached in (3, 8, 8):  # interrupted, at the end of its time, and told once more
         run(options)
-        assert weights(tmp_path)[1]["step"] == reached
+        state = weights(tmp_path)[1]
+        assert state["step"] == reached
+        processor.append(state["processor_seconds"])
         clock.now += 1000  # between two parts, which counts for nothing
     # Seconds are those before each step: the last of a part is not among them.
     minutes = [0, 0.5, 1, 1, 1.5, 2, 2.5, 3]
     assert rates == [learning_rate(options, step, 60 * spent) for step, spent in enumerate(minutes)]
     assert rates[-1] == 0 < rates[-2]
+    assert processor[0] < processor[1] < processor[2] == processor[3]
+    told = float(read_checkpoint(tmp_path / "deqflow-s.safetensors").metadata["processor_hours"])
+    assert told == pytest.approx(processor[-1] / 3600, abs=1e-4)
 
 
 def test_processes_end_together_by_the_clock(tmp_path):
