@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from deqflow import zoo
 from deqflow.zoo import checkpoints
 
 torch.set_num_threads(1)
@@ -55,6 +56,15 @@ def described(value: object) -> str:
         if (given := getattr(value, field.name)) != default:
             changed.append(f"{field.name}={described(given)}")
     return f"{type(value).__name__}({', '.join(changed)})"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights: what the command line does around the model is tested, not the flow."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    zoo.save_weights(zoo.create("deqflow-s"), path)
+    return path
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from deqflow.claims.registry import CLAIMS
 from deqflow.cli import main
 from deqflow.commands.study import ClaimName
 from deqflow.errors import DivergenceError, TrainingError
-from deqflow.evaluation.bench import compare_models
+from deqflow.evaluation.bench import compare_models, mean_error
 from deqflow.evaluation.starts import measure_starts
 from deqflow.training.trainer import Trainer
 
@@ -148,9 +148,9 @@ def test_arms_start_from_given_weights_in_folders_of_their_own(tmp_path, monkeyp
     before = findings.tables[0][2].split("|")[1:-1]
     expected = compare_models({"": zoo.load("deqflow-s", device="cpu")}, given.samples())[""]
     assert before[0].strip() == "before" and int(before[1]) == 0
-    assert float(before[3]) == pytest.approx(arms.mean_error([one.epe for one in expected]), abs=1e-3)
+    assert float(before[3]) == pytest.approx(mean_error([one.epe for one in expected]), abs=1e-3)
     lengths = [np.linalg.norm(sample.flow, axis=2)[sample.valid].mean() for sample in given.samples()]
-    assert f"flow of zeros: EPE {arms.mean_error(lengths):.2f}" in findings.summary
+    assert f"flow of zeros: EPE {mean_error(lengths):.2f}" in findings.summary
 
 
 @needs_muon

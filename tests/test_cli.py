@@ -26,15 +26,6 @@ from deqflow.visualize.renderings import MOST_MOVEMENT
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights: what the command line does around the model is tested, not the flow."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
-    zoo.save_weights(zoo.create("deqflow-s"), path)
-    return path
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder: three frames in ``frames`` and a video of five."""

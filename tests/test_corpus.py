@@ -24,13 +24,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SIZE = (48, 64)
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
-    zoo.save_weights(zoo.create("deqflow-s"), path)
-    return path
-
-
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
     """Three clips, one of them in a folder of its own, and what is none."""

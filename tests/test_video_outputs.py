@@ -16,7 +16,6 @@ import pytest
 from clips import encode, textured
 from PIL import Image
 
-from deqflow import zoo
 from deqflow.cli import main
 from deqflow.errors import VideoError, VideoWarning
 from deqflow.io import VideoWriter, open_video, read_flow, read_image, write_image
@@ -27,13 +26,6 @@ from deqflow.visualize import PICTURES
 
 STAMPS = (0, 100, 150, 1000, 1040, 4000)
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
-    zoo.save_weights(zoo.create("deqflow-s"), path)
-    return path
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
-import numpy as np
 import torch
 
 from deqflow import zoo
@@ -17,7 +16,7 @@ from deqflow.devices import resolve_device
 from deqflow.equilibrium import spectral_radius
 from deqflow.errors import DivergenceError, TrainingError
 from deqflow.estimator import DEQFlow
-from deqflow.evaluation.bench import OFFSET, PairErrors
+from deqflow.evaluation.bench import PairErrors, mean_error
 from deqflow.io.files import replace_bytes
 from deqflow.training.checkpoint import create_model
 from deqflow.training.data import open_scenes
@@ -149,11 +148,6 @@ def result_before(options: StudyOptions, samples: Sequence[Sample]) -> ArmResult
     return judge(model.eval(), samples, minutes=0.0, train_steps=0)
 
 
-def mean_error(errors: Sequence[float]) -> float:
-    """Return the geometric mean of end-point errors, pixels."""
-    return float(np.exp(np.mean(np.log(np.asarray(errors) + OFFSET))))
-
-
 def _steps_of(weights: Path) -> int:
     """Return the steps that weights were trained for; 0 without such a file."""
     return int(zoo.read_checkpoint(weights).metadata["steps"]) if weights.exists() else 0
@@ -166,7 +160,7 @@ def judge(model: DEQFlow, samples: Sequence[Sample], *, minutes: float, train_st
     def errors(**how: Any) -> tuple[float, float, float]:
         estimates = [model.estimate(sample.frame1, sample.frame2, **how) for sample in samples]
         pairs = [PairErrors.of(estimate, sample) for estimate, sample in zip(estimates, samples, strict=True)]
-        epe = mean_error([one.epe for one in pairs])
+        epe = mean_error(one.epe for one in pairs)
         return epe, fmean(one.steps for one in pairs), fmean(estimate.residual for estimate in estimates)
 
     epe, steps, residual = errors()

@@ -12,13 +12,13 @@ from deqflow.claims.arms import (
     USUAL,
     Arm,
     ArmResult,
-    mean_error,
     result_before,
     result_of,
     runs_folder,
     training_of,
 )
 from deqflow.claims.options import Findings, StudyOptions
+from deqflow.evaluation.bench import mean_error
 from deqflow.evaluation.charts import Chart, line_figure
 from deqflow.evaluation.training_time import measure_phases
 from deqflow.io.files import replace_bytes
@@ -124,7 +124,7 @@ def _findings(
     """Hold arms against each other, with further columns of the table by their heads and the arms."""
     columns = columns or {}
     samples = list(options.samples())
-    still = mean_error([float(np.linalg.norm(one.flow, axis=2)[one.valid].mean()) for one in samples])
+    still = mean_error(float(np.linalg.norm(one.flow, axis=2)[one.valid].mean()) for one in samples)
     before = result_before(options, samples)
     if before is not None:
         results = {"before": [before], **results}

@@ -17,6 +17,9 @@ from deqflow.io.outputs import check_output, identities
 if TYPE_CHECKING:
     from deqflow.estimator import DEQFlow
 
+Scales = tuple[int, ...] | Literal["all", "fast"]
+"""As ``deqflow.config.Scales``, whose module imports PyTorch, which help need not."""
+
 SolverName = Literal["plain", "relaxed", "damped", "anderson", "broyden"]
 """The names of ``deqflow.equilibrium.SOLVERS``, spelled out so that help need not import it."""
 
@@ -50,7 +53,7 @@ class ModelOptions:
     fine_steps: int | None = None
     tolerance: float | None = None
     solver: SolverName | None = None
-    scales: tuple[int, ...] | Literal["all", "fast"] | None = None
+    scales: Scales | None = None
     threads: int | None = None
     deterministic: bool = False
 

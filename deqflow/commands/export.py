@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
-from deqflow.commands.common import prepare_outputs
+from deqflow.commands.common import Scales, prepare_outputs
 from deqflow.errors import ConfigError
 
 
@@ -31,7 +30,7 @@ class ExportOptions:
     model: str = "deqflow-s"
     checkpoint: Path | None = None
     steps: int = 8
-    scales: tuple[int, ...] | Literal["all", "fast"] | None = None
+    scales: Scales | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:

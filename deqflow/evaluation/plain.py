@@ -11,7 +11,7 @@ from torch import Tensor
 from deqflow.devices import resolve_precision
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
-from deqflow.evaluation.bench import Timing, take_turns
+from deqflow.evaluation.bench import Timing, smooth_noise, take_turns
 from deqflow.network import ConvexUpsampling, GRUUpdate, SeparateEncoders
 from deqflow.network.correlation import GridSampledCorrelation
 from deqflow.network.weight_norm import collect_filters
@@ -92,10 +92,7 @@ def measure_plain(
     Returns:
         Times by what was timed, with the largest difference from the plain flow over its largest length.
     """
-    noise = torch.rand(2, 1, 3, size[0] // 8, size[1] // 8, generator=torch.Generator().manual_seed(0))
-    first, second = (
-        F.interpolate(255 * frame.to(model.device), size, mode="bilinear") for frame in noise.unbind()
-    )
+    first, second = smooth_noise(2, size).to(model.device).split(1)
     flows: dict[str, Tensor] = {}
     own = model.precision
 

@@ -116,7 +116,7 @@ PRESETS: Mapping[str, Preset] = {
         defaults=SolveSettings(scales=(16, 8), precise=Anderson(), video=DampedIteration()),
     ),
     "deqflow-s-next": Preset(
-        summary="three scales, in training: `--scales all` adds 1/4, where solves do not settle yet",
+        summary="three scales, in training: `--scales all` adds 1/4",
         license="Apache-2.0",
         config=ModelConfig(
             features=96,

@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from deqflow.commands.common import Scales
 from deqflow.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class WeightOptions(FrameOptions):
 
     checkpoint: Path | None = None
     device: str = "auto"
-    scales: tuple[int, ...] | Literal["all", "fast"] | None = None
+    scales: Scales | None = None
 
     def load(self) -> "DEQFlow":
         """Return the model."""
