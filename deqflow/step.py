@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deqflow.errors import ConfigError
 from deqflow.network import Correlation
 
 
@@ -32,6 +33,20 @@ class FlowState(NamedTuple):
             for part in (self.hidden, factor * self.flow)
         )
         return FlowState(hidden.contiguous(memory_format=torch.channels_last), flow.contiguous())
+
+    def fitted(self, start: "FlowState") -> "FlowState":
+        """Return the state on the device and in the type of another start of the same solve.
+
+        Raises:
+            ConfigError: it is of another size.
+        """
+        if self.flow.shape != start.flow.shape or self.hidden.shape != start.hidden.shape:
+            wanted = tuple(start.flow.shape)
+            raise ConfigError(f"state is for a flow of {tuple(self.flow.shape)}, these frames need {wanted}")
+        hidden, flow = self.hidden.to(start.hidden), self.flow.to(start.flow)
+        if torch.is_grad_enabled() and (hidden.is_inference() or flow.is_inference()):
+            hidden, flow = hidden.clone(), flow.clone()  # autograd takes no tensors of inference mode
+        return FlowState(hidden, flow)
 
 
 @dataclass(frozen=True)

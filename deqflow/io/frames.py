@@ -70,3 +70,33 @@ def to_rgb_frames(
     arrays = [to_array(frame, name) for frame, name in zip(frames, told, strict=True)]
     decided = value_range or value_range_of(arrays, " and ".join(told))
     return [to_rgb(array, name, decided) for array, name in zip(arrays, told, strict=True)]
+
+
+def to_rgb_batches(
+    first: Frame | Batch, second: Frame | Batch, value_range: ValueRange | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return the frames of one or several pairs as two arrays uint8 RGB (B, H, W, 3).
+
+    Args:
+        first: one frame, or those of several pairs, all of one size.
+        second: as many.
+        value_range: of floating-point values; None decides for each pair, see ``to_rgb_frames``.
+
+    Raises:
+        ImageError: see ``to_rgb_frames``; not as many first frames as second ones, or different sizes.
+    """
+    batched = is_batch(first)
+    both: tuple[Any, Any] = (first, second)
+    firsts, seconds = (list(frames) if is_batch(frames) else [frames] for frames in both)
+    if batched != is_batch(second) or not 0 < len(firsts) == len(seconds):
+        raise ImageError("expected two frames, or as many first frames as second ones and at least one")
+    pairs = [
+        to_rgb_frames(pair, (f"frame1{of}", f"frame2{of}"), value_range)
+        for index, pair in enumerate(zip(firsts, seconds, strict=True))
+        for of in (f" of pair {index + 1}" if batched else "",)
+    ]
+    shapes = {frame.shape for pair in pairs for frame in pair}
+    if len(shapes) > 1:
+        raise ImageError(f"frames have different shapes: {' and '.join(map(str, sorted(shapes)))}")
+    first_frames, second_frames = (np.stack(frames) for frames in zip(*pairs, strict=True))
+    return first_frames, second_frames
