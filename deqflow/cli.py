@@ -16,7 +16,7 @@ from importlib import import_module, metadata
 from io import TextIOWrapper
 from typing import Any, TextIO
 
-from deqflow.errors import DeqflowError, DeqflowWarning
+from deqflow.errors import DeqflowError, DeqflowWarning, one_sentence, out_of_memory
 from deqflow.extras import requires
 
 EXIT_WRONG_INPUT = 2
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
         print(
             "deqflow: error: out of memory: smaller frames (--max-side, in training --height and --width) "
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return EXIT_WRONG_INPUT
     except (DeqflowError, OSError) as error:
-        print(f"deqflow: error: {_one_sentence(error)}", file=sys.stderr)
+        print(f"deqflow: error: {one_sentence(error)}", file=sys.stderr)
         return EXIT_WRONG_INPUT
     except SystemExit as end:  # tyro ends so after --help and after options that do not parse
         return end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -220,12 +220,6 @@ def _dispatch(arguments: list[str]) -> int:
     return run(options) or 0
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Whether Python, NumPy or PyTorch could not have the memory they asked for."""
-    said = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
-
-
 def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
@@ -256,9 +250,3 @@ def _show_warning(
         print(f"deqflow: warning: {message}", file=sys.stderr)
     else:
         _show_any_warning(message, category, filename, lineno, file, line)
-
-
-def _one_sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())

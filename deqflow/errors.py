@@ -1,4 +1,4 @@
-"""What goes wrong because of an input, said in one sentence that names it."""
+"""What goes wrong because of an input, or of the machine, said in one sentence that names it."""
 
 
 class DeqflowError(ValueError):
@@ -55,3 +55,16 @@ class FlowClippedWarning(DeqflowWarning):
 
 class VideoWarning(DeqflowWarning):
     """A video source with damaged or missing frames, all others of which are used."""
+
+
+def one_sentence(error: Exception) -> str:
+    """Return what an error says in a line; of the operating system's without number and quotes."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Return whether Python, NumPy or PyTorch could not have the memory they asked for."""
+    said = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)

@@ -5,13 +5,14 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,18 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     for number, picture in enumerate(pictures[:2], 1):
         write_image(folder / f"view{number}.png", picture)
     write_image(folder / "small.png", pictures[0][:32])
+    write_image(folder / "thin.png", texture[:, :18])
     with VideoWriter(folder / "my clip.mp4", fps=10) as writer:
         for picture in pictures:
             writer.write(picture)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_an_example_gives_pictures_numbers_and_records(page: Page, tmp_path: Path) -> None:
@@ -158,11 +167,20 @@ def test_errors_are_sentences_with_the_visitors_names(page: Page, frames: dict[s
             "small.png": frames["small.png"],
         },
         "at least two": {"view1.png": frames["view1.png"]},
+        "the frames of thin.png and my upload1.png are 18x80 pixels, scaled down to 14x64": {
+            "thin.png": frames["thin.png"],
+            "my%20upload1.png": frames["thin.png"],
+        },
+        "a??b.mp4 is not a video": {"a%0D%0Ab.mp4": b""},
+        "<img onerror='x'>é.mp4 is not a video": {"%3Cimg%20onerror='x'%3E%C3%A9.mp4": b"#EXTM3U"},
+        f"{'n' * 40}...{'n' * 36}.mp4 is not a video": {f"{'n' * 5000}.mp4": b""},
     }
     for said, uploads in cases.items():
-        found = page.finished(page.submit(uploads))
+        job = page.submit(uploads, max_side=64)
+        found = page.finished(job)
         assert found["stage"] == "failed" and said in found["error"]
-        assert str(page.jobs.folder) not in found["error"] and "upload1" not in found["error"]
+        assert not page.jobs[job].folder.exists()
+        assert str(page.jobs.folder) not in found["error"] and "upload1.mp4" not in found["error"]
 
 
 @pytest.mark.parametrize(
@@ -175,6 +193,8 @@ def test_errors_are_sentences_with_the_visitors_names(page: Page, frames: dict[s
         ({"max_frames": 9}, "max frames must be 2 to 8, got 9"),
         ({"max_frames": "all"}, "max frames must be 2 to 8, got all"),
         ({"example": "../bigbuckbunny"}, "there is no example"),
+        ({"layouts": [{"color": []}]}, "choose at least one picture"),
+        ({"example": []}, "there is no example []"),
         ({}, "drop a clip or two frames first"),
     ],
 )
@@ -185,9 +205,72 @@ def test_what_cannot_be_is_refused(page: Page, wanted: dict[str, Any], said: str
     assert page.json("GET", f"/jobs/{job}")["stage"] == "new"
 
 
-def test_a_body_that_is_no_json_is_refused(page: Page) -> None:
+@pytest.mark.parametrize("body", [b"{", b"null", b"[1]", b"\xff", 100_000 * b"["])
+def test_a_body_that_asks_for_nothing_is_refused(page: Page, body: bytes) -> None:
     job = page.json("POST", "/jobs")["job"]
-    assert page.error("POST", f"/jobs/{job}/start", b"{")[0] == 400
+    code, said = page.error("POST", f"/jobs/{job}/start", body)
+    assert code == 400 and "choose at least one picture" in said
+
+
+def test_what_is_downloaded_names_files_as_the_visitor_does(page: Page, frames: dict[str, bytes]) -> None:
+    two = {"a%22b.png": frames["view1.png"], "view2.png": frames["view2.png"]}
+    for uploads, called in (
+        ({"my%20clip.mp4": frames["my clip.mp4"]}, "my clip.mp4"),
+        (two, 'a"b.png and view2.png'),
+    ):
+        job = page.submit(uploads)
+        assert page.finished(job)["error"] == ""
+        results = page.jobs[job].results
+        written = (results / "manifest.json").read_text("utf-8")
+        source = json.loads(written)["source"]
+        assert source["name"] == called
+        assert " and ".join(file["path"] for file in source["files"]) == called
+        assert str(page.jobs.folder) not in written and "upload" not in written
+        assert list(page.jobs[job].folder.iterdir()) == [results]  # what was dropped is not kept for longer
+
+
+def test_a_damaged_clip_gives_flow_and_a_note(page: Page, frames: dict[str, bytes], tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "clip.mkv", fps=10) as writer:
+        for shift in range(0, 24, 2):
+            writer.write(np.random.default_rng(shift).integers(0, 256, (64, 96, 3), dtype=np.uint8))
+    whole = (tmp_path / "clip.mkv").read_bytes()
+    for _ in range(2):  # of equal warnings Python shows the first only
+        found = page.finished(page.submit({"cut.mkv": whole[: len(whole) // 2]}, max_frames=8))
+        assert found["stage"] == "done" and found["pairs"] > 0
+        (note,) = found["notes"]
+        assert note.startswith("cut.mkv is damaged: ")
+    assert page.finished(page.submit({"whole.mp4": frames["my clip.mp4"]}))["notes"] == []
+
+
+def test_a_temporary_folder_that_vanishes_is_told(page: Page, frames: dict[str, bytes]) -> None:
+    """Some systems clear theirs while programs run."""
+    done = page.submit({"clip.mp4": frames["my clip.mp4"]})
+    assert page.finished(done)["stage"] == "done"
+    job = page.json("POST", "/jobs")["job"]
+    page.json("PUT", f"/jobs/{job}/uploads/1?name=clip.mp4", frames["my clip.mp4"])
+    shutil.rmtree(page.jobs.folder)
+    code, said = page.error("PUT", f"/jobs/{job}/uploads/1?name=clip.mp4", frames["my clip.mp4"])
+    assert code == 500 and said.startswith("the app cannot keep files: ")
+    for path in (done, f"{done}/clip.mp4"):
+        assert page.error("GET", f"/jobs/{path}") == (404, "this is not here (any more): drop it again")
+    page.json("POST", f"/jobs/{job}/start", WANTED)
+    failed = page.finished(job)["error"]
+    assert failed and str(page.jobs.folder) not in failed and "Errno" not in failed
+    assert page.finished(page.submit({"clip.mp4": frames["my clip.mp4"]}))["stage"] == "done"
+
+
+def test_of_a_file_whose_sender_hangs_up_nothing_is_kept(
+    page: Page, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = page.json("POST", "/jobs")["job"]
+    host, port = page.address.removeprefix("http://").split(":")
+    head = f"PUT /jobs/{job}/uploads/1?name=a.mp4 HTTP/1.1\r\nHost: {host}\r\nContent-Length: 900000\r\n\r\n"
+    path = page.jobs[job].folder / "upload1.mp4"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + bytes(100_000))
+        until(path.exists)
+    until(lambda: not path.exists())
+    assert "Exception" not in caplog.text
 
 
 def test_of_a_file_that_is_too_large_nothing_is_kept(page: Page) -> None:
@@ -234,6 +317,13 @@ def test_old_jobs_make_room(page: Page) -> None:
     assert len(list(page.jobs.folder.iterdir())) == MOST_JOBS
 
 
+def test_pages_from_elsewhere_are_refused(page: Page) -> None:
+    """They could not read the answers, but fill the disk and push out the visitor's jobs."""
+    for origin in ("http://somewhere.example", "null", f"{page.address}1"):
+        assert page.ask("POST", "/jobs", Origin=origin)[0] == 403
+    assert page.ask("POST", "/jobs", Origin=page.address)[0] == 200
+
+
 def test_other_names_for_this_machine_are_refused(page: Page) -> None:
     assert page.ask("GET", "/settings", Host="somewhere.example")[0] == 400
     assert page.ask("GET", "/settings", Host="localhost")[0] == 200
@@ -243,14 +333,14 @@ def test_a_port_that_is_taken(page: Page, capsys: pytest.CaptureFixture[str]) ->
     port = int(page.address.rpartition(":")[2])
     assert main(["app", "--port", str(port), "--no-browser"]) == 2
     assert f"--port {port}: " in capsys.readouterr().err
-    for option, value in (("--port", "70000"), ("--max-frames", "1"), ("--max-side", "8")):
+    for option, value in (("--port", "70000"), ("--max-frames", "1"), ("--max-side", "63")):
         assert main(["app", option, value]) == 2
         assert option in capsys.readouterr().err
     with pytest.raises(DeqflowError):
         listen(port)
 
 
-def until(tab: Any, condition: str) -> None:
+def shown(tab: Any, condition: str) -> None:
     """Wait until JavaScript is true in the page.
 
     Its policy forbids scripts made of strings, and so the second look that ``wait_for_function`` takes.
@@ -293,9 +383,9 @@ def test_clicking_through_it_in_chromium(page: Page, frames: dict[str, bytes], t
         assert tab.locator("figcaption").all_inner_texts() == [
             f"{name}\ndownload" for name in ("frames", "color", "overlay")
         ]
-        until(tab, "[...document.querySelectorAll('figure video')].every(video => video.readyState >= 2)")
+        shown(tab, "[...document.querySelectorAll('figure video')].every(video => video.readyState >= 2)")
         tab.get_by_role("button", name="Play all").click()
-        until(tab, "[...document.querySelectorAll('figure video')].every(video => video.played.length > 0)")
+        shown(tab, "[...document.querySelectorAll('figure video')].every(video => video.played.length > 0)")
         tab.screenshot(path=tmp_path / "example.png", full_page=True)
         with tab.expect_download() as download:
             tab.get_by_role("link", name="Download everything").click()
@@ -306,14 +396,16 @@ def test_clicking_through_it_in_chromium(page: Page, frames: dict[str, bytes], t
         assert tab.locator("#chosen").inner_text() == "view1.png and view2.png"
         tab.get_by_role("button", name="Estimate flow").click()
         tab.locator("figure img").nth(2).wait_for()
-        until(tab, "[...document.querySelectorAll('figure img')].every(i => i.naturalWidth == 96)")
+        shown(tab, "[...document.querySelectorAll('figure img')].every(i => i.naturalWidth == 96)")
         tab.screenshot(path=tmp_path / "frames.png", full_page=True)
 
-        (tmp_path / "broken.mp4").write_bytes(b"not a clip")
-        tab.locator("#files").set_input_files(tmp_path / "broken.mp4")
+        broken = tmp_path / "<img src=x onerror='document.title=1'>é.mp4"
+        broken.write_bytes(b"not a clip")
+        tab.locator("#files").set_input_files(broken)
         tab.get_by_role("button", name="Estimate flow").click()
         tab.get_by_role("alert").wait_for(state="visible")
-        assert "broken.mp4" in tab.get_by_role("alert").inner_text()
+        assert broken.name in tab.get_by_role("alert").inner_text()
+        assert tab.title() == "deqflow"
         tab.screenshot(path=tmp_path / "broken.png", full_page=True)
         tab.locator("#files").set_input_files(tmp_path / "view1.png")
         assert tab.get_by_role("alert").is_hidden()

@@ -1,23 +1,35 @@
 """What the page asks for: jobs, one clip or pair of frames each, solved one after the other."""
 
+import json
 import logging
+import os
 import re
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 
-from deqflow.app.options import AppOptions
+from deqflow.app.options import LEAST, AppOptions
 from deqflow.commands.pairs import Image
 from deqflow.commands.video import VideoOptions, flow_video
-from deqflow.errors import ConfigError, DeqflowError, VideoError
+from deqflow.commands.video_record import MANIFEST, warnings_kept
+from deqflow.errors import (
+    ConfigError,
+    DeqflowError,
+    DeqflowWarning,
+    VideoError,
+    one_sentence,
+    out_of_memory,
+)
 from deqflow.estimator import DEQFlow
 from deqflow.io import VideoFrame, VideoSource, VideoWriter, read_image, write_image
 from deqflow.io.video import FrameWriter, ImageWriter
@@ -27,6 +39,9 @@ _NOTHING: Image = np.empty((0, 0, 3), np.uint8)
 
 MOST_JOBS = 20
 """Are kept; the oldest that are not running make room."""
+
+LONGEST_NAME = 80
+"""Of a file, as it is shown: letters."""
 
 EVERYTHING = "deqflow.zip"
 """The file that holds all others."""
@@ -51,6 +66,7 @@ class Job:
         error: what went wrong, a sentence; empty if nothing did.
         uploads: files by their place: 1 alone is a clip, 1 and 2 are two frames.
         names: what the visitor calls them.
+        notes: what is to be known of the clip (that it is damaged, say), a sentence each.
     """
 
     folder: Path
@@ -61,6 +77,7 @@ class Job:
     error: str = ""
     uploads: dict[int, Path] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     canceled: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -68,11 +85,19 @@ class Job:
         """The folder of what can be seen and downloaded."""
         return self.folder / "results"
 
+    @property
+    def frames(self) -> Path:
+        """The folder of two frames as a sequence, by their numbers."""
+        return self.folder / "frames"
+
     def place(self, number: int, name: str) -> Path:
         """Return where a file of the visitor's goes; of its name only a plain suffix is kept."""
         suffix = Path(name).suffix.lower()
         path = self.folder / f"upload{number}{suffix if re.fullmatch(r'[.][a-z0-9]{1,5}', suffix) else ''}"
-        self.uploads[number], self.names[number] = path, Path(name).name or f"file {number}"
+        shown = "".join(letter if letter.isprintable() else "?" for letter in Path(name).name)
+        if len(shown) > LONGEST_NAME:
+            shown = f"{shown[: LONGEST_NAME // 2]}...{shown[-LONGEST_NAME // 2 :]}"
+        self.uploads[number], self.names[number] = path, shown or f"file {number}"
         return path
 
     def watch(self, number: int, picture: Image) -> None:
@@ -81,16 +106,21 @@ class Job:
             raise Canceled("canceled")
         self.pairs = number
 
-    def sentence(self, error: Exception) -> str:
-        """Return what an error says, with the visitor's file names in place of ours."""
-        said = " ".join(str(error).split())
-        for number, path in self.uploads.items():
-            for ours in (str(path), path.name):
-                said = said.replace(ours, self.names[number])
-        return said.replace(f"{self.folder}/", "")
+    def named(self, text: str, spelled: Callable[[str], str] = str) -> str:
+        """Return a text with the visitor's names of files in place of our paths, spelled as in the text."""
+        names = {f"the folder {self.frames}": " and ".join(self.names.values())}
+        for number, name in self.names.items():
+            ours = self.uploads[number]
+            names |= dict.fromkeys((str(ours), ours.name, str(self.frames / f"{number}.png")), name)
+        names |= dict.fromkeys((f"{self.results}{os.sep}", f"{self.folder}{os.sep}"), "")
+        spelling = {spelled(ours): spelled(name) for ours, name in names.items()}
+        longest_first = sorted(spelling, key=len, reverse=True)
+        return re.sub("|".join(map(re.escape, longest_first)), lambda found: spelling[found[0]], text)
 
     def described(self) -> dict[str, Any]:
-        """Return what the page shows of it."""
+        """Return what the page shows of it; raise KeyError if its results have been deleted meanwhile."""
+        if self.stage == "done" and not self.results.is_dir():
+            raise KeyError(self.results)
         files = (
             sorted(path for path in self.results.rglob("*") if path.is_file()) if self.stage == "done" else []
         )
@@ -107,6 +137,7 @@ class Job:
             "pairs": self.pairs,
             "total": self.total,
             "error": self.error,
+            "notes": [self.named(note) for note in self.notes],
             "clip": clip,
             "pictures": pictures,
             "files": [name for name in names if "/" not in name],
@@ -153,11 +184,11 @@ class Jobs:
         job = self._jobs.pop(name)
         job.canceled.set()
         if job.stage not in ("waiting", "running"):
-            shutil.rmtree(job.folder, ignore_errors=True)
+            _delete(job.folder)
 
     def ahead(self, job: Job) -> int:
         """Return how many jobs are solved before this one."""
-        before = list(self._jobs.values())[: list(self._jobs.values()).index(job)]
+        before = takewhile(lambda other: other is not job, self._jobs.values())
         return sum(other.stage in ("waiting", "running") for other in before)
 
     def start(self, job: Job, wanted: Mapping[str, Any]) -> None:
@@ -174,18 +205,18 @@ class Jobs:
         if job.stage != "new":
             raise ConfigError("this clip was started already")
         layouts = wanted.get("layouts")
-        if not isinstance(layouts, list) or not layouts or not set(layouts) <= set(self.layouts):
+        if not isinstance(layouts, list) or not layouts or any(one not in self.layouts for one in layouts):
             raise ConfigError(f"choose at least one picture of {', '.join(self.layouts)}")
         job.layouts = tuple(name for name in self.layouts if name in layouts)
         limits = {}
-        for name, least in (("max_side", 64), ("max_frames", 2)):
+        for name, least in LEAST.items():
             value, most = wanted.get(name), getattr(self.options, name)
             if not isinstance(value, int) or not least <= value <= most:
                 raise ConfigError(f"{name.replace('_', ' ')} must be {least} to {most}, got {value}")
             limits[name] = value
         example = wanted.get("example")
         if example is not None:
-            if example not in self.examples:
+            if not isinstance(example, str) or example not in self.examples:
                 raise ConfigError(f"there is no example {example!r}")
             job.uploads, job.names = {1: self.examples[example]}, {1: example}
         if sorted(job.uploads) not in ([1], [1, 2]):
@@ -201,17 +232,27 @@ class Jobs:
 
     def _run(self, job: Job, limits: Mapping[str, int], numbers: bool) -> None:
         job.stage = "running"
+        ends: Stage = "failed"
         try:
             job.watch(0, _NOTHING)
-            self._solve(job, limits, numbers)
-            job.stage = "done"
+            with warnings.catch_warnings(), warnings_kept() as job.notes:
+                warnings.simplefilter("always", DeqflowWarning)  # of the next clip too
+                self._solve(job, limits, numbers)
+            for path in (job.frames, *job.folder.glob("upload*")):
+                _delete(path)
+            ends = "done"
         except (DeqflowError, OSError) as error:
-            job.error, job.stage = job.sentence(error), "failed"
-        except Exception:
+            job.error = job.named(one_sentence(error))
+        except Exception as error:
+            job.error = "something went wrong; the terminal of the app says what"
+            if out_of_memory(error):
+                job.error = "there is too little memory for frames of this size: choose a shorter side"
             logging.getLogger(__name__).exception("a job failed")
-            job.error, job.stage = "something went wrong; the terminal of the app says what", "failed"
-        if job.canceled.is_set():
-            shutil.rmtree(job.folder, ignore_errors=True)
+        if ends == "failed":
+            _delete(job.folder)
+        job.stage = ends
+        if job.canceled.is_set():  # looked at after the stage is set, as `remove` does the other way round
+            _delete(job.folder)
 
     def _solve(self, job: Job, limits: Mapping[str, int], numbers: bool) -> None:
         source, pair = job.uploads[1], len(job.uploads) == 2
@@ -240,7 +281,11 @@ class Jobs:
         if opened.frame_count is not None:
             job.total = max(0, opened.frame_count - 1)
         with _for_browsers(results, opened, pair=pair) as writer:
-            flow_video(options, _copied(opened, writer), options.output, self.model, watch=job.watch)
+            frames = _copied(opened, writer)
+            flow_video(options, frames, options.output, self.model, said=job.notes, watch=job.watch)
+        job.notes[:0] = opened.notes
+        written = results / MANIFEST
+        written.write_text(job.named(written.read_text("utf-8"), _spelled_in_json), "utf-8")
         with ZipFile(job.folder / EVERYTHING, "w", ZIP_STORED) as archive:
             for path in sorted(results.rglob("*")):
                 archive.write(path, path.relative_to(results))
@@ -276,8 +321,19 @@ def _sequence(job: Job) -> Path:
             f"{job.names[1]} is {width1}x{height1} pixels and {job.names[2]} {width2}x{height2}, "
             "expected two frames of one size"
         )
-    folder = job.folder / "frames"
-    folder.mkdir()
+    job.frames.mkdir()
     for number, image in images.items():
-        write_image(folder / f"{number}.png", image)
-    return folder
+        write_image(job.frames / f"{number}.png", image)
+    return job.frames
+
+
+def _spelled_in_json(text: str) -> str:
+    return json.dumps(text)[1:-1]
+
+
+def _delete(path: Path) -> None:
+    """Delete a file or folder that may be gone already."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from deqflow.commands.common import ModelOptions
 from deqflow.errors import ConfigError
-from deqflow.io.images import SMALLEST_SIDE
+
+LEAST = {"max_side": 64, "max_frames": 2}
+"""Of what a visitor may choose up to the app's own limits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +33,7 @@ class AppOptions(ModelOptions):
     def __post_init__(self) -> None:
         """Reject what cannot be run, naming the option."""
         super().__post_init__()
-        smallest = {"port": 0, "max_side": SMALLEST_SIDE, "max_frames": 2, "max_megabytes": 1}
-        for name, least in smallest.items():
+        for name, least in {**LEAST, "port": 0, "max_megabytes": 1}.items():
             if getattr(self, name) < least:
                 option = name.replace("_", "-")
                 raise ConfigError(f"--{option} must be at least {least}, got {getattr(self, name)}")

@@ -7,21 +7,24 @@ import webbrowser
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deqflow.app.jobs import EVERYTHING, Jobs
 from deqflow.app.options import AppOptions
 from deqflow.commands.demo import demo_clips
-from deqflow.errors import DeqflowError
+from deqflow.errors import DeqflowError, one_sentence
 from deqflow.visualize import PICTURES
 
 ADDRESS = "127.0.0.1"
@@ -105,7 +108,7 @@ def application(jobs: Jobs) -> Starlette:
     async def start(request: Request) -> Response:
         try:
             wanted = await request.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             wanted = None
         jobs.start(jobs[request.path_params["job"]], wanted if isinstance(wanted, dict) else {})
         return JSONResponse({})
@@ -132,7 +135,14 @@ def application(jobs: Jobs) -> Starlette:
 
     async def refused(request: Request, error: Exception) -> Response:
         code = 413 if isinstance(error, TooLarge) else 400
-        return JSONResponse({"error": " ".join(str(error).split())}, status_code=code)
+        return JSONResponse({"error": one_sentence(error)}, status_code=code)
+
+    async def not_kept(request: Request, error: Exception) -> Response:
+        said = isinstance(error, OSError) and error.strerror
+        return JSONResponse({"error": f"the app cannot keep files: {said or 'no reason given'}"}, 500)
+
+    async def hung_up(request: Request, error: Exception) -> Response:
+        return Response(status_code=400)  # which nobody reads
 
     routes: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
         ("GET", "/", index),
@@ -148,16 +158,38 @@ def application(jobs: Jobs) -> Starlette:
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         KeyError: missing,
         DeqflowError: refused,
+        OSError: not_kept,
+        ClientDisconnect: hung_up,
     }
     return Starlette(
         routes=[
             *(Route(path, answer, methods=[method]) for method, path, answer in routes),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
-        # A page from elsewhere cannot reach this one by pointing its own name here.
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[ADDRESS, "localhost"])],
+        # A page from elsewhere cannot reach this one: neither by pointing its own name here nor blindly.
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=[ADDRESS, "localhost"]),
+            Middleware(OwnPageOnly),
+        ],
         exception_handlers=handlers,
     )
+
+
+class OwnPageOnly:
+    """Refuses what a page from elsewhere sends: browsers say so of whatever changes something."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or let the app answer."""
+        headers = Headers(scope=scope) if scope["type"] == "http" else {}
+        origin = headers.get("origin")
+        if origin is None or urlsplit(origin).netloc == headers.get("host"):
+            await self.app(scope, receive, send)
+        else:
+            refusal = JSONResponse({"error": "only the app's own page may ask for this"}, 403)
+            await refusal(scope, receive, send)
 
 
 async def _receive(request: Request, path: Path, most: int, name: str) -> None:

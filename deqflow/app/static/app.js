@@ -120,6 +120,8 @@ function show(found) {
     const link = element("a", { href: `${address}?download`, textContent: "download" });
     pictures.append(element("figure", {}, picture, element("figcaption", {}, label, link)));
   }
+  $("notes").replaceChildren(...found.notes.map(note => element("li", { textContent: note })));
+  $("notes").hidden = !found.notes.length;
   $("everything").href = `jobs/${job}/deqflow.zip`;
   $("files-of").replaceChildren(...found.files.filter(name => name.match(/^(frames\.csv|manifest\.json)$/)).flatMap(name =>
     [element("a", { href: `jobs/${job}/${name}?download`, textContent: name }), " "]));

@@ -13,7 +13,7 @@ import numpy as np
 
 from deqflow.errors import VideoError
 from deqflow.io.images import SMALLEST_SIDE, shrink
-from deqflow.io.video.frames import MOST_PIXELS, Image, VideoFrame, VideoSource, check_size, pixels
+from deqflow.io.video.frames import MOST_PIXELS, Image, VideoFrame, VideoSource, pixels
 
 T = TypeVar("T")
 
@@ -178,7 +178,7 @@ def view_source(source: VideoSource, view: View) -> VideoSource:
     """Return a source of parts of the frames of another, scaled, that are shown in the same shape.
 
     Raises:
-        VideoError: the part is not inside the frames.
+        VideoError: the part is not inside the frames, or too small once it is scaled.
     """
     if view == View():
         return source
@@ -194,6 +194,11 @@ def view_source(source: VideoSource, view: View) -> VideoSource:
             for frame in frames:
                 yield replace(frame, image=view.apply(frame.image))
 
+    if min(size[:2]) < SMALLEST_SIDE:
+        raise VideoError(
+            f"the frames of {source.name} are {pixels(part)} pixels, scaled down to {pixels(size)}, "
+            f"expected at least {SMALLEST_SIDE}x{SMALLEST_SIDE}"
+        )
     viewed = replace(
         source,
         size=(size[0], size[1]),
@@ -201,4 +206,4 @@ def view_source(source: VideoSource, view: View) -> VideoSource:
         read=read,
         pixel_aspect=aspect,
     )
-    return check_size(viewed)
+    return viewed
