@@ -59,37 +59,52 @@ def estimate_video(
 
     Raises:
         ConfigError: one of the arguments from ``start`` on, with a source that is open already.
-        VideoError: the source cannot be read, has fewer than two frames or frames of different sizes.
+        VideoError: the source cannot be read, has no two neighboring frames or frames of different sizes.
         ImageError: a frame that cannot be used.
     """
     view: dict[str, Any] = {
         "start": start, "end": end, "stride": stride, "roi": roi, "resize": resize,
         "stream": stream, "deinterlace": deinterlace,
     }  # fmt: skip
-    frames: VideoSource | Iterable[NDArray[Any]]
+    asked = [name for name, value in view.items() if value not in (None, 1, "auto")]
     if isinstance(source, str | PathLike | int):
-        frames = open_video(source, **view, max_frames=max_frames, max_side=max_side)
-    else:
-        frames = source
-        asked = [name for name, value in view.items() if value not in (None, 1, "auto")]
-        if asked:
-            raise ConfigError(f"{asked[0]} is for a video that is opened here: give it to open_video")
-    name = frames.name if isinstance(frames, VideoSource) else "the video"
+        source = open_video(source, **view, max_frames=max_frames, max_side=max_side)
+    elif asked:
+        raise ConfigError(f"{asked[0]} is for a video that is opened here: give it to open_video")
+    name = source.name if isinstance(source, VideoSource) else "the video"
+    frames: Iterable[VideoFrame | NDArray[Any]] = source
+    if isinstance(source, VideoSource):
+        frames = source.frames()
     flows = FlowStream(model, reuse=reuse, check=check, detect_cuts=detect_cuts, **options)
-    count = 0
-    timed = frames.frames() if isinstance(frames, VideoSource) else frames
-    for frame in islice(timed, max_frames):
+    count = pairs = 0
+    for frame in islice(frames, max_frames):
         count += 1
-        if isinstance(frame, VideoFrame) and not frame.follows:
-            flows.reset()
-        array = frame.image if isinstance(frame, VideoFrame) else np.asarray(frame)
-        if flows.take(array if max_side is None else shrink(array, max_side)):
+        if take(flows, frame, max_side):
+            pairs += 1
             yield flows.forward() if direction == "forward" else flows.backward()
-    check_enough_frames(count, name)
+    check_enough_frames(count, pairs, name)
 
 
-def check_enough_frames(count: int, name: str) -> None:
-    """Raise VideoError unless there were two frames, between which there can be flow."""
-    if count < 2:
-        found = "only one frame" if count else "no frames"
+def take(stream: FlowStream, frame: VideoFrame | NDArray[Any], max_side: int | None = None) -> bool:
+    """Let a stream take the next frame of a video; return whether the one before it is its neighbor.
+
+    Args:
+        stream: forgets what it knows where there is a gap before the frame.
+        frame: the next.
+        max_side: scale it down to this many pixels on the longer side.
+    """
+    if isinstance(frame, VideoFrame):
+        if not frame.follows:
+            stream.reset()
+        frame = frame.image
+    image = np.asarray(frame)
+    return stream.take(image if max_side is None else shrink(image, max_side))
+
+
+def check_enough_frames(frames: int, pairs: int, name: str) -> None:
+    """Raise VideoError unless some of a video's frames were pairs of neighbors: there is no flow else."""
+    if frames < 2:
+        found = "only one frame" if frames else "no frames"
         raise VideoError(f"{name} has {found}, flow needs at least two")
+    if not pairs:
+        raise VideoError(f"{name} has no two neighboring frames")

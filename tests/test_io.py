@@ -13,11 +13,23 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from deqflow.data.datasets.headers import pixel_size
-from deqflow.errors import ImageError, VideoError
-from deqflow.io import VideoWriter, open_video, read_image, shrink, to_rgb, write_image
+from deqflow.errors import ConfigError, ImageError, VideoError
+from deqflow.io import (
+    VideoWriter,
+    dequantize_flow,
+    open_video,
+    quantize_flow,
+    read_image,
+    shrink,
+    to_rgb,
+    write_image,
+)
 from deqflow.io.files import atomic_path, natural_key
 from deqflow.io.frames import to_rgb_frames
 from deqflow.io.images import ORIENTATION, read_mask
@@ -380,3 +392,20 @@ def test_a_disk_that_is_full_is_told_with_the_file(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     assert raised.value.filename == str(target)
     assert list(tmp_path.iterdir()) == []
+
+
+class TestQuantizedFlow:
+    def test_the_range_is_that_of_8_bits(self) -> None:
+        flow = np.array([-30, -20, 0, 0.1, 20, 30], np.float32)
+        assert quantize_flow(flow).tolist() == [0, 0, 128, 128, 255, 255]
+        assert dequantize_flow(np.array([0, 255], np.uint8), 4).tolist() == [-4, 4]
+        with pytest.raises(ConfigError, match="bound must be positive, got 0"):
+            quantize_flow(flow, 0)
+
+    @given(
+        arrays.arrays(np.float32, (3, 4, 2), elements=st.floats(-1e6, 1e6, width=32)), st.floats(0.01, 1000)
+    )
+    def test_what_is_within_the_bound_comes_back(self, flow: np.ndarray, bound: float) -> None:
+        found = dequantize_flow(quantize_flow(flow, bound), bound)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, flow.clip(-bound, bound), rtol=0, atol=1.0001 * bound / 255)

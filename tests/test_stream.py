@@ -313,6 +313,11 @@ def test_too_few_frames(model: DEQFlow, tmp_path: Path) -> None:
     write_image(tmp_path / "1.png", scene(0, 1)[0])
     with pytest.raises(VideoError, match=r"the folder .* has only one frame"):
         list(estimate_video(tmp_path, model))
+    for number in (10, 11):
+        write_image(tmp_path / f"{number}.png", scene(0, 1)[0])
+    with pytest.raises(VideoError, match=r"the folder .* has no two neighboring frames"):
+        list(estimate_video(tmp_path, model, max_frames=2))
+    assert len(list(estimate_video(tmp_path, model, steps=1))) == 1
 
 
 @pytest.mark.parametrize("size", [(16, 16), (16, 40), (40, 16), (24, 24)])

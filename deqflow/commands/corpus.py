@@ -13,18 +13,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
 import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from deqflow.commands.common import ModelOptions, require_memory
 from deqflow.commands.corpus_files import Clip, begin, clear, find_clips, put, storage
-from deqflow.errors import ConfigError, VideoError
+from deqflow.errors import ConfigError
 from deqflow.extras import requires
-from deqflow.io import open_video
+from deqflow.io import open_video, quantize_flow
 from deqflow.io.clip_file import ClipFile, check_clip_library
 from deqflow.io.images import SMALLEST_SIDE
+from deqflow.io.quantized import BOUND
 
 if TYPE_CHECKING:
     from deqflow.estimator import DEQFlow
@@ -58,7 +58,7 @@ class CorpusOptions(ModelOptions):
     inputs: tyro.conf.Positional[tuple[str, ...]]
     output: str
     write: Literal["flow", "features"] = "flow"
-    bound: float = 20.0
+    bound: float = BOUND
     max_side: int | None = None
     max_frames: int | None = None
     tries: int = 3
@@ -229,33 +229,26 @@ def estimate_clip(options: CorpusOptions, source: str, result: Path) -> int:
         VideoError: the clip cannot be read or has no two neighboring frames.
     """
     from deqflow.stream import FlowStream
+    from deqflow.video import check_enough_frames, take
 
     model = _model(options)
     frames = open_video(source, max_side=options.max_side, max_frames=options.max_frames)
-    stream, last, pairs = FlowStream(model), None, 0
+    stream, last, count, pairs = FlowStream(model), None, 0, 0
     with ClipFile(result, _about(options, source)) as file:
         for frame in frames.frames():
+            count += 1
             if last is None:
                 require_memory(model, frame.image.shape[:2])
-            if not frame.follows:
-                stream.reset()
-            if stream.take(frame.image) and last is not None:
+            if take(stream, frame) and last is not None:
                 known = {"frame": last.number, "time": float(last.time), "cut": stream.cut}
-                flow = encoded(options, stream.forward().flow)
+                flow: NDArray[Any] = stream.forward().flow
+                if options.write == "features":
+                    flow = quantize_flow(flow, options.bound)
                 file.add({**known, "duplicate": stream.duplicate, "forward/flow": flow})
                 pairs += 1
             last = frame
-    if not pairs:
-        raise VideoError("it has no two neighboring frames")
+    check_enough_frames(count, pairs, "it")
     return pairs
-
-
-def encoded(options: CorpusOptions, flow: NDArray[np.float32]) -> NDArray[Any]:
-    """Return flow (H, W, 2) as it is written: float32 pixels, or clipped and in 8 bits."""
-    if options.write == "flow":
-        return flow
-    bound = options.bound
-    return np.rint(flow.clip(-bound, bound) * (127.5 / bound) + 127.5).astype(np.uint8)
 
 
 def _about(options: CorpusOptions, source: str) -> dict[str, str]:

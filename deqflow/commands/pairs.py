@@ -127,18 +127,23 @@ class Pair:
 
 
 def push(
-    stream: "FlowStream", image: Image, directions: "tuple[Direction, ...]", wanted: Collection[str] = ()
+    stream: "FlowStream",
+    frame: VideoFrame | Image,
+    directions: "tuple[Direction, ...]",
+    wanted: Collection[str] = (),
 ) -> "dict[Direction, Solved]":
-    """Let a stream take a frame and return the flow between it and the one before; nothing for the first.
+    """Let a stream take a frame and return the flow between it and its neighbor before, if it has one.
 
     Args:
         stream: encodes and solves.
-        image: the frame.
+        frame: the next.
         directions: to solve.
         wanted: "movement" and "occlusion", if somebody asks for them; what else is in it is there anyway.
     """
+    from deqflow.video import take
+
     began = time.perf_counter()
-    paired = stream.take(image)
+    paired = take(stream, frame)
     encoding = time.perf_counter() - began
     found: dict[Direction, Solved] = {}
     if not paired:

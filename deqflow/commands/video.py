@@ -37,7 +37,7 @@ from deqflow.commands.video_record import (
     print_costs,
     warnings_kept,
 )
-from deqflow.errors import ConfigError, VideoError
+from deqflow.errors import ConfigError
 from deqflow.io import Deinterlace, VideoFrame, VideoSource, open_video
 from deqflow.io.clip_file import CLIP_SUFFIXES, check_clip_library
 from deqflow.io.files import replace_bytes
@@ -337,22 +337,19 @@ def _pairs(
 
     stream = FlowStream(model, reuse=options.reuse)
     cold = FlowStream(model, reuse=False) if options.compare else None
-    streams = [one for one in (stream, cold) if one is not None]
     passed, pairs = (0, done) if begin is None else (begin.frames, done)
     if begin is not None:
-        for one in streams:
-            one.load_state_dict(begin.stream)
+        for one in (stream, cold):
+            if one is not None:
+                one.load_state_dict(begin.stream)
     last: VideoFrame | None = None
     count = 0
     with closing(ahead(source.frames())) as frames:
         for count, frame in enumerate(frames, 1):
             if count > passed:
-                if not frame.follows:
-                    for one in streams:
-                        one.reset()
                 if last is None:
                     require_memory(model, frame.image.shape[:2])
-                solved, compared = _both(stream, cold, frame.image, options, cold_first=pairs % 2 == 1)
+                solved, compared = _both(stream, cold, frame, options, cold_first=pairs % 2 == 1)
                 if solved and last is not None:
                     pairs += 1
                     shown = replace(last, duration=frame.time - last.time)
@@ -360,15 +357,13 @@ def _pairs(
                     ends = pairs % options.segment == 0
                     yield pair, Snapshot(count, stream.state_dict()) if ends else None
             last = frame
-    check_enough_frames(count, source.name)
-    if not pairs:
-        raise VideoError(f"{source.name} has no two neighboring frames")
+    check_enough_frames(count, pairs, source.name)
 
 
 def _both(
     stream: "FlowStream",
     cold: "FlowStream | None",
-    image: Image,
+    frame: VideoFrame,
     options: VideoOptions,
     *,
     cold_first: bool,
@@ -384,9 +379,9 @@ def _both(
         if one is None:
             continue
         if one is stream:
-            solved = push(stream, image, options.directions, {*options.layout, *options.numbers})
+            solved = push(stream, frame, options.directions, {*options.layout, *options.numbers})
         else:
-            compared = next(iter(push(one, image, options.directions[:1]).values()), None)
+            compared = next(iter(push(one, frame, options.directions[:1]).values()), None)
     return solved, compared
 
 

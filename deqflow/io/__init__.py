@@ -2,6 +2,7 @@
 
 from deqflow.io.flow_files import FLOW_FORMATS, read_flow, write_flow
 from deqflow.io.images import read_image, shrink, to_rgb, write_image
+from deqflow.io.quantized import dequantize_flow, quantize_flow
 from deqflow.io.video import Deinterlace, VideoFrame, VideoSource, VideoWriter, open_video
 
 __all__ = [
@@ -10,7 +11,9 @@ __all__ = [
     "VideoFrame",
     "VideoSource",
     "VideoWriter",
+    "dequantize_flow",
     "open_video",
+    "quantize_flow",
     "read_flow",
     "read_image",
     "shrink",
