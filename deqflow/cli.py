@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from io import TextIOWrapper
-from typing import Any, TextIO
+from typing import Any
 
 from deqflow.errors import DeqflowError, DeqflowWarning, one_sentence, out_of_memory
 from deqflow.extras import requires
@@ -46,7 +46,7 @@ COMMANDS = {
     ),
     "video": Command(
         "flow of a video, an image sequence or a webcam, as a video",
-        "deqflow.commands.video:VideoOptions",
+        "deqflow.commands.video_options:VideoOptions",
         "deqflow.commands.video:run",
     ),
     "demo": Command(
@@ -237,16 +237,9 @@ def _resolve(reference: str) -> Any:
 _show_any_warning = warnings.showwarning
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **also: Any) -> None:
     """Our own warnings are about the user's files, in one line; where in the code they arose says nothing."""
     if issubclass(category, DeqflowWarning):
         print(f"deqflow: warning: {message}", file=sys.stderr)
     else:
-        _show_any_warning(message, category, filename, lineno, file, line)
+        _show_any_warning(message, category, *where, **also)

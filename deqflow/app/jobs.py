@@ -20,7 +20,8 @@ import numpy as np
 
 from deqflow.app.options import LEAST, AppOptions
 from deqflow.commands.pairs import Image
-from deqflow.commands.video import VideoOptions, flow_video
+from deqflow.commands.video import flow_video
+from deqflow.commands.video_options import VideoOptions
 from deqflow.commands.video_record import MANIFEST, warnings_kept
 from deqflow.errors import (
     ConfigError,

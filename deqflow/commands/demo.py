@@ -6,7 +6,8 @@ from pathlib import Path
 
 from deqflow.commands.common import EstimatorOptions, check_folder_names, prepare_outputs
 from deqflow.commands.pairs import Image
-from deqflow.commands.video import VideoOptions, flow_video
+from deqflow.commands.video import flow_video
+from deqflow.commands.video_options import VideoOptions
 from deqflow.commands.video_record import PairRecord, print_costs
 from deqflow.errors import DataError
 from deqflow.io import write_image

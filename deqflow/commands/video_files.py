@@ -30,7 +30,7 @@ from deqflow.io.video.writer import FRAME_SUFFIX
 from deqflow.visualize import PICTURES, ColorScale
 
 if TYPE_CHECKING:
-    from deqflow.commands.video import VideoOptions
+    from deqflow.commands.video_options import VideoOptions
     from deqflow.stream import Direction
 
 

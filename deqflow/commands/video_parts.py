@@ -21,7 +21,7 @@ from deqflow.io.outputs import read_journal
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from deqflow.commands.video import VideoOptions
+    from deqflow.commands.video_options import VideoOptions
 
 RUN = "run.json"
 DONE = "done.json"

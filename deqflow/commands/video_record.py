@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from deqflow.errors import DeqflowWarning
 from deqflow.io import VideoSource
 
 if TYPE_CHECKING:
-    from deqflow.commands.video import VideoOptions
+    from deqflow.commands.video_options import VideoOptions
     from deqflow.estimator import DEQFlow
     from deqflow.stream import Direction
 
@@ -154,17 +154,10 @@ def warnings_kept() -> Iterator[list[str]]:
     kept: list[str] = []
     show = warnings.showwarning
 
-    def keep(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def keep(message: Warning | str, category: type[Warning], *where: Any, **also: Any) -> None:
         if issubclass(category, DeqflowWarning):
             kept.append(str(message))
-        show(message, category, filename, lineno, file, line)
+        show(message, category, *where, **also)
 
     warnings.showwarning = keep
     try:
