@@ -87,6 +87,15 @@ def repository() -> Path:
     return REPOSITORY
 
 
+@pytest.fixture
+def benchmarks(tmp_path: Path) -> Path:
+    """A folder of data sets, see `evaluation_data.write_benchmarks`."""
+    from evaluation_data import write_benchmarks
+
+    write_benchmarks(tmp_path / "data")
+    return tmp_path / "data"
+
+
 def _shared_folder(name: str, holds: str) -> Path:
     folder = SHARED / name
     if not folder.is_dir():

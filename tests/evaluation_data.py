@@ -21,18 +21,20 @@ HEIGHT, WIDTH = 24, 32
 ALONE = Processes(torch.device("cpu"))
 
 
+TINY = ModelConfig(
+    features=16,
+    context=8,
+    hidden=16,
+    encoder=SharedEncoderConfig(widths=(8, 16), depths=(1, 1)),
+    update=GatedStripConfig(motion=12, mixed=24),
+    upsampling=ConvexConfig(width=16),
+)
+
+
 def tiny_model(**options) -> DEQFlow:
     """A small model with random weights that are always the same, solved as the options say."""
-    config = ModelConfig(
-        features=16,
-        context=8,
-        hidden=16,
-        encoder=SharedEncoderConfig(widths=(8, 16), depths=(1, 1)),
-        update=GatedStripConfig(motion=12, mixed=24),
-        upsampling=ConvexConfig(width=16),
-    )
     torch.manual_seed(1)
-    model = DEQFlow(config, SolveSettings(steps=6)).eval().requires_grad_(False)
+    model = DEQFlow(TINY, SolveSettings(steps=6)).eval().requires_grad_(False)
     model.defaults = model.settings(**options)
     return model
 

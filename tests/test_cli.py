@@ -2,10 +2,8 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from importlib import metadata
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -473,28 +471,6 @@ class TestVideo:
         assert "Traceback" not in capfd.readouterr().err
         monkeypatch.undo()
         assert len(list(open_video(folder / "output/clip_flow.mp4"))) == 3
-
-    @pytest.mark.slow
-    def test_ctrl_c(self, folder: Path, weights: Path) -> None:
-        """A real SIGINT to a real process, at an arbitrary moment."""
-        clip = sorted((REPOSITORY / "demo").glob("*.mp4"))[0]
-        command = [sys.executable, "-m", "deqflow", "video", str(clip), "--checkpoint", str(weights)]
-        command += ["--tolerance", "0", "--steps", "40", "--flow-dir", "flows"]
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        process = subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 120
-        while len(list(folder.glob("flows/*.flo"))) < 3 and time.monotonic() < deadline:
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 130
-        assert "Traceback" not in errors
-        frames = list(open_video(folder / f"output/{clip.stem}_flow.mp4"))
-        flows = sorted(folder.glob("flows/*.flo"))
-        assert len(frames) >= 3
-        assert abs(len(frames) - len(flows)) <= 1
-        assert all(read_flow(path)[1].all() for path in flows)
 
 
 class TestDemo:

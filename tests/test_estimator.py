@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from evaluation_data import TINY
 
 import deqflow
 from deqflow import Anderson, FixedPointIteration, FlowStream, Outcome
@@ -15,22 +16,11 @@ from deqflow.errors import ConfigError, ImageError
 from deqflow.estimator import DEQFlow
 from deqflow.network import (
     CORRELATIONS,
-    ConvexConfig,
     GatedStripConfig,
     GRUConfig,
     SeparateEncodersConfig,
-    SharedEncoderConfig,
 )
 from deqflow.step import FlowState, Movement
-
-TINY = ModelConfig(
-    features=16,
-    context=8,
-    hidden=16,
-    encoder=SharedEncoderConfig(widths=(8, 16), depths=(1, 1)),
-    update=GatedStripConfig(motion=12, mixed=24),
-    upsampling=ConvexConfig(width=16),
-)
 
 
 @pytest.fixture

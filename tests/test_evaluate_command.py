@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from evaluation_data import (
     WIDTH,
     figures,
     tiny_model,
-    write_benchmarks,
     write_frame,
 )
 
@@ -24,12 +22,6 @@ from deqflow.evaluation.predictors import (
     PairPredictor,
 )
 from deqflow.evaluation.results import read_samples
-
-
-@pytest.fixture
-def benchmarks(tmp_path) -> Path:
-    write_benchmarks(tmp_path / "data")
-    return tmp_path / "data"
 
 
 @pytest.fixture

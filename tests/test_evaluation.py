@@ -17,7 +17,6 @@ from evaluation_data import (
     constant_flow,
     results,
     tiny_model,
-    write_benchmarks,
     write_kitti,
     write_pair,
     write_sintel,
@@ -45,12 +44,6 @@ from deqflow.evaluation.summary import Summary
 from deqflow.reuse import carry
 from deqflow.step import FlowState
 from deqflow.stream import FlowStream
-
-
-@pytest.fixture
-def benchmarks(tmp_path) -> Path:
-    write_benchmarks(tmp_path / "data")
-    return tmp_path / "data"
 
 
 class TestPlan:

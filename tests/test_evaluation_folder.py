@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from evaluation_data import (
@@ -12,7 +11,6 @@ from evaluation_data import (
     figures,
     results,
     tiny_model,
-    write_benchmarks,
     write_sintel,
 )
 
@@ -27,12 +25,6 @@ from deqflow.evaluation.predictors import (
 from deqflow.evaluation.results import ResultsFolder, SampleResult, read_samples
 from deqflow.evaluation.runner import run_benchmark
 from deqflow.evaluation.summary import Summary
-
-
-@pytest.fixture
-def benchmarks(tmp_path) -> Path:
-    write_benchmarks(tmp_path / "data")
-    return tmp_path / "data"
 
 
 class TestFolder:

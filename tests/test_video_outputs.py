@@ -317,8 +317,9 @@ class TestNothingLost:
             files.place(tmp_path / "a.txt").write_text("newer")
         assert (tmp_path / "a.txt").read_text() == "newer"
 
-    @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGTERM of this kind here")
-    def test_sigterm_ends_like_ctrl_c(self, weights: Path, tmp_path: Path) -> None:
+    @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no signals of this kind here")
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+    def test_a_real_signal_to_a_real_process(self, weights: Path, tmp_path: Path, number: int) -> None:
         encode(tmp_path / "a.mp4", textured(200))
         command = [sys.executable, "-m", "deqflow", "video", "a.mp4", "--checkpoint", str(weights)]
         command += ["--flow-dir", "flows", "--tolerance", "0", "--steps", "40"]
@@ -328,12 +329,14 @@ class TestNothingLost:
         while len(list(tmp_path.glob("flows/*.flo"))) < 3 and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.02)
-        process.terminate()
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "Traceback" not in errors and "interrupted" in errors
         frames = list(open_video(tmp_path / "output/a_flow.mp4"))
-        assert abs(len(frames) - len(list(tmp_path.glob("flows/*.flo")))) <= 1
+        flows = list(tmp_path.glob("flows/*.flo"))
+        assert len(frames) >= 3 and abs(len(frames) - len(flows)) <= 1
+        assert all(read_flow(path)[1].all() for path in flows)
 
 
 class TestCommand:

@@ -90,26 +90,20 @@ _KITTI = replace(
     learning_rate=1e-4,
     gradient="one-step",
 )
-_CUSTOM = PairOptions(
-    data_sets=("custom",),
-    train_steps=2_000,
-    learning_rate=1e-4,
-    freeze_batch_norm=True,
-    held_out=0.1,
-    validate_steps=100,
-    keep_best=True,
-    patience=5,
-)
+_FINE_TUNING: dict[str, Any] = {
+    "train_steps": 2_000,
+    "learning_rate": 1e-4,
+    "freeze_batch_norm": True,
+    "held_out": 0.1,
+    "validate_steps": 100,
+    "keep_best": True,
+    "patience": 5,
+}
+"""Of the stages on own data, which begin with trained weights and keep them unless better ones are found."""
 
-_FOOTAGE = FootageOptions(
-    train_steps=2_000,
-    learning_rate=1e-4,
-    freeze_batch_norm=True,
-    held_out=0.1,
-    validate_steps=100,
-    keep_best=True,
-    patience=5,
-)
+_CUSTOM = PairOptions(data_sets=("custom",), **_FINE_TUNING)
+
+_FOOTAGE = FootageOptions(**_FINE_TUNING)
 
 STAGES: Mapping[StageName, TrainOptions] = MappingProxyType(
     {
