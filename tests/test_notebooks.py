@@ -10,15 +10,16 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs(path, monkeypatch):
+def test_it_runs_in_any_folder(path, monkeypatch, tmp_path):
     nbformat = pytest.importorskip("nbformat", reason="nbformat of the dev extra is missing")
     nbclient = pytest.importorskip("nbclient", reason="nbclient of the dev extra is missing")
     pytest.importorskip("ipykernel", reason="ipykernel of the dev extra is missing")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the notebook's own shows pictures
     notebook = nbformat.read(path, as_version=4)
-    where = {"metadata": {"path": str(path.parent)}}
+    where = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where).execute()
+    assert list(tmp_path.iterdir()) == []
     stored = json.loads(path.read_text())
     for cell, kept in zip(notebook.cells, stored["cells"], strict=True):
         # What is printed may come in several parts.
