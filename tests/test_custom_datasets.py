@@ -1,5 +1,6 @@
 """Own footage as a data set: folders of frames and flow, and lists of pairs."""
 
+import re
 from itertools import pairwise, product
 
 import numpy as np
@@ -79,6 +80,29 @@ class TestCustom:
         write_frame(tmp_path / "frames" / "shot12.jpg")
         assert main(["datasets", "check", str(tmp_path)]) == 0
         assert f"lack a file, the first {tmp_path}/frames/shot10.jpg" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("target", ["nowhere.jpg", "shot10.jpg"])
+    def test_links_that_lead_nowhere_are_named(self, tmp_path, target):
+        """As Git keeps large files that have not been fetched; a link to itself likewise."""
+        make_custom(tmp_path)
+        link = tmp_path / "frames" / "shot10.jpg"
+        link.unlink()
+        link.symlink_to(target)
+        with pytest.raises(DataError, match=f"holds no complete pair: {re.escape(str(link))} is missing"):
+            open_dataset("custom", tmp_path)
+
+    def test_pairs_that_lack_a_file_are_told(self, tmp_path):
+        for number in (1, 2, 3, 5):
+            write_frame(tmp_path / "frames" / f"{number}.png")
+            write_motion(tmp_path / "flow" / f"{number}.flo")
+        with pytest.warns(DataWarning, match=r": 1 of 3 pairs lack a file and .*4\.png$"):
+            assert len(open_dataset("custom", tmp_path)[0]) == 2
+
+    def test_the_working_folder_has_its_name(self, tmp_path, monkeypatch):
+        make_custom(tmp_path / "mine")
+        monkeypatch.chdir(tmp_path / "mine")
+        (dataset,) = open_dataset("custom", ".")
+        assert (dataset.title, dataset.files[0].sequence) == ("mine", "mine")
 
     @pytest.mark.parametrize("suffix", [suffix for suffix in FLOW_FORMATS if suffix != ".png"])
     def test_a_picture_of_the_flow_beside_it_is_not_the_flow(self, tmp_path, suffix):

@@ -231,6 +231,12 @@ def test_weights_are_written_only_if_they_are_better(tmp_path, capsys, monkeypat
     assert "better: held-out EPE 3.000 before, 2.000 at step 1" in capsys.readouterr().out
     assert metadata(written)["held_out_epe"] == "2.0" and metadata(written)["steps"] == "1"
     assert json.loads(written.with_suffix(".json").read_text())["stage"] == "custom"
+    # Deleted, they are those of the state again: the best that there are.
+    written.unlink()
+    scores = iter([2.5])
+    run(own(tmp_path))
+    assert "better: held-out EPE 3.000 before, 2.500 at step 2" in capsys.readouterr().out
+    assert metadata(written)["held_out_epe"] == "2.5" and metadata(written)["steps"] == "2"
     # Another run into the same folder: better than its own start, but not than what is there.
     before = written.read_bytes()
     for path in (tmp_path / "run").glob("state-*.pt"):
@@ -248,8 +254,9 @@ def test_weights_of_unknown_quality_are_not_overwritten(tmp_path):
     run(small(tmp_path / "other", train_steps=1))
     (tmp_path / "run").mkdir()
     shutil.copy(tmp_path / "other" / "deqflow-s.safetensors", tmp_path / "run")
-    with pytest.raises(TrainingError, match=r"deqflow-s\.safetensors exists"):
-        run(own(tmp_path))
+    for keep_best in (True, False):
+        with pytest.raises(TrainingError, match=r"deqflow-s\.safetensors exists"):
+            run(own(tmp_path, keep_best=keep_best))
 
 
 def test_training_stops_early(tmp_path, monkeypatch):

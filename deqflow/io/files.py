@@ -94,8 +94,13 @@ def visible(folder: Path, pattern: str = "*") -> list[Path]:
 
 def list_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """Return a folder's files with one of these suffixes, in natural order; none if it does not exist."""
-    files = (path for path in visible(folder) if path.suffix.lower() in suffixes and path.is_file())
+    files = (path for path in visible(folder) if path.suffix.lower() in suffixes and is_meant_as_file(path))
     return sorted(files, key=natural_key)
+
+
+def is_meant_as_file(path: Path) -> bool:
+    """Return whether what a folder lists is a file, or a link that leads nowhere: reading it will tell."""
+    return path.is_file() or not path.exists()
 
 
 def followers(stems: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from deqflow.devices import processor_seconds, tune_for_fixed_sizes
-from deqflow.errors import CheckpointError, ConfigError, DivergenceError
+from deqflow.errors import CheckpointError, ConfigError, DivergenceError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.io.files import replace_bytes
 from deqflow.memory import step_cost
@@ -132,6 +132,11 @@ class Trainer:
         self.store = StateStore(options.output, options.keep)
         newest = self.store.newest()
         if newest is None:
+            if self.weights_path.exists() and not options.keep_best:
+                raise TrainingError(
+                    f"{self.weights_path} exists without a training state to go on from, so it is not "
+                    "overwritten: --output must name another folder"
+                )
             self.origin = origin(options)
         else:
             self._restore(*newest)
@@ -200,7 +205,7 @@ class Trainer:
         options, processes = self.options, self.processes
         before = self.seconds
         started = saved = validated = mark = time.monotonic()
-        if options.keep_best and self.progress.start is None:
+        if options.keep_best and (self.progress.start is None or self._best_is_gone()):
             self._validate()
         last = self.step if self._over() else options.train_steps
         for batch in batches(self.sources.training, self.step, last, options, processes):
@@ -234,6 +239,13 @@ class Trainer:
             error = options.error_name
             told = self.progress.verdict(self.weights_path, "EPE" if error == "epe" else f"{error} error")
             tqdm.write(f"deqflow: {told}")
+
+    def _best_is_gone(self) -> bool:
+        """Whether the best weights were deleted; then what beats the start is best."""
+        gone = self.progress.best != self.progress.start and not self.weights_path.exists()
+        if gone:
+            self.progress.best = self.progress.start
+        return gone
 
     @contextlib.contextmanager
     def _rescue(self) -> Iterator[None]:

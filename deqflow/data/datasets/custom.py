@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from deqflow.data.datasets.family import Family
 from deqflow.data.datasets.pairs import PairDataset, PairFiles
-from deqflow.errors import DataError
+from deqflow.errors import DataError, DataWarning
 from deqflow.io.files import followers, list_files, natural_key, visible
 from deqflow.io.flow_files import FLOW_FORMATS
 from deqflow.io.images import IMAGE_SUFFIXES
@@ -27,6 +28,8 @@ def custom(root: Path, split: str) -> list[PairDataset]:
     where none is missing between them; the flow from a frame to the next one, and its mask, are called like
     the frame. A picture of the flow (``.png``) may lie beside a flow file.
 
+    Pairs that lack a file are named by a `DataWarning` and left out.
+
     A list is a CSV file with a header or one JSON object per line, with ``frame1``, ``frame2``, ``flow`` and,
     if wanted, ``mask`` and ``sequence``; paths are relative to the list.
 
@@ -35,7 +38,13 @@ def custom(root: Path, split: str) -> list[PairDataset]:
     """
     testing = split == "testing"
     pairs = _listed(root, testing) if root.is_file() else _in_folders(root, testing)
-    return [PairDataset(root.name, root.name, pairs, root)]
+    name = root.resolve().name  # of ".", too
+    found = PairDataset(name, name, pairs, root)
+    if found.incomplete:
+        share = f"{len(found.incomplete)} of {len(found.incomplete) + len(found)} pairs"
+        told = f"{root}: {share} lack a file and are left out, the first {found.incomplete[0].missing()}"
+        warnings.warn(told, DataWarning, stacklevel=2)
+    return [found]
 
 
 def _in_folders(root: Path, testing: bool) -> Iterator[PairFiles]:
@@ -46,7 +55,7 @@ def _in_folders(root: Path, testing: bool) -> Iterator[PairFiles]:
         )
     nested = sorted((path for path in visible(frames) if path.is_dir()), key=natural_key)
     for folder in nested or [frames]:
-        sequence = folder.relative_to(frames).as_posix() if nested else root.name
+        sequence = folder.relative_to(frames).as_posix() if nested else root.resolve().name
         images = list(_by_stem(folder, IMAGE_SUFFIXES).values())
         flows = _by_stem(root / "flow" / folder.relative_to(frames), FLOW_FORMATS, beside=".png")
         masks = _by_stem(root / "masks" / folder.relative_to(frames), IMAGE_SUFFIXES)

@@ -190,10 +190,11 @@ class PairDataset(Sequence[Sample]):
         for pair in candidates:
             (self.files if pair.missing() is None else self.incomplete).append(pair)
         if not self.files:
+            of = "" if title == root.resolve().name else f" of {title}"
             raise NoPairsError(
-                f"{root} holds no complete pair of {title}: two frames, and their flow where it is published"
+                f"{root} holds no complete pair{of}: two frames, and their flow where it is published"
                 if not self.incomplete
-                else f"{root} holds no complete pair of {title}: {self.incomplete[0].missing()} is missing"
+                else f"{root} holds no complete pair{of}: {self.incomplete[0].missing()} is missing"
             )
 
     def __len__(self) -> int:

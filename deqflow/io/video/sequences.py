@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from deqflow.errors import VideoError, VideoWarning
-from deqflow.io.files import counted_step, list_files, natural_key, visible
+from deqflow.io.files import counted_step, is_meant_as_file, list_files, natural_key, visible
 from deqflow.io.images import IMAGE_SUFFIXES, read_image
 from deqflow.io.openexr_image import read_openexr
 from deqflow.io.video.frames import FALLBACK_FPS, Image, VideoFrame, VideoSource, check_size
@@ -57,7 +57,7 @@ def open_pattern(pattern: Path, rate: Fraction | None = None, span: Span = WHOLE
     folder = pattern.parent
     if not folder.is_dir():
         raise VideoError(f"there is no folder {folder}, in which to look for {pattern.name}")
-    images = [path for path in visible(folder) if path.is_file() and expression.fullmatch(path.name)]
+    images = [path for path in visible(folder) if expression.fullmatch(path.name) and is_meant_as_file(path)]
     return open_images(images, f"the pattern {pattern}", rate, span)
 
 
