@@ -60,7 +60,9 @@ class VideoWarning(DeqflowWarning):
 def one_sentence(error: Exception) -> str:
     """Return what an error says in a line; of the operating system's without number and quotes."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        # Of two names, of what is moved or copied, the second is where it goes.
+        files = [str(file) for file in (error.filename, error.filename2) if file]
+        return f"{' -> '.join(files)}: {error.strerror}" if files else error.strerror
     return " ".join(str(error).split())
 
 

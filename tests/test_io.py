@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from deqflow.data.datasets.headers import pixel_size
-from deqflow.errors import ConfigError, ImageError, VideoError
+from deqflow.errors import ConfigError, ImageError, VideoError, one_sentence
 from deqflow.io import (
     VideoWriter,
     dequantize_flow,
@@ -30,7 +30,7 @@ from deqflow.io import (
     to_rgb,
     write_image,
 )
-from deqflow.io.files import atomic_path, natural_key
+from deqflow.io.files import append_text, atomic_path, natural_key
 from deqflow.io.frames import to_rgb_frames
 from deqflow.io.images import ORIENTATION, read_mask
 
@@ -392,6 +392,25 @@ def test_a_disk_that_is_full_is_told_with_the_file(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     assert raised.value.filename == str(target)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_disk_that_is_full_is_told_with_the_file_that_is_appended_to(tmp_path: Path) -> None:
+    target = tmp_path / "rows.csv"
+    append_text(target, "a\n")
+    append_text(target, "b\n")
+    assert target.read_bytes() == b"a\nb\n"
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as raised:
+        append_text(tmp_path / "full", "a")
+    assert one_sentence(raised.value) == f"{tmp_path / 'full'}: No space left on device"
+
+
+def test_errors_of_the_system_are_sentences() -> None:
+    assert one_sentence(OSError(errno.ENOSPC, "No space left on device")) == "No space left on device"
+    moved = OSError(errno.ENOSPC, "No space left on device", "here.h5", None, "there.h5")
+    assert one_sentence(moved) == "here.h5 -> there.h5: No space left on device"
+    assert one_sentence(ValueError("two\n lines")) == "two lines"
 
 
 class TestQuantizedFlow:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from deqflow.commands.common import ModelOptions, require_memory
 from deqflow.commands.corpus_files import Clip, begin, clear, find_clips, put, storage
-from deqflow.errors import ConfigError
+from deqflow.errors import ConfigError, one_sentence
 from deqflow.extras import requires
 from deqflow.io import open_video, quantize_flow
 from deqflow.io.clip_file import ClipFile, check_clip_library
@@ -192,7 +192,7 @@ def _failure(result: Any) -> str | None:
         ray.get(result)
     except ray.exceptions.RayTaskError as error:
         cause = getattr(error, "cause", None) or error
-        return " ".join(str(cause).split()) or type(cause).__name__
+        return one_sentence(cause) or type(cause).__name__
     except ray.exceptions.RayError as error:
         return f"its process died each time ({type(error).__name__})"
     return None

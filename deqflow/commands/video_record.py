@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from deqflow.errors import DeqflowWarning
 from deqflow.io import VideoSource
+from deqflow.io.files import append_text, replace_bytes
 
 if TYPE_CHECKING:
     from deqflow.commands.video_options import VideoOptions
@@ -118,7 +119,7 @@ class FrameTable:
         counts = [f"evaluations_{stride}" for stride in strides]
         of_flows = [_prefix(direction) + name for direction in directions for name in (*counts, *of_flow)]
         self.columns = [*names[:at], *of_flows, *names[at + 1 :]]
-        path.write_text(self._line(self.columns), encoding="utf-8")
+        replace_bytes(path, self._line(self.columns).encode())
 
     def add(self, record: PairRecord) -> None:
         """Append a row; what is not known is left empty."""
@@ -126,8 +127,7 @@ class FrameTable:
         for direction, flow in record.flows.items():
             counts = {f"evaluations_{stride}": flow.evaluations.get(stride, 0) for stride in self._strides}
             known |= {_prefix(direction) + name: value for name, value in (asdict(flow) | counts).items()}
-        with self._path.open("a", encoding="utf-8", newline="") as file:
-            file.write(self._line([_cell(known[column]) for column in self.columns]))
+        append_text(self._path, self._line([_cell(known[column]) for column in self.columns]))
 
     @staticmethod
     def _line(cells: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self, get_type_hints
 
 from deqflow.errors import ConfigError, DataError
 from deqflow.evaluation.metrics import ErrorSums
-from deqflow.io.files import replace_bytes
+from deqflow.io.files import named_errors, replace_bytes
 
 SETTINGS = "settings.json"
 SAMPLES = "samples.jsonl"
@@ -202,7 +202,8 @@ class ResultsFolder:
     @contextmanager
     def table(self, rank: int = 0) -> Iterator[Callable[[SampleResult], None]]:
         """Give a process the function that keeps a result, which is in the file when the function returns."""
-        with (self.path / (SAMPLES if rank == 0 else f"samples.{rank}.jsonl")).open("ab") as file:
+        path = self.path / (SAMPLES if rank == 0 else f"samples.{rank}.jsonl")
+        with named_errors(path), path.open("ab") as file:
 
             def keep(result: SampleResult) -> None:
                 file.write(result.encode())

@@ -31,6 +31,17 @@ class Closing(ABC):
 
 
 @contextlib.contextmanager
+def named_errors(path: Path, instead: Path | None = None) -> Iterator[None]:
+    """Name ``path`` in errors of the operating system that name no file (a full disk's), or ``instead``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(instead)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a name to write to that becomes ``path`` at the end: whole or the old file, never cut short.
 
@@ -40,12 +51,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     # In the same folder, because a rename is only atomic within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno is None or error.filename not in (None, str(temporary)):
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        with named_errors(path, temporary):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -60,6 +68,16 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
             found = re.fullmatch(r"(?s)\.(.+)\.\d+\.tmp", file.name)
             if found and found[1] in own:
                 file.unlink(missing_ok=True)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append to a file, in UTF-8.
+
+    Raises:
+        OSError: it cannot be written, or the disk is full; it names ``path``.
+    """
+    with named_errors(path), path.open("a", encoding="utf-8", newline="") as file:
+        file.write(text)
 
 
 def replace_bytes(path: Path, data: bytes) -> None:

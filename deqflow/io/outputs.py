@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from deqflow.errors import ConfigError
+from deqflow.io.files import append_text
 
 FileIdentity = tuple[int, int]
 """Device and number of a file on it."""
@@ -62,8 +63,7 @@ class Replacements:
     def _note(self, path: Path, place: Path) -> Path:
         self.placed[path] = place
         if self._journal is not None:
-            with self._journal.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([str(path), str(place)]) + "\n")
+            append_text(self._journal, json.dumps([str(path), str(place)]) + "\n")
         return place
 
     def __enter__(self) -> Self:
