@@ -4,10 +4,11 @@ A command is a dataclass of options, from which tyro builds its command line, an
 Their modules are imported when called: ``deqflow --help`` need not wait for torch.
 """
 
+import math
 import os
 import signal
 import sys
-import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,9 +19,13 @@ from typing import Any
 
 from deqflow.errors import DeqflowError, DeqflowWarning, one_sentence, out_of_memory
 from deqflow.extras import requires
+from deqflow.signals import ENDINGS, on_ending
 
 EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130
+
+HASTE = 5.0
+"""Seconds for which a second Ctrl-C is heard as the first one still."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +135,10 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (the process's own by default) and return the exit code.
 
-    0 is success, 2 wrong input (said in one sentence on standard error), 130 ended by Ctrl-C or SIGTERM.
+    0 is success, 2 wrong input (said in one sentence on standard error), 130 ended by Ctrl-C, SIGTERM or
+    a terminal that is closed.
     """
+    own = arguments is None
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _open_closed_streams()
     # GCC's OpenMP, which PyTorch has on Linux, reads this when torch is imported. Its threads wait for each
@@ -147,6 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show_warning
             return _dispatch(arguments)
     except KeyboardInterrupt:
+        if own:
+            for number in ENDINGS:
+                signal.signal(number, signal.SIG_IGN)  # all is done; haste would only break off Python's end
         print("deqflow: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -186,19 +196,21 @@ def _open_closed_streams() -> None:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM end what runs as Ctrl-C does: what was written so far is finished."""
+    """Let SIGTERM and a closed terminal end what runs as Ctrl-C does: what was written so far is finished.
 
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+    To be asked again at once, by a second Ctrl-C or by a wrapper that passes it on, breaks none of that off.
+    """
+    asked = -math.inf
 
-    if threading.current_thread() is not threading.main_thread():  # which alone may say how signals are taken
+    def interrupt() -> None:
+        nonlocal asked
+        now = time.monotonic()
+        if now - asked > HASTE:
+            asked = now
+            raise KeyboardInterrupt
+
+    with on_ending(interrupt):
         yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _dispatch(arguments: list[str]) -> int:

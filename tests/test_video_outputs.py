@@ -318,8 +318,10 @@ class TestNothingLost:
         assert (tmp_path / "a.txt").read_text() == "newer"
 
     @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no signals of this kind here")
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-    def test_a_real_signal_to_a_real_process(self, weights: Path, tmp_path: Path, number: int) -> None:
+    @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+    def test_a_real_signal_to_a_real_process(self, weights: Path, tmp_path: Path, name: str) -> None:
+        """Twice, in haste."""
+        number = getattr(signal, name)
         encode(tmp_path / "a.mp4", textured(200))
         command = [sys.executable, "-m", "deqflow", "video", "a.mp4", "--checkpoint", str(weights)]
         command += ["--flow-dir", "flows", "--tolerance", "0", "--steps", "40"]
@@ -329,7 +331,9 @@ class TestNothingLost:
         while len(list(tmp_path.glob("flows/*.flo"))) < 3 and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.02)
-        process.send_signal(number)
+        for _ in range(2):
+            process.send_signal(number)
+            time.sleep(0.02)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "Traceback" not in errors and "interrupted" in errors

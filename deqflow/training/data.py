@@ -23,6 +23,7 @@ from deqflow.data.synthetic import MOTIONS, SyntheticScenes, Textures
 from deqflow.errors import DataError, DeqflowError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.processes import Processes
+from deqflow.signals import ENDINGS
 from deqflow.training.options import SceneOptions, TrainOptions
 
 
@@ -260,7 +261,7 @@ GRACE = 30
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """Let a worker go on when Ctrl-C or SIGTERM reaches all processes; the run ends after a whole step.
+    """Let a worker go on when what asks to end reaches all processes; the run ends after a whole step.
 
     SIGTERM is also how the run would end a worker that hangs: the second one is obeyed, the first one late.
     """
@@ -270,7 +271,8 @@ def _leave_signals_to_the_run(worker: int) -> None:
         if hasattr(signal, "alarm"):
             signal.alarm(GRACE)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, outlive)
 
 

@@ -7,7 +7,6 @@ A pair goes from ``Sources.training`` (``data.py``) in a ``Batch`` through the o
 import contextlib
 import json
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ from deqflow.estimator import DEQFlow
 from deqflow.io.files import replace_bytes
 from deqflow.memory import step_cost
 from deqflow.processes import Processes, start_processes
+from deqflow.signals import on_ending
 from deqflow.training.checkpoint import Progress, StateStore, check_resumable, create_model, origin, score_of
 from deqflow.training.data import Batch, Sources, batches, collate, evaluate, open_scenes
 from deqflow.training.footage import open_footage
@@ -178,7 +178,7 @@ class Trainer:
             print("\n".join(f"{name:10}  {text}" for name, text in lines.items()))
 
     def train(self) -> bool:
-        """Run until the last step, ``max_minutes``, SIGTERM or SIGINT; save on the way and at the end.
+        """Run until the last step, ``max_minutes`` or one of `ENDINGS`; save on the way and at the end.
 
         Returns:
             Whether the stage is finished: no steps are left, no time of its schedule or no patience.
@@ -186,17 +186,14 @@ class Trainer:
         if self.processes.first:
             self.options.output.mkdir(parents=True, exist_ok=True)
             self.writer = SummaryWriter(str(self.options.output), purge_step=self.step or None)
-        before = {name: signal.signal(name, self._stop) for name in (signal.SIGTERM, signal.SIGINT)}
         first, options = self.processes.first, self.options
         bar = tqdm(
             total=options.train_steps, initial=self.step, disable=not first, smoothing=0.02, unit="step"
         )
         try:
-            with bar, self._rescue():
+            with on_ending(self._stop), bar, self._rescue():
                 self._loop(bar)
         finally:
-            for name, handler in before.items():
-                signal.signal(name, handler)
             if self.writer is not None:
                 self.writer.close()
         return self.step >= options.train_steps or self._over()
@@ -428,5 +425,5 @@ class Trainer:
         """Where the averaged weights go."""
         return self.options.output / f"{self.options.model}.safetensors"
 
-    def _stop(self, number: int, frame: object) -> None:
+    def _stop(self) -> None:
         self.stopping = True
