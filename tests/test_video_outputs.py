@@ -342,6 +342,34 @@ class TestNothingLost:
         assert len(frames) >= 3 and abs(len(frames) - len(flows)) <= 1
         assert all(read_flow(path)[1].all() for path in flows)
 
+    @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="terminals do not end what runs in them here")
+    def test_a_terminal_that_is_closed(self, weights: Path, tmp_path: Path) -> None:
+        encode(tmp_path / "a.mp4", textured(200))
+        # The interpreter takes its standard input for its terminal, as the leader of a session may.
+        takes = "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        takes += "from deqflow.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", takes, "video", "a.mp4", "--checkpoint", str(weights)]
+        command += ["--flow-dir", "flows", "--tolerance", "0", "--steps", "40"]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        terminal, inside = os.openpty()
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=tmp_path,
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            start_new_session=True,
+        )
+        os.close(inside)
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("flows/*.flo"))) < 3 and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.close(terminal)
+        assert process.wait(60) == 130
+        assert len(list(open_video(tmp_path / "output/a_flow.mp4"))) >= 3
+
 
 class TestCommand:
     def test_frames_as_images_are_numbered_as_the_source(self, run, tmp_path: Path) -> None:
