@@ -4,6 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from deqflow.cli import main
 from deqflow.io import FLOW_FORMATS, read_flow, read_image, write_flow, write_image
@@ -94,3 +97,31 @@ def test_compare_says_what_does_not_fit(flow: np.ndarray, capfd: pytest.CaptureF
     for arguments, sentence in said.items():
         assert run("compare", *arguments) == 2
         assert sentence in capfd.readouterr().err
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@settings(max_examples=40, deadline=None)
+@given(
+    flow=st.tuples(st.integers(1, 4), st.integers(1, 4)).flatmap(
+        lambda size: arrays(np.float32, (*size, 2), elements=st.floats(width=32))
+    ),
+    suffix=st.sampled_from([suffix for suffix in FLOW_FORMATS if suffix not in (".png", ".exr")]),
+)
+def test_any_flow_is_shown_and_is_no_different_from_itself(
+    tmp_path_factory: pytest.TempPathFactory, flow: np.ndarray, suffix: str
+) -> None:
+    """Of any size, and with any values where it is known; the infinite and NaN are unknown."""
+    folder = tmp_path_factory.mktemp("any")
+    file, picture = folder / f"a{suffix}", folder / "a.png"
+    known = (np.abs(flow) < 1e9).all(axis=-1)
+    write_flow(file, np.where(known[..., None], flow, 0), known)
+    read, valid = read_flow(file)
+    assert (valid == known).all() and (read[known] == flow[known]).all()
+    assert main(["show", str(file), "--output", str(picture)]) == 0
+    assert main(["compare", str(file), str(file)]) == (0 if known.any() else 2)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_the_length_of_huge_flow_does_not_overflow(tmp_path: Path) -> None:
+    write_flow(tmp_path / "a.npy", np.full((2, 3, 2), -3e38, np.float32))
+    assert main(["show", str(tmp_path / "a.npy"), "--output", str(tmp_path / "a.png")]) == 0

@@ -11,6 +11,7 @@ from deqflow.commands.common import is_file_name, prepare_outputs
 from deqflow.errors import ConfigError
 from deqflow.io import read_flow, read_image, write_image
 from deqflow.visualize import RENDERINGS, ShownPair
+from deqflow.visualize.wheel import UNKNOWN
 
 PICTURE_SUFFIX = ".png"
 
@@ -63,7 +64,8 @@ def run(options: ShowOptions) -> int:
     if not is_file_name(str(output), (PICTURE_SUFFIX,)):
         output = output / f"{options.flow.stem}_flow{PICTURE_SUFFIX}"
     prepare_outputs([output], overwrite=options.overwrite, sources=sources)
-    length = np.hypot(flow[..., 0], flow[..., 1])[valid]
+    valid = valid & (np.abs(flow) < UNKNOWN).all(axis=-1)
+    length = np.hypot(*flow[valid].T)
     longest = float(np.percentile(length, 99)) if length.size else 0.0
     scale = options.max_flow or longest or 1.0
     known = np.where(valid[..., None], flow, np.float32(np.nan))

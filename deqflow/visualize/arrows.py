@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from deqflow.visualize.wheel import Flow, Image, dimmed, flow_to_image
+from deqflow.visualize.wheel import UNKNOWN, Flow, Image, dimmed, flow_to_image
 
 
 def draw_arrows(
@@ -29,7 +29,7 @@ def draw_arrows(
     )
     motion = np.asarray(flow, np.float64)[y, x]
     length = np.hypot(*motion.T)
-    known = length < 1e9  # false for NaN
+    known = length < UNKNOWN  # false for NaN
     if max_magnitude is None:
         max_magnitude = float(np.percentile(length[known], 99)) if known.any() else 0.0
     drawn = known & (length > 0.01 * max_magnitude)

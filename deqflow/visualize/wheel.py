@@ -22,7 +22,9 @@ def _color_wheel() -> NDArray[np.float32]:
 
 
 _WHEEL = _color_wheel()
-_UNKNOWN = 1e9  # as in .flo files
+
+UNKNOWN = 1e9
+"""Components from here on, in pixels, are drawn as unknown, as in .flo files."""
 
 
 def flow_to_image(flow: Flow, max_magnitude: float | None = None, *, clip: bool = False) -> Image:
@@ -39,7 +41,7 @@ def flow_to_image(flow: Flow, max_magnitude: float | None = None, *, clip: bool 
         uint8 RGB (H, W, 3).
     """
     u, v = (np.asarray(flow[..., axis], np.float32) for axis in (0, 1))
-    known = (np.abs(u) < _UNKNOWN) & (np.abs(v) < _UNKNOWN)  # false for NaN as well
+    known = (np.abs(u) < UNKNOWN) & (np.abs(v) < UNKNOWN)  # false for NaN as well
     u, v = np.where(known, u, 0), np.where(known, v, 0)
     length = np.hypot(u, v)
     if max_magnitude is None:
