@@ -25,8 +25,8 @@ WORSE_THAN_STILL = 0.3
 MOST_AFRESH = 0.5
 """Share of failed cells, of those that could be checked, beyond which nothing of a state is used."""
 
-LOST = 3
-"""Side of a block of failed cells from which coarser scales are asked where it went."""
+LOST = 24
+"""Side, in full-resolution pixels, of a block of failed cells for which coarser scales are asked."""
 
 CHECK_COST = 0.55
 """What checking a start, measuring the point found and carrying it take, in evaluations at the same scale: so

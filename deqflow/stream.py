@@ -303,7 +303,8 @@ class FlowStream:
 
     def _unsettled(self, estimate: FlowEstimate) -> bool:
         """Whether a solve still moves that had the steps to settle; a shorter one goes on with the next."""
-        return self.settings.steps >= LONG and estimate.residual > max(UNSETTLED, 2 * self.settings.tolerance)
+        long = self.settings.steps_at(self.settings.scales[-1]) >= LONG
+        return long and estimate.residual > max(UNSETTLED, 2 * self.settings.tolerance)
 
     def _start(
         self, pair: PreparedPair, carried: CarriedState, matching: Matching
@@ -314,7 +315,7 @@ class FlowStream:
         failed, seen = carried.checked(matching)
         if int(failed.sum()) >= MOST_AFRESH * int(seen.sum()):
             return None, None
-        if bool(blocks(failed, LOST).any()):
+        if bool(blocks(failed, max(2, LOST // self.settings.scales[-1])).any()):
             return carried.state, carried.found & ~failed
         # A small thing and what was uncovered only forget: the flow around them is as good a start as any.
         fresh = self.model.initial_state(pair.first, self.settings.scales[-1])._replace(

@@ -14,7 +14,7 @@ from deqflow.errors import ConfigError, ImageError, VideoError
 from deqflow.estimator import DEQFlow
 from deqflow.geometry import occlusion
 from deqflow.io import open_video, write_image
-from deqflow.reuse import CHECK_COST, LONG, blocks, carry, filled
+from deqflow.reuse import CHECK_COST, LONG, UNSETTLED, CarriedState, Matching, blocks, carry, filled
 from deqflow.step import FlowState
 from deqflow.stream import FlowStream
 from deqflow.video import estimate_video
@@ -144,6 +144,38 @@ def test_a_solve_that_does_not_settle_is_no_start_but_one_cut_short_is(
         for frame in scene(0, 3):
             stream.push(frame)
         assert (starts[1] is not None) == reused
+
+
+def test_a_fine_scale_is_given_few_steps_and_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    pyramid = create("deqflow-s-next").eval().requires_grad_(False)
+    stream = FlowStream(pyramid, scales=(8, 4), steps=LONG, fine_steps=1, detect_cuts=False)
+    monkeypatch.setattr(stream, "_start", lambda pair, carried, matching: (carried.state, None))
+    _, first, _ = (stream.push(frame) for frame in scene(0, 3, (64, 80)))
+    assert first is not None and first.residual > UNSETTLED
+    assert stream.reused
+
+
+@pytest.mark.parametrize(
+    ("scale", "side", "asked"), [(8, 2, False), (8, 3, True), (4, 5, False), (4, 6, True)]
+)
+def test_coarser_scales_are_asked_for_blocks_of_as_many_pixels_at_every_scale(
+    scale: int, side: int, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pyramid = create("deqflow-s-next").eval().requires_grad_(False)
+    stream = FlowStream(pyramid, scales=(8, 4)[: 1 if scale == 8 else 2], steps=1, detect_cuts=False)
+    for frame in scene(0, 2, (96, 128)):
+        stream.push(frame)
+
+    def checked(carried: CarriedState, matching: Matching) -> tuple[torch.Tensor, torch.Tensor]:
+        failed = torch.zeros_like(carried.found)
+        failed[..., 2 : 2 + side, 2 : 2 + side] = True
+        return failed, torch.ones_like(failed)
+
+    monkeypatch.setattr(CarriedState, "checked", checked)
+    estimate = stream.push(scene(0, 3, (96, 128))[2])
+    assert estimate is not None and stream.reused
+    assert (stream.afresh > 0) == asked
 
 
 @pytest.fixture(scope="module")
