@@ -116,7 +116,7 @@ PRESETS: Mapping[str, Preset] = {
         defaults=SolveSettings(scales=(16, 8), precise=Anderson(), video=DampedIteration()),
     ),
     "deqflow-s-next": Preset(
-        summary="three scales, in training: `--scales all` adds 1/4",
+        summary="three scales, in training: `--scales fast` leaves out 1/4",
         license="Apache-2.0",
         config=ModelConfig(
             features=96,
@@ -124,7 +124,7 @@ PRESETS: Mapping[str, Preset] = {
             encoder=PyramidEncoderConfig(),
             uncertainty=MixtureConfig(),
         ),
-        defaults=SolveSettings(scales=(16, 8), precise=Anderson(), video=DampedIteration()),
+        defaults=SolveSettings(scales=(16, 8, 4), fine_steps=4, precise=Anderson(), video=DampedIteration()),
     ),
     **{f"deqflow-{size}": _published_deq(size, attention=False) for size in _SIZES},
     **{f"deqflow-{size}-gma": _published_deq(size, attention=True) for size in _SIZES},
