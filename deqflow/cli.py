@@ -91,6 +91,11 @@ COMMANDS = {
         "deqflow.commands.convert:ConvertOptions",
         "deqflow.commands.convert:run",
     ),
+    "average": Command(
+        "the mean of several weights of one model",
+        "deqflow.commands.average:AverageOptions",
+        "deqflow.commands.average:run",
+    ),
     "export": Command(
         "a model as an ONNX file for other runtimes",
         "deqflow.commands.export:ExportOptions",

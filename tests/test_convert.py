@@ -1,8 +1,9 @@
-"""``deqflow convert`` and ``deqflow models``."""
+"""``deqflow convert``, ``deqflow average`` and ``deqflow models``."""
 
 import hashlib
 import json
 
+import pytest
 import torch
 from published import frames, state_dict, written
 from safetensors import safe_open
@@ -96,3 +97,71 @@ def test_models_lists_presets_parameters_licenses_and_published_numbers(capsys):
         ]
         assert preset.license in row
     assert " 1.27 | " in printed and " 26.90 |" in printed
+
+
+class TestAverage:
+    @pytest.fixture
+    def files(self, tmp_path):
+        found = []
+        for number in range(3):
+            torch.manual_seed(number)
+            path = tmp_path / f"{number}.safetensors"
+            said = {"data": "scenes", "seed": f"{number}"}
+            zoo.save_weights(zoo.create("deqflow-tiny"), path, metadata=said)
+            found.append(path)
+        return found
+
+    def test_it_is_the_mean_of_every_parameter(self, files, tmp_path, capsys):
+        target = tmp_path / "mean.safetensors"
+        shares = (0.5, 0.75, -0.25)
+        assert run("average", *files, "--output", target, "--shares", *shares) == 0
+        assert "deqflow-tiny, the mean of 3 files" in capsys.readouterr().out
+        tensors, parts = load_file(target), [load_file(path) for path in files]
+        assert tensors.keys() == parts[0].keys()
+        for name, value in tensors.items():
+            if not value.is_floating_point():
+                assert torch.equal(value, parts[0][name])
+                continue
+            mean = sum(share * part[name].double() for share, part in zip(shares, parts, strict=True))
+            torch.testing.assert_close(value, mean.float(), rtol=0, atol=0)
+        load("deqflow-tiny", checkpoint=target)
+
+    def test_it_says_what_it_was_made_of(self, files, tmp_path):
+        target = tmp_path / "mean.safetensors"
+        assert run("average", *files[:2], "--output", target, "--dtype", "float16") == 0
+        with safe_open(str(target), framework="pt") as file:
+            metadata = file.metadata()
+        assert metadata["model"] == "deqflow-tiny" and metadata["data"] == "scenes"
+        assert json.loads(metadata["averaged"]) == [
+            {
+                "file": path.name,
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "share": 0.5,
+                "seed": path.stem,
+            }
+            for path in files[:2]
+        ]
+
+    @pytest.mark.parametrize(
+        ("names", "options", "said"),
+        [
+            ("0", (), "at least two files"),
+            ("01", ("--shares", 0.5), "as many shares"),
+            ("01", ("--shares", 0.5, 0.6), "the sum 1"),
+            ("01", ("--shares", "nan", 1), "the sum 1"),
+            ("0s", (), "not for deqflow-tiny"),
+            ("07", (), "7.safetensors does not exist"),
+        ],
+    )
+    def test_what_has_no_mean_is_refused(self, files, tmp_path, capsys, names, options, said):
+        target, shipped = tmp_path / "mean.safetensors", zoo.shipped_weights("deqflow-s")
+        sources = [shipped if name == "s" else tmp_path / f"{name}.safetensors" for name in names]
+        assert run("average", *sources, "--output", target, *options) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+        assert not target.exists()
+
+    def test_nothing_is_overwritten_unasked(self, files):
+        before = files[0].read_bytes()
+        assert run("average", *files, "--output", files[0]) == 2
+        assert run("average", *files, "--output", files[0], "--overwrite") == 2
+        assert files[0].read_bytes() == before

@@ -1,5 +1,6 @@
 """Named presets, and weights in and out of files: ours, and published checkpoints."""
 
+from deqflow.zoo.averaging import average
 from deqflow.zoo.checkpoints import Checkpoint, file_sha256, read_checkpoint
 from deqflow.zoo.conversion import convert, recognize
 from deqflow.zoo.hub import from_pretrained, save_pretrained
@@ -26,6 +27,7 @@ __all__ = [
     "Preset",
     "PublishedResult",
     "Weights",
+    "average",
     "build",
     "convert",
     "create",
