@@ -308,3 +308,33 @@ def test_video_is_timed_in_every_way(repository, capsys):
     assert all(float(row[2]) >= 0 for row in rows[2:])
     assert float(rows[4][3]) == 12 and not rows[5][3].strip()
     assert main(["bench", "video", "--frames", "3"]) == 2
+
+
+def test_processes_are_measured_on_their_own(capsys):
+    """DIS beside a model: its process has no need of PyTorch, and is not charged for that of the others."""
+    words = [
+        "processes",
+        "--against",
+        "--width",
+        "64",
+        "--height",
+        "48",
+        "--repeats",
+        "1",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    assert main(["bench", *words]) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[0].strip() for row in rows[2:]] == ["deqflow-s", "DIS"]
+    seconds, memory = zip(*(map(float, row[1:]) for row in rows[2:]), strict=True)
+    assert min(seconds) > 0 and memory[1] < 0.6 * memory[0]
+
+
+def test_processes_end_in_a_sentence(capsys, tmp_path):
+    assert main(["bench", "processes", "--repeats", "0"]) == 2
+    assert "--repeats of at least 1" in capsys.readouterr().err
+    assert main(["bench", "processes", "--against", "--checkpoint", str(tmp_path / "none.safetensors")]) == 2
+    assert "none.safetensors" in capsys.readouterr().err

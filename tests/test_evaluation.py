@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from deqflow.data.datasets import PairDataset, PairFiles, find_benchmarks, open_dataset
 from deqflow.data.datasets.pairs import Averaging, Convention
 from deqflow.errors import DataError
+from deqflow.evaluation.baselines import dis_flow
 from deqflow.evaluation.metrics import ErrorSums, end_point_error, measure_sample
 from deqflow.evaluation.plan import Plan
 from deqflow.evaluation.predictors import (
@@ -34,7 +35,6 @@ from deqflow.evaluation.predictors import (
     Item,
     PairPredictor,
     SequencePredictor,
-    dis_flow,
 )
 from deqflow.evaluation.report import Findings
 from deqflow.evaluation.report import render as render_page

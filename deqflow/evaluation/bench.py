@@ -28,6 +28,7 @@ Name = TypeVar("Name")
 
 COMPARED_SOLVERS: Mapping[str, Solver] = {
     "plain": FixedPointIteration(),
+    "relaxed 0.6": FixedPointIteration(relaxation=0.6),
     "relaxed 0.8": FixedPointIteration(relaxation=0.8),
     "relaxed 1.2": FixedPointIteration(relaxation=1.2),
     "damped": DampedIteration(),

@@ -1,7 +1,6 @@
 """Memory of a training step: what the graph keeps for the backward pass, and the peak of the process."""
 
 import multiprocessing
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch
 from deqflow import zoo
 from deqflow.equilibrium import Correction, OneStep, Recorded, Unrolled
 from deqflow.estimator import DEQFlow
+from deqflow.evaluation.process_cost import peak_memory
 from deqflow.memory import SavedBytes
 from deqflow.tables import markdown
 
@@ -73,16 +73,7 @@ def training_memory(
     with torch.no_grad():
         volume = model.operator(pair).correlation.nbytes
     encoders_bytes = features + context_bytes
-    return TrainingMemory(encoders_bytes, kept - encoders_bytes, volume, _peak())
-
-
-def _peak() -> int | None:
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return TrainingMemory(encoders_bytes, kept - encoders_bytes, volume, peak_memory())
 
 
 def _measure(name: str, correction: Correction, steps: int, size: tuple[int, int]) -> TrainingMemory:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deqflow import zoo
 from deqflow.devices import stopwatch
 from deqflow.estimator import DEQFlow
-from deqflow.evaluation.predictors import dis_flow
+from deqflow.evaluation.baselines import dis_flow
 from deqflow.stream import FlowStream
 from deqflow.tables import markdown
 

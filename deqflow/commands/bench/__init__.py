@@ -13,6 +13,7 @@ from deqflow.commands.bench.errors import ErrorsOptions, SolversOptions, StartsO
 from deqflow.commands.bench.speed import (
     MemoryOptions,
     PlainOptions,
+    ProcessesOptions,
     RooflineOptions,
     SpeedOptions,
     TrainingOptions,
@@ -29,6 +30,7 @@ BenchOptions = (
     | Annotated[StartsOptions, tyro.conf.subcommand("starts")]
     | Annotated[VideoOptions, tyro.conf.subcommand("video")]
     | Annotated[UncertaintyOptions, tyro.conf.subcommand("uncertainty")]
+    | Annotated[ProcessesOptions, tyro.conf.subcommand("processes")]
     | Annotated[MemoryOptions, tyro.conf.subcommand("memory")]
     | Annotated[TrainingOptions, tyro.conf.subcommand("training")]
 )

@@ -1,6 +1,8 @@
 """Time and memory: of pairs, of parts of the estimator, of clips, of training steps."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice, product, starmap
 from pathlib import Path
 from typing import Literal
@@ -157,6 +159,63 @@ class VideoOptions(WeightOptions):
         print(f"{self.told(model)}, {model.precision}, {len(frames)} frames\n")
         sizes = self.sizes or ((self.width, self.height),)
         print(video_table({(h, w): time_video(model, frames, (h, w)) for w, h in sizes}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessesOptions(AnyWeightOptions):
+    """Processor seconds a pair and peak memory of whole processes: models as they solve by default, and DIS.
+
+    Attributes:
+        against: Names of presets to compare with; random weights where none ship with them.
+        precisions: Number formats of the networks to compare; auto is each model's own.
+        clip: Video whose first two frames are the pair, scaled to the size; without it, the demo's first.
+        repeats: Measurements of each, in turns, after one that does not count; the median is printed.
+    """
+
+    against: tuple[str, ...] = ("raft-small",)
+    precisions: tuple[Literal["auto", "float32", "bfloat16", "float16"], ...] = ("auto",)
+    clip: Path | None = None
+    repeats: int = 3
+
+    def __post_init__(self) -> None:
+        """Reject what cannot be measured."""
+        if self.repeats < 1 or not self.precisions:
+            raise ConfigError("bench processes needs --repeats of at least 1 and one of --precisions")
+
+    def measure(self) -> None:
+        """Measure and print."""
+        import cv2
+        import numpy as np
+
+        from deqflow.commands.demo import demo_clips
+        from deqflow.evaluation.process_cost import (
+            Method,
+            dis_method,
+            measure_processes,
+            model_method,
+            process_table,
+        )
+        from deqflow.io import open_video
+
+        clip, size = self.clip or demo_clips()[0], (self.width, self.height)
+        frames = [
+            np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
+            for frame in islice(open_video(clip), 2)
+        ]
+        if len(frames) < 2:
+            raise VideoError(f"{clip} has fewer than 2 frames")
+        models = {self.model: self} | {
+            name: replace(self, model=name, checkpoint=None, scales=None) for name in self.against
+        }
+        methods: dict[str, Callable[[], Method]] = {
+            in_precision(name, precision): partial(model_method, options.load, precision, self.threads)
+            for name, options in models.items()
+            for precision in self.precisions
+        }
+        methods["DIS"] = partial(dis_method, self.threads)
+        threads = "one thread a core" if self.threads is None else f"{self.threads} threads"
+        print(f"{self.width}x{self.height}, {threads}, median of {self.repeats}\n")
+        print(process_table(measure_processes(methods, (frames[0], frames[1]), repeats=self.repeats)))
 
 
 @dataclass(frozen=True, kw_only=True)
