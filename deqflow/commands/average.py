@@ -6,8 +6,7 @@ from typing import Literal
 
 import tyro
 
-from deqflow.commands.common import prepare_outputs
-from deqflow.errors import ConfigError
+from deqflow.commands.common import check_suffix, prepare_outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +29,7 @@ class AverageOptions:
 
     def __post_init__(self) -> None:
         """Reject what could not be loaded again."""
-        if self.output.suffix != ".safetensors":
-            raise ConfigError(f"the output must be named .safetensors, not {self.output}")
+        check_suffix(self.output, ".safetensors")
 
 
 def run(options: AverageOptions) -> int:

@@ -205,6 +205,12 @@ def solve_record(model: "DEQFlow", *, video: bool = False) -> dict[str, Any]:
     }
 
 
+def check_suffix(output: Path, suffix: str) -> None:
+    """Raise ConfigError unless an output is named as the kind of file that it becomes."""
+    if output.suffix != suffix:
+        raise ConfigError(f"the output must be named {suffix}, not {output}")
+
+
 def prepare_outputs(files: Iterable[Path], *, overwrite: bool, sources: Iterable[Path] = ()) -> None:
     """Before any work: make the folders of ``files``, check that they take files and hold none of these.
 

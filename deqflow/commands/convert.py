@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import tyro
 
-from deqflow.commands.common import prepare_outputs
+from deqflow.commands.common import check_suffix, prepare_outputs
 from deqflow.errors import ConfigError
 
 
@@ -33,8 +33,7 @@ class ConvertOptions:
 
     def __post_init__(self) -> None:
         """Rejects what could not be loaded again."""
-        if self.output.suffix != ".safetensors":
-            raise ConfigError(f"the output must be named .safetensors, not {self.output}")
+        check_suffix(self.output, ".safetensors")
 
 
 def run(options: ConvertOptions) -> int:

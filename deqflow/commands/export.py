@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from deqflow.commands.common import Scales, prepare_outputs
+from deqflow.commands.common import Scales, check_suffix, prepare_outputs
 from deqflow.errors import ConfigError
 
 
@@ -35,8 +35,7 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         """Reject what cannot be written, naming the option."""
-        if self.output.suffix != ".onnx":
-            raise ConfigError(f"the output must be named .onnx, not {self.output}")
+        check_suffix(self.output, ".onnx")
         if self.steps < 1:
             raise ConfigError(f"--steps must be at least 1, got {self.steps}")
 

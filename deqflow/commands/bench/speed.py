@@ -173,7 +173,7 @@ class ProcessesOptions(AnyWeightOptions):
     """
 
     against: tuple[str, ...] = ("raft-small",)
-    precisions: tuple[Literal["auto", "float32", "bfloat16", "float16"], ...] = ("auto",)
+    precisions: tuple[Literal["auto"] | Format, ...] = ("auto",)
     clip: Path | None = None
     repeats: int = 3
 
