@@ -63,7 +63,7 @@ def test_memory_of_an_equilibrium_does_not_grow_with_the_steps():
 
 
 def test_solvers_are_compared_from_the_same_state():
-    model = zoo.load("deqflow-s", device="cpu", precision="float32")
+    model = zoo.load("deqflow-s-v0", device="cpu", precision="float32")
     scenes = SyntheticScenes(Textures(), 160, 192, seed=5)  # large enough for a coarse start
     solvers = {"plain": FixedPointIteration(), "slow": FixedPointIteration(relaxation=0.2)}
     samples = [scenes[0], scenes[1]]
@@ -244,7 +244,7 @@ def test_a_training_step_is_timed_by_part(capsys):
 
 
 def test_solves_from_every_kind_of_start():
-    model = zoo.load("deqflow-s", device="cpu")
+    model = zoo.load("deqflow-s-v0", device="cpu")
     samples = [open_scenes(SceneOptions(height=64, width=64)).held_out[0].read(index) for index in (3, 4)]
     found = measure_starts(model, samples, multiples=(1,))
     steps = model.defaults.steps

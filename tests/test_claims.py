@@ -50,17 +50,17 @@ def test_memory_of_an_equilibrium_is_constant_and_that_of_unrolling_is_not(tmp_p
 def test_path_independence_over_pairs_and_steps(tmp_path):
     other = tmp_path / "other.safetensors"
     torch.manual_seed(0)
-    zoo.save_weights(zoo.create("deqflow-s"), other)
+    zoo.save_weights(zoo.create("deqflow-s-v0"), other)
     assert study(tmp_path, "path-independence", "--against", str(other)) == 0
     page = (tmp_path / "path-independence.md").read_text()
     options = StudyOptions(width=64, height=64, pairs=3, device="cpu")
-    model = zoo.load("deqflow-s", device="cpu")
+    model = zoo.load("deqflow-s-v0", device="cpu")
     found = measure_starts(model, options.samples(), multiples=(1,))
     errors = [one.errors.epe for one in found["default", model.defaults.steps]]
     wrong = [
         one.alignment for (start, _), row in found.items() for one in row if start not in ("default", "zero")
     ]
-    cells = next(line.split("|") for line in page.splitlines() if line.startswith("| deqflow-s"))
+    cells = next(line.split("|") for line in page.splitlines() if line.startswith("| deqflow-s-v0"))
     assert float(cells[2]) == pytest.approx(np.mean(wrong), abs=2e-4)
     assert float(cells[3]) == pytest.approx(np.mean(errors), abs=2e-3)
     assert f"| {other}, " in page
@@ -96,7 +96,7 @@ def test_arms_are_trained_once_and_judged_once(tmp_path, monkeypatch):
     rows = table(page)
     assert [row[0].strip() for row in rows] == ["weight 0", "weight 0.1", "weight 1"]
     assert all(int(row[1]) == 2 and float(row[6]) > 0 and row[11].strip() == "0 of 1" for row in rows)
-    assert (tmp_path / "runs/64x64-2/jacobian-0.1-0/deqflow-s.safetensors").exists()
+    assert (tmp_path / "runs/64x64-2/jacobian-0.1-0/deqflow-s-v0.safetensors").exists()
     monkeypatch.setattr(arms, "judge", None)
     monkeypatch.setattr(arms, "run", None)
     assert study(tmp_path, "jacobian") == 0
@@ -137,16 +137,16 @@ def test_other_held_out_pairs_are_judged_anew_without_training(tmp_path, monkeyp
 @needs_muon
 def test_arms_start_from_given_weights_in_folders_of_their_own(tmp_path, monkeypatch):
     drawn = StudyOptions(width=64, height=64, pairs=2, device="cpu", train_steps=1, output=tmp_path)
-    given = replace(drawn, init="deqflow-s", learning_rate=1e-4)
+    given = replace(drawn, init="deqflow-s-v0", learning_rate=1e-4)
     assert arms.result_of(given, arms.USUAL, 0).epe < arms.result_of(drawn, arms.USUAL, 0).epe
-    folder = tmp_path / "runs/64x64-1-deqflow-s-0.0001/usual-0"
-    about = zoo.read_checkpoint(folder / "deqflow-s.safetensors").metadata
-    assert about["started_from"].startswith("deqflow-s.safetensors (SHA-256 ")
+    folder = tmp_path / "runs/64x64-1-deqflow-s-v0-0.0001/usual-0"
+    about = zoo.read_checkpoint(folder / "deqflow-s-v0.safetensors").metadata
+    assert about["started_from"].startswith("deqflow-s-v0.safetensors (SHA-256 ")
     assert json.loads(about["recipe"])["learning_rate"] == 1e-4
     monkeypatch.setattr(training, "result_of", lambda options, arm, seed: arms.ArmResult.lost(1))
     findings = training.jacobian(given)
     before = findings.tables[0][2].split("|")[1:-1]
-    expected = compare_models({"": zoo.load("deqflow-s", device="cpu")}, given.samples())[""]
+    expected = compare_models({"": zoo.load("deqflow-s-v0", device="cpu")}, given.samples())[""]
     assert before[0].strip() == "before" and int(before[1]) == 0
     assert float(before[3]) == pytest.approx(mean_error([one.epe for one in expected]), abs=1e-3)
     lengths = [np.linalg.norm(sample.flow, axis=2)[sample.valid].mean() for sample in given.samples()]

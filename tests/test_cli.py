@@ -155,8 +155,11 @@ class TestFlow:
         assert np.array_equal(tinted, occlusion(*flows))
         found = model.estimate("frames/f1.png", "frames/f2.png", steps=2)
         pair = model.prepare(*(model.to_tensor(f"frames/f{number}.png") for number in (1, 2)))
+        stride = model.config.stride
         moved = model.operator(pair)(found.state).flow - found.state.flow
-        expected = pair.padding.crop(8 * moved.norm(dim=1).repeat_interleave(8, 1).repeat_interleave(8, 2))
+        expected = pair.padding.crop(
+            stride * moved.norm(dim=1).repeat_interleave(stride, 1).repeat_interleave(stride, 2)
+        )
         drawn = scalar_map(expected[0].detach().numpy(), MOST_MOVEMENT)
         assert np.abs(pictures["f1_movement.png"].astype(int) - drawn).max() <= 2
         assert run("flow", *options, "colour") == 2

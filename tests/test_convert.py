@@ -106,7 +106,8 @@ class TestAverage:
         for number in range(3):
             torch.manual_seed(number)
             path = tmp_path / f"{number}.safetensors"
-            said = {"data": "scenes", "seed": f"{number}"}
+            recipe = json.dumps({"batch": 8, "seed": number})
+            said = {"textures": "drawn", "data": f"scenes {number // 2}", "recipe": recipe}
             zoo.save_weights(zoo.create("deqflow-tiny"), path, metadata=said)
             found.append(path)
         return found
@@ -131,16 +132,25 @@ class TestAverage:
         assert run("average", *files[:2], "--output", target, "--dtype", "float16") == 0
         with safe_open(str(target), framework="pt") as file:
             metadata = file.metadata()
-        assert metadata["model"] == "deqflow-tiny" and metadata["data"] == "scenes"
+        assert metadata["model"] == "deqflow-tiny" and metadata["data"] == "scenes 0"
+        assert metadata["textures"] == "drawn" and json.loads(metadata["recipe"]) == {"batch": 8}
         assert json.loads(metadata["averaged"]) == [
             {
                 "file": path.name,
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
                 "share": 0.5,
-                "seed": path.stem,
+                "recipe": json.dumps({"batch": 8, "seed": int(path.stem)}),
             }
             for path in files[:2]
         ]
+        assert run("average", *files, "--output", target, "--overwrite") == 0
+        with safe_open(str(target), framework="pt") as file:
+            assert file.metadata()["data"] == "scenes 0; scenes 1"
+
+    def test_a_recipe_that_is_no_json_is_named(self, files, tmp_path, capsys):
+        zoo.save_weights(zoo.create("deqflow-tiny"), files[1], metadata={"recipe": "{"})
+        assert run("average", *files[:2], "--output", tmp_path / "mean.safetensors") == 2
+        assert f"{files[1]}: its recipe is no JSON" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("names", "options", "said"),

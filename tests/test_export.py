@@ -32,7 +32,7 @@ def test_what_is_exported_is_the_model(scales, size):
 
 
 def test_three_scales_of_one_encoder_are_exported_too():
-    model = zoo.create("deqflow-s-next").eval()
+    model = zoo.create("deqflow-s").eval()
     settings = model.settings(steps=1, tolerance=0.0)
     images = frames(173, 190)
     with torch.no_grad():

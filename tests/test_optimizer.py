@@ -37,7 +37,7 @@ def given_gradients(model, seed=0):
 
 @needs_muon
 def test_every_parameter_is_in_one_group_and_filters_share_their_memory():
-    model = create("deqflow-s")
+    model = create("deqflow-s-v0")
     optimizer = create_optimizer(model, TrainOptions(optimizer="muon"))
     assert isinstance(optimizer, MuonAdamW)
     places = [p.data_ptr() for group in optimizer.param_groups for p in group["params"]]

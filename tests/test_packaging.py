@@ -288,7 +288,8 @@ class TestWheel:
             "model = deqflow.load('deqflow-s')\n"
             "frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)\n"
             "print(np.isfinite(model.estimate(frame, frame).flow).all())\n"
-            "print(resources.files('deqflow').joinpath('weights', 'deqflow-s.safetensors'))\n",
+            "print(resources.files('deqflow').joinpath('weights', 'deqflow-s.safetensors'))\n"
+            "deqflow.load('deqflow-s-v0')\n",
             cwd=tmp_path,
         )
         finite, weights = output.split()

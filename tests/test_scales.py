@@ -11,7 +11,7 @@ from training_runs import finish, newest_state, small, start_several
 from deqflow import zoo
 from deqflow.config import ModelConfig, SolveSettings
 from deqflow.equilibrium import Anderson, FixedPointIteration, OneStep, Recorded
-from deqflow.errors import ConfigError
+from deqflow.errors import ConfigError, DeqflowWarning
 from deqflow.estimator import DEQFlow
 from deqflow.network import (
     ConvexConfig,
@@ -207,7 +207,7 @@ def test_the_correlation_does_not_change_the_flow(model):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
-PYRAMID = {"model": "deqflow-s-next", "scale_shares": (0.3, 0.3, 0.4), "coarse_start_probability": 0.5}
+PYRAMID = {"model": "deqflow-s", "scale_shares": (0.3, 0.3, 0.4), "coarse_start_probability": 0.5}
 
 
 def test_training_draws_the_scale_of_a_step(tmp_path):
@@ -248,9 +248,26 @@ def test_every_scale_is_trained_by_one_process_or_two(tmp_path):
     assert len(set(drawn)) > 1
     run(options)
     assert newest_state(tmp_path / "one")["skipped"] == 0
-    loaded = zoo.load("deqflow-s-next", checkpoint=tmp_path / "one" / "deqflow-s-next.safetensors")
+    loaded = zoo.load("deqflow-s", checkpoint=tmp_path / "one" / "deqflow-s.safetensors")
     assert loaded.config.strides == SCALES
     assert finish(*start_several(replace(options, output=tmp_path / "two", train_steps=2))) == [0, 0]
+
+
+def test_options_go_by_the_scales_of_the_weights_that_a_run_starts_with(tmp_path):
+    options = small(tmp_path / "new", model="deqflow-s", train_steps=1)
+    assert options.scale_shares == () and options.fine_steps is None
+    trained = options.for_strides(SCALES)
+    assert trained.scale_shares == pytest.approx((0.2, 0.4, 0.4)) and trained.fine_steps == (2, 6)
+    assert replace(options, positions=(1, 3)).for_strides(SCALES).fine_steps == (3, 6)
+    kept = replace(options, scale_shares=(0.5, 0.0, 0.5), fine_steps=(1, 2))
+    assert kept.for_strides(SCALES) == kept
+    # Those of the first deqflow-s have one.
+    first = str(zoo.shipped_weights("deqflow-s-v0"))
+    with pytest.warns(DeqflowWarning, match="another configuration"):
+        run(replace(options, init=first, fine_steps=(1, 2)))
+    with pytest.warns(DeqflowWarning, match="another configuration"):
+        loaded = zoo.load("deqflow-s", checkpoint=tmp_path / "new" / "deqflow-s.safetensors")
+    assert loaded.config.strides == (8,)
 
 
 def test_shares_and_sizes_that_do_not_fit_the_scales_are_refused(tmp_path):
@@ -263,10 +280,10 @@ def test_shares_and_sizes_that_do_not_fit_the_scales_are_refused(tmp_path):
     for unread in ({"scheme": "segments"}, {"gradient": "unrolled"}, {"positions": (1, 3)}):
         with pytest.raises(ConfigError, match="correction_ratio needs scheme recorded"):
             small(tmp_path, correction_ratio=0.4, **unread)
-    with pytest.raises(ConfigError, match="scale_shares needs 1 shares for deqflow-s"):
+    with pytest.raises(ConfigError, match="scale_shares needs 1 shares for deqflow-s-v0"):
         run(small(tmp_path, scale_shares=(0.5, 0.5)))
-    with pytest.raises(ConfigError, match="multiples of 16 for deqflow-s-next"):
-        run(small(tmp_path, model="deqflow-s-next", height=72))
+    with pytest.raises(ConfigError, match="multiples of 16 for deqflow-s"):
+        run(small(tmp_path, model="deqflow-s", height=72))
 
 
 def test_a_low_tolerance_takes_another_solver_unless_one_is_named():

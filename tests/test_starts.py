@@ -30,7 +30,7 @@ PLAIN = FixedPointIteration()
 @pytest.fixture
 def model():
     """In evaluation mode, so that a pair's state does not depend on the rest of its batch."""
-    return create("deqflow-s").eval()
+    return create("deqflow-s-v0").eval()
 
 
 def frames(count, seed=0, size=(64, 72)):
@@ -234,21 +234,21 @@ def test_a_closed_gate_holds_any_state_but_a_bounded_one_only_the_candidates_fix
 
 
 def test_the_bound_is_of_the_weights_file_and_used_where_it_is_loaded(tmp_path):
-    options = small(tmp_path / "run", train_steps=1, minimum_gate=0.25, init="deqflow-s")
+    options = small(tmp_path / "run", train_steps=1, minimum_gate=0.25, init="deqflow-s-v0")
     run(options)
-    found = load("deqflow-s", checkpoint=tmp_path / "run" / "deqflow-s.safetensors", device="cpu")
+    found = load("deqflow-s-v0", checkpoint=tmp_path / "run" / "deqflow-s-v0.safetensors", device="cpu")
     assert found.config.update.minimum_gate == 0.25 == found.update.minimum_gate
     # A later run keeps it unless told otherwise.
-    again = {"init": str(tmp_path / "run" / "deqflow-s.safetensors"), "train_steps": 1}
+    again = {"init": str(tmp_path / "run" / "deqflow-s-v0.safetensors"), "train_steps": 1}
     run(small(tmp_path / "same", **again))
     run(small(tmp_path / "free", **again, minimum_gate=0.0))
     for name, bound in (("same", 0.25), ("free", 0.0)):
-        model = load("deqflow-s", checkpoint=tmp_path / name / "deqflow-s.safetensors", device="cpu")
+        model = load("deqflow-s-v0", checkpoint=tmp_path / name / "deqflow-s-v0.safetensors", device="cpu")
         assert model.config.update.minimum_gate == bound
 
 
 def test_files_that_do_not_know_the_bound_have_none(tmp_path):
-    described = create("deqflow-s").config.to_dict()
+    described = create("deqflow-s-v0").config.to_dict()
     del described["update"]["minimum_gate"]
     assert described["update"]["kernel"] and ModelConfig.from_dict(described).update.minimum_gate == 0
     with pytest.raises(ConfigError, match="minimum_gate"):
@@ -258,11 +258,11 @@ def test_files_that_do_not_know_the_bound_have_none(tmp_path):
     with pytest.raises(ConfigError, match="minimum_gate of the update operator must be"):
         run(small(tmp_path, minimum_gate=-0.1))
     path = tmp_path / "older.safetensors"
-    older = load("deqflow-s", device="cpu")
+    older = load("deqflow-s-v0", device="cpu")
     save_weights(older, path, metadata={"config": json.dumps(described)})
-    assert load("deqflow-s", checkpoint=path, device="cpu").config.update.minimum_gate == 0
+    assert load("deqflow-s-v0", checkpoint=path, device="cpu").config.update.minimum_gate == 0
     save_weights(older, path)
-    assert load("deqflow-s", checkpoint=path, device="cpu").config.update.minimum_gate == 0.05
+    assert load("deqflow-s-v0", checkpoint=path, device="cpu").config.update.minimum_gate == 0.05
 
 
 def test_coarse_pixels_are_right_where_every_known_place_is():
@@ -287,7 +287,7 @@ def test_coarse_pixels_are_right_where_every_known_place_is():
 
 
 def test_a_flow_that_is_wrong_may_move_for_free(tmp_path):
-    model = create("deqflow-s").train()
+    model = create("deqflow-s-v0").train()
     batch = collate([open_sources(small(tmp_path)).training[0]])
     batch = replace(batch, flow=batch.flow + 50)  # nothing is right
     losses = {}
@@ -319,12 +319,12 @@ def test_better_weights_on_held_out_scenes_are_kept_too(tmp_path, capsys, monkey
     for steps, told in ((1, "3.000 before, 2.000 at step 1"), (2, "3.000 before, 1.500 at step 2")):
         run(small(tmp_path, train_steps=steps, keep_best=True))
         assert f"better: held-out EPE {told}" in capsys.readouterr().out
-    assert read_checkpoint(tmp_path / "deqflow-s.safetensors").metadata["held_out_epe"] == "1.5"
+    assert read_checkpoint(tmp_path / "deqflow-s-v0.safetensors").metadata["held_out_epe"] == "1.5"
 
 
 def test_a_few_of_the_faster_scenes_are_held_out_besides(tmp_path):
     options = small(tmp_path, scenes="fast", validation_pairs=5)
-    sources, model = open_sources(options), create("deqflow-s").eval()
+    sources, model = open_sources(options), create("deqflow-s-v0").eval()
     assert [(kind.kind, kind.count) for kind in sources.held_out] == [("", 5), ("fast_", 2)]
     found = evaluate(model, sources, options, Processes(torch.device("cpu")), CorrectionObjective.error_of)
     names = ["epe_4_steps", "epe_8_steps", "fast_epe_4_steps", "fast_epe_8_steps"]

@@ -26,7 +26,7 @@ STEPS = 3
 @pytest.fixture(scope="module")
 def model() -> DEQFlow:
     torch.manual_seed(0)
-    return create("deqflow-s").eval().requires_grad_(False)
+    return create("deqflow-s-v0").eval().requires_grad_(False)  # of one scale
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_solve_that_does_not_settle_is_no_start_but_one_cut_short_is(
 
 def test_a_fine_scale_is_given_few_steps_and_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    pyramid = create("deqflow-s-next").eval().requires_grad_(False)
+    pyramid = create("deqflow-s").eval().requires_grad_(False)
     stream = FlowStream(pyramid, scales=(8, 4), steps=LONG, fine_steps=1, detect_cuts=False)
     monkeypatch.setattr(stream, "_start", lambda pair, carried, matching: (carried.state, None))
     _, first, _ = (stream.push(frame) for frame in scene(0, 3, (64, 80)))
@@ -162,7 +162,7 @@ def test_a_fine_scale_is_given_few_steps_and_is_gone_on_with(monkeypatch: pytest
 def test_coarser_scales_are_asked_for_blocks_of_as_many_pixels_at_every_scale(
     scale: int, side: int, asked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pyramid = create("deqflow-s-next").eval().requires_grad_(False)
+    pyramid = create("deqflow-s").eval().requires_grad_(False)
     stream = FlowStream(pyramid, scales=(8, 4)[: 1 if scale == 8 else 2], steps=1, detect_cuts=False)
     for frame in scene(0, 2, (96, 128)):
         stream.push(frame)
@@ -257,7 +257,7 @@ def test_a_thing_that_starts_to_move_is_seen(trained: DEQFlow, picture: np.ndarr
     stream = FlowStream(trained)
     estimates = [stream.push(frame) for frame in frames]
     assert stream.reused and 0 < stream.afresh < 0.5
-    assert estimates[-1].evaluations.keys() == {16, 8} and estimates[-2].evaluations.keys() == {8}
+    assert estimates[-1].evaluations.keys() == {16, 8, 4} and estimates[-2].evaluations.keys() == {4}
     assert np.median(estimates[-1].flow[68:102, 48:82, 0]) == pytest.approx(14, abs=1)
     assert np.median(estimates[-1].flow[:, 130:, 0]) == pytest.approx(2, abs=0.3)
 
@@ -398,7 +398,7 @@ def test_where_nothing_is_reused_the_pair_is_solved_at_every_scale(
     options: Any = {"steps": STEPS, "tolerance": 0, "solver": deqflow.FixedPointIteration()}
     streamed = list(estimate_video(frames, trained, **options))
     # A first pair and the one across the cut; the carried one starts at the finest scale.
-    cold, reused = {16: STEPS, 8: STEPS}, {8: STEPS}
+    cold, reused = {16: STEPS, 8: STEPS, 4: STEPS}, {4: STEPS}
     assert [estimate.evaluations for estimate in streamed] == [cold, reused, cold]
     for index in (0, 2):
         expected = trained.estimate(frames[index], frames[index + 1], **options)

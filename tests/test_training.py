@@ -117,7 +117,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, optimizer
         run(small(tmp_path / "parts", optimizer=other))
     run(small(tmp_path / "parts", optimizer=optimizer))
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
-    model = load("deqflow-s", checkpoint=tmp_path / "whole" / "deqflow-s.safetensors", device="cpu")
+    model = load("deqflow-s-v0", checkpoint=tmp_path / "whole" / "deqflow-s-v0.safetensors", device="cpu")
     expected = weights(tmp_path / "whole")[0]
     for name, value in model.state_dict().items():
         assert torch.equal(value, expected[f"average module.{name}"])
@@ -149,7 +149,7 @@ def test_by_the_clock_the_rate_falls_to_zero_with_the_minutes_of_all_parts_of_a_
     assert rates == [learning_rate(options, step, 60 * spent) for step, spent in enumerate(minutes)]
     assert rates[-1] == 0 < rates[-2]
     assert processor[0] < processor[1] < processor[2] == processor[3]
-    told = float(read_checkpoint(tmp_path / "deqflow-s.safetensors").metadata["processor_hours"])
+    told = float(read_checkpoint(tmp_path / "deqflow-s-v0.safetensors").metadata["processor_hours"])
     assert told == pytest.approx(processor[-1] / 3600, abs=1e-4)
 
 
@@ -168,14 +168,16 @@ def test_the_command_trains_reports_and_validates(tmp_path, capsys):
     for word in ("epe=", "residual=", "pairs_s="):
         assert word in captured.err
     assert list(tmp_path.glob("events.out.tfevents.*"))
-    assert "model.safetensors" not in os.listdir(tmp_path) and (tmp_path / "deqflow-s.safetensors").exists()
+    assert (
+        "model.safetensors" not in os.listdir(tmp_path) and (tmp_path / "deqflow-s-v0.safetensors").exists()
+    )
 
 
 def test_training_starts_from_given_weights(tmp_path):
     run(small(tmp_path / "first", train_steps=1))
-    given = tmp_path / "first" / "deqflow-s.safetensors"
+    given = tmp_path / "first" / "deqflow-s-v0.safetensors"
     run(small(tmp_path / "second", train_steps=1, init=str(given), learning_rate=0.0, weight_decay=0.0))
-    for name, value in load_file(tmp_path / "second" / "deqflow-s.safetensors").items():
+    for name, value in load_file(tmp_path / "second" / "deqflow-s-v0.safetensors").items():
         torch.testing.assert_close(value, load_file(given)[name])
 
 
@@ -269,12 +271,12 @@ def test_training_from_coarse_starts_is_training_of_another_path(tmp_path):
 
 def test_weights_tell_what_they_were_trained_from(tmp_path):
     run(small(tmp_path / "first", train_steps=1))
-    initial = tmp_path / "first" / "deqflow-s.safetensors"
+    initial = tmp_path / "first" / "deqflow-s-v0.safetensors"
     digest = file_sha256(initial)
     options = small(tmp_path / "second", train_steps=1, init=str(initial))
     run(options)
     initial.unlink()
-    shutil.copy(tmp_path / "second" / "deqflow-s.safetensors", initial)  # a state remembers what was there
+    shutil.copy(tmp_path / "second" / "deqflow-s-v0.safetensors", initial)  # a state remembers what was there
     run(replace(options, train_steps=2))
-    told = read_checkpoint(tmp_path / "second" / "deqflow-s.safetensors").metadata["started_from"]
-    assert told == f"deqflow-s.safetensors (SHA-256 {digest}, 1 steps, 0.00 hours, from random weights)"
+    told = read_checkpoint(tmp_path / "second" / "deqflow-s-v0.safetensors").metadata["started_from"]
+    assert told == f"deqflow-s-v0.safetensors (SHA-256 {digest}, 1 steps, 0.00 hours, from random weights)"

@@ -87,7 +87,7 @@ def test_every_field_of_a_stage_can_be_changed_and_defaults_are_those_of_before(
     assert options.output == Path("runs/deqflow-b-things")
     (raft,) = parsed("--stage", "chairs", "--model", "raft-small")
     assert (raft.gradient, raft.corrections, raft.solver_steps) == ("unrolled", 12, (12, 12))
-    assert stage_for("chairs", "deqflow-s").solver_steps == (8, 20)
+    assert stage_for("chairs", "deqflow-s-v0").solver_steps == (8, 20)
 
 
 def test_a_chain_changes_what_is_said_in_all_of_its_stages():
@@ -227,7 +227,7 @@ def test_weights_are_written_only_if_they_are_better(tmp_path, capsys, monkeypat
     scores = iter([3.0, 2.0, 2.5])
     monkeypatch.setattr("deqflow.training.trainer.evaluate", lambda *_: {"epe": next(scores)})
     run(own(tmp_path))
-    written = tmp_path / "run" / "deqflow-s.safetensors"
+    written = tmp_path / "run" / "deqflow-s-v0.safetensors"
     assert "better: held-out EPE 3.000 before, 2.000 at step 1" in capsys.readouterr().out
     assert metadata(written)["held_out_epe"] == "2.0" and metadata(written)["steps"] == "1"
     assert json.loads(written.with_suffix(".json").read_text())["stage"] == "custom"
@@ -253,9 +253,9 @@ def test_weights_are_written_only_if_they_are_better(tmp_path, capsys, monkeypat
 def test_weights_of_unknown_quality_are_not_overwritten(tmp_path):
     run(small(tmp_path / "other", train_steps=1))
     (tmp_path / "run").mkdir()
-    shutil.copy(tmp_path / "other" / "deqflow-s.safetensors", tmp_path / "run")
+    shutil.copy(tmp_path / "other" / "deqflow-s-v0.safetensors", tmp_path / "run")
     for keep_best in (True, False):
-        with pytest.raises(TrainingError, match=r"deqflow-s\.safetensors exists"):
+        with pytest.raises(TrainingError, match=r"deqflow-s-v0\.safetensors exists"):
             run(own(tmp_path, keep_best=keep_best))
 
 
@@ -271,7 +271,7 @@ def test_training_stops_early(tmp_path, monkeypatch):
 
 def test_own_footage_is_evaluated_before_during_and_after(tmp_path, capsys):
     words = ["--stage", "custom", "--data", str(footage(tmp_path / "footage", sequences=2, frames=2))]
-    words += arguments(own(tmp_path), "--validate-steps", "1", "--init", "deqflow-s")[2:]
+    words += arguments(own(tmp_path), "--validate-steps", "1", "--init", "deqflow-s-v0")[2:]
     assert main(["train", *words]) == 0
     told = capsys.readouterr()
     assert all(f"step {step}, " in told.out + told.err for step in (0, 1, 2))
@@ -289,7 +289,7 @@ def forget(flow):
 def test_pairs_of_which_nothing_is_known_are_named_and_in_no_mean(tmp_path):
     options = own(tmp_path, held_out=0.0, validation_sets=("custom",), keep_best=False)
     first, *others = sorted((tmp_path / "footage").rglob("*.flo"))
-    sources, model = open_sources(options), create("deqflow-s").eval()
+    sources, model = open_sources(options), create("deqflow-s-v0").eval()
     alone = Processes(torch.device("cpu"))
     sample = sources.held_out[0].read(0)
     estimate = model.estimate(sample.frame1, sample.frame2)
@@ -325,7 +325,7 @@ def test_a_chain_goes_from_stage_to_stage_and_resumes_in_the_middle(tmp_path):
         ),
     ]
     run(stages)
-    first, second = (load_file(part.output / "deqflow-s.safetensors") for part in stages)
+    first, second = (load_file(part.output / "deqflow-s-v0.safetensors") for part in stages)
     assert all(torch.equal(first[name], second[name]) for name in first)
     touched = os.stat(tmp_path / "synthetic" / "state-00000001.pt").st_mtime_ns
     run([stages[0], replace(stages[1], train_steps=2)])
@@ -344,7 +344,7 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path, capsys):
         "GiB",
     ):
         assert text in told
-    assert f"{sum(p.numel() for p in create('deqflow-s').parameters()):,} parameters" in told
+    assert f"{sum(p.numel() for p in create('deqflow-s-v0').parameters()):,} parameters" in told
     assert not options.output.exists()
 
 

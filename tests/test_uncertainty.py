@@ -67,7 +67,7 @@ def test_the_head_learns_how_large_errors_are():
 
 def tiny(**changes):
     torch.manual_seed(1)
-    config = replace(PRESETS["deqflow-s"].config, hidden=16, context=8, features=16, **changes)
+    config = replace(PRESETS["deqflow-s-v0"].config, hidden=16, context=8, features=16, **changes)
     return DEQFlow(config, SolveSettings(steps=2)).eval()
 
 

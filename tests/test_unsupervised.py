@@ -101,7 +101,7 @@ def test_distillation_counts_trusted_pixels_only():
 
 
 def test_training_on_frames_alone_lowers_the_photometric_error():
-    model = zoo.load("deqflow-s", device="cpu").train().requires_grad_(True)
+    model = zoo.load("deqflow-s-v0", device="cpu").train().requires_grad_(True)
     scenes = SyntheticScenes(Textures(), 64, 96, seed=3)
     frames = [np.stack([getattr(scenes[index], name) for index in range(2)]) for name in ("frame1", "frame2")]
     image1, image2 = (torch.from_numpy(part).permute(0, 3, 1, 2).float() for part in frames)

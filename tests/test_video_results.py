@@ -181,12 +181,12 @@ class TestCompare:
             return take(self, frame)
 
         monkeypatch.setattr(FlowStream, "take", noting)
-        arguments = ("--compare", "--record-dir", "run", "--tolerance", "0", "--scales", "16", "8")
+        arguments = ("--compare", "--record-dir", "run", "--tolerance", "0", "--scales", "8")
         assert run("video", "clip.mkv", *arguments, "--max-side", "256") == 0
         firsts = order[::2]
         assert firsts == [True, True, False, True, False, True, False]
         table = rows("run/frames.csv")
-        assert [float(row["cold_cost"]) for row in table[:3]] == [6, 6, 6]  # too small for the coarse scale
+        assert [float(row["cold_cost"]) for row in table[:3]] == [6, 6, 6]
         assert float(table[0]["cost"]) == 6 and float(table[1]["cost"]) > 6  # with the check
         assert float(table[0]["difference"]) == pytest.approx(0, abs=1e-3)
         printed = capsys.readouterr().out

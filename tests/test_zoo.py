@@ -16,15 +16,15 @@ from safetensors.torch import save_file
 
 import deqflow
 from deqflow import zoo
-from deqflow.errors import CheckpointError, ConfigError
+from deqflow.errors import CheckpointError, ConfigError, DeqflowWarning
 from deqflow.estimator import DEQFlow
 from deqflow.network import GatedStripConfig
-from deqflow.zoo import PRESETS, create, load, load_weights, save_weights
+from deqflow.zoo import PRESETS, create, load, load_weights, save_weights, shipped_weights
 
 # Without weight norm, what weight norm adds, and with the flow heads of 2022 (without weight norm).
 PARAMETERS = {
-    "deqflow-s": (1_208_920, None, None),
-    "deqflow-s-next": (2_505_437, None, None),
+    "deqflow-s-v0": (1_208_920, None, None),
+    "deqflow-s": (2_505_437, None, None),
     "deqflow-tiny": (2_490_528, 448, None),
     "deqflow-b": (5_241_024, 1_792, 5_241_024),
     "deqflow-l": (8_670_976, 2_688, 8_447_360),
@@ -281,13 +281,22 @@ class TestOurFiles:
             "attach_flow": False,
         }
         # There was no such head yet, and no limit on the gates.
-        config = replace(PRESETS["deqflow-s"].config, uncertainty=None, update=GatedStripConfig())
+        config = replace(PRESETS["deqflow-s-v0"].config, uncertainty=None, update=GatedStripConfig())
         first = DEQFlow(config, name="deqflow-s")
         save_weights(first, path, metadata={"config": json.dumps(flat)})
         assert load("deqflow-s", checkpoint=path, device="cpu").config == config
         save_weights(first, path, metadata={"config": json.dumps({**flat, "mask": 64, "extra": 1})})
         with pytest.raises(CheckpointError, match="'extra'"):
             load("deqflow-s", checkpoint=path)
+
+    def test_weights_of_the_first_deqflow_s_are_loaded_and_solved_as_they_were(self):
+        path = shipped_weights("deqflow-s-v0")
+        with pytest.warns(DeqflowWarning, match="describes another configuration than deqflow-s has"):
+            model = load("deqflow-s", checkpoint=path, device="cpu")
+        first = load("deqflow-s-v0", device="cpu")
+        assert model.config == first.config and model.defaults == first.defaults
+        images = frames(160, 192)
+        assert torch.equal(model(*images, steps=2).flow, first(*images, steps=2).flow)
 
     @pytest.mark.parametrize(
         ("config", "sentence"),
@@ -322,7 +331,7 @@ class TestOurFiles:
             load_weights(create("deqflow-s"), path)
 
 
-SMALL_ONES = ["deqflow-s", "deqflow-tiny", "deqflow-tiny-gma", "raft-small"]
+SMALL_ONES = ["deqflow-s", "deqflow-s-v0", "deqflow-tiny", "deqflow-tiny-gma", "raft-small"]
 
 
 @pytest.fixture(params=[*SMALL_ONES, "weight norm"])
@@ -366,7 +375,7 @@ def test_samples_may_be_picked_and_repeated(model):
 def test_models_copy_pickle_and_restore(model):
     images = frames(24, 32).to(model.device)
     expected = model(*images, steps=3, tolerance=0.0).flow
-    fresh = DEQFlow(model.config).to(model.device).eval().requires_grad_(False)
+    fresh = DEQFlow(model.config, model.defaults).to(model.device).eval().requires_grad_(False)
     fresh.load_state_dict(model.state_dict())
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), fresh):
         assert torch.equal(twin(*images, steps=3, tolerance=0.0).flow, expected)
@@ -391,18 +400,21 @@ def test_every_parameter_can_be_trained(model):
         for name, parameter in model.named_parameters():
             if name.endswith("aggregation.scale"):  # which starts at zero, where what it scales gets none
                 parameter.fill_(0.5)
-    path = model.trajectory(
-        model.prepare(*frames(32, 40).to(model.device)),
-        correction=Unrolled(count=2),
-        gradient=OneStep(),
-        solver=FixedPointIteration(),
-        steps=2,
-    )
-    chosen = torch.tensor([0, 37])
-    loss = sum(model.upsample.at_positions(*state, chosen).abs().mean() for state in path.states)
-    if model.uncertainty is not None:
-        loss = loss + model.uncertainty(path.states[-1].hidden).expected_error.mean()
-    loss.backward()
+    pair = model.prepare(*frames(32, 48).to(model.device))
+    for scale in model.config.strides:  # the finest last
+        path = model.trajectory(
+            pair,
+            correction=Unrolled(count=2),
+            gradient=OneStep(),
+            solver=FixedPointIteration(),
+            steps=2,
+            scale=scale,
+        )
+        chosen = torch.tensor([0, 7])
+        loss = sum(model.flow_at(state, chosen, scale=scale).abs().mean() for state in path.states)
+        if model.uncertainty is not None and scale == model.config.stride:
+            loss = loss + model.uncertainty(path.states[-1].hidden).expected_error.mean()
+        loss.backward(retain_graph=scale != model.config.stride)
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert without == []
 

@@ -26,6 +26,7 @@ def small(output, stage="synthetic", **changes):
     """A run of a few seconds, unless told otherwise on procedural textures."""
     options = type(STAGES[stage])(
         stage=stage,
+        model="deqflow-s-v0",  # of one scale: a step of all three is in test_scales.py
         output=output,
         train_steps=6,
         batch=2,
@@ -43,6 +44,7 @@ def arguments(options, *extra):
     """The same as a command line."""
     first, last = options.solver_steps
     named = {
+        "model": options.model,
         "output": options.output,
         "train-steps": options.train_steps,
         "optimizer": options.optimizer,

@@ -33,7 +33,8 @@ class StudyOptions:
     """How an experiment is run.
 
     Attributes:
-        model: preset of the weights that are looked at, and of those that are trained.
+        model: preset of the weights that are looked at, and of those that are trained; the usual one has one
+            scale, so that its steps are the steps of one fixed point.
         checkpoint: its weights; without it, those that ship with the package.
         against: Further weights of the preset to hold them against.
         textures: Folder of photos and cut-outs for the scenes; without it, drawn patterns.
@@ -49,7 +50,7 @@ class StudyOptions:
         device: auto, cpu, cuda, cuda:1, mps, ...
     """
 
-    model: str = "deqflow-s"
+    model: str = "deqflow-s-v0"
     checkpoint: Path | None = None
     against: tuple[Path, ...] = ()
     textures: Path | None = None

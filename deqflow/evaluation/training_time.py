@@ -33,19 +33,22 @@ class TimedTraining:
     """A model in training, one step after the other.
 
     Args:
-        options: of a synthetic stage. Every step starts from zeros and takes the middle of ``solver_steps``.
+        options: of a synthetic stage. Every step starts from zeros at the finest scale and takes the middle
+            of its solver steps.
     """
 
     def __init__(self, options: SceneOptions) -> None:
-        self.options, self.device = options, resolve_device(options.device)
+        self.device = resolve_device(options.device)
         torch.manual_seed(options.seed)
         self.model = create_model(options, self.device)
+        self.options = options = options.for_strides(self.model.config.strides)
         self.objective = CorrectionObjective(self.model, options)
         self.optimizer = create_optimizer(self.model, options)
         self.scenes = open_scenes(options).training
         self.numbers = count()
         self.randomness = StepRandomness(
-            torch.arange(options.subpixel_positions, device=self.device), sum(options.solver_steps) // 2
+            torch.arange(options.subpixel_positions, device=self.device),
+            sum(options.fine_steps or options.solver_steps) // 2,
         )
 
     def step(self) -> None:

@@ -4,15 +4,22 @@ The fields are the command line's options; a recipe (``stages.py``) is an instan
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from deqflow.errors import ConfigError
 
 StageName = Literal["synthetic", "chairs", "things", "sintel", "kitti", "custom", "footage"]
 Variant = Literal["published", "1step"]
 Precision = Literal["auto", "float32", "bfloat16"]
+
+COARSEST_SHARE = 0.2
+"""Of the steps of a model of several scales, those that train the coarsest, whose solve is the cheapest."""
+
+FINE_STEPS = (2, 6)
+"""Fewest and most solver steps at the finest of several scales: about as many as it is used with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +68,10 @@ class TrainOptions:
             (nothing moved, frame 2 shifted, another sample, or the motion back), from which it must find its
             way too.
         scale_shares: of a model of several scales, share of the steps that train each, coarse to fine; where
-            it is empty, all train the finest.
+            it is empty, a fifth trains the coarsest and the others share the rest.
         fine_steps: of a model of several scales, fewest and most solver steps at the finest, which then
-            starts from the coarse fixed point where it does not start from a wrong one; None treats it as
-            the others.
+            starts from the coarse fixed point where it does not start from a wrong one; None is 2 to 6, or
+            as many as ``positions`` need.
         corrections: losses along the solver's path.
         positions: in place of ``corrections``, the solver steps (from 1, rising) whose points losses are on.
         correction_ratio: of ``recorded``: each loss is on the point after this share of the next one's
@@ -194,6 +201,26 @@ class TrainOptions:
     def ways(self) -> int:
         """Pairs that are made of the same two frames."""
         return 1
+
+    def for_strides(self, strides: Sequence[int]) -> Self:
+        """Return the options as a model with these strides is trained, coarse to fine.
+
+        Raises:
+            ConfigError: shares or a size that do not go with them.
+        """
+        if self.scale_shares and len(self.scale_shares) != len(strides):
+            raise ConfigError(f"scale_shares needs {len(strides)} shares for {self.model}, one a scale")
+        if self.height % strides[0] or self.width % strides[0]:
+            raise ConfigError(f"height and width must be multiples of {strides[0]} for {self.model}")
+        if len(strides) == 1:
+            return replace(self, scale_shares=(), fine_steps=None)
+        finer = len(strides) - 1
+        least = self.positions[-1] if self.positions else FINE_STEPS[0]
+        return replace(
+            self,
+            scale_shares=self.scale_shares or (COARSEST_SHARE, *((1 - COARSEST_SHARE) / finer,) * finer),
+            fine_steps=self.fine_steps or (least, max(least, FINE_STEPS[1])),
+        )
 
     def recipe(self, precision: str) -> str:
         """Return the options as JSON, without the paths of this machine, with the precision of the run."""

@@ -41,19 +41,13 @@ class CorrectionObjective(nn.Module):
         options: what to minimize, and how it is differentiated.
 
     Raises:
-        ConfigError: the loss is that of an uncertainty head, and the model has none; shares or sizes that do
-            not go with its scales.
+        ConfigError: the loss is that of an uncertainty head, and the model has none.
     """
 
     def __init__(self, model: DEQFlow, options: SupervisedOptions) -> None:
         super().__init__()
         if options.loss == "mixture" and model.uncertainty is None:
             raise ConfigError(f"loss mixture needs a model with an uncertainty head, {model.name} has none")
-        strides = model.config.strides
-        if options.scale_shares and len(options.scale_shares) != len(strides):
-            raise ConfigError(f"scale_shares needs {len(strides)} shares for {model.name}, one a scale")
-        if options.height % strides[0] or options.width % strides[0]:
-            raise ConfigError(f"height and width must be multiples of {strides[0]} for {model.name}")
         self.model, self.options = model, options
 
     def forward(self, batch: Batch, randomness: StepRandomness) -> tuple[Tensor, StepMetrics]:

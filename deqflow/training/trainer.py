@@ -104,7 +104,7 @@ class Trainer:
     """One process of a run."""
 
     def __init__(self, options: TrainOptions, processes: Processes) -> None:
-        self.options, self.processes = options, processes
+        self.processes = processes
         if options.batch % (processes.count * options.accumulate * options.ways):
             ways = f" times {options.ways} directions" if options.ways > 1 else ""
             raise ConfigError(
@@ -114,14 +114,14 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.sources = open_sources(options)
         self.model = create_model(options, processes.device)
+        strides = self.model.config.strides
+        self.options = options = options.for_strides(strides)
         self.recipe = options.recipe(str(self.model.precision).removeprefix("torch."))
         self.average = AveragedModel(self.model, multi_avg_fn=averaging(options.ema))
         self.criterion = PARTS[type(options)][1](self.model, options)
         self.objective: nn.Module = self.criterion
         if processes.count > 1:
-            self.objective = DistributedDataParallel(
-                self.criterion, find_unused_parameters=bool(options.scale_shares)
-            )
+            self.objective = DistributedDataParallel(self.criterion, find_unused_parameters=len(strides) > 1)
         self.optimizer = create_optimizer(self.model, options)
         self.step, self.seconds = 0, 0.0
         self.processor_seconds, self.counted = 0.0, processor_seconds()

@@ -179,7 +179,8 @@ class UnsupervisedObjective(nn.Module):
 
         Around the border of the crop the student sees things leave that the teacher still sees.
         """
-        margin = min(CROP_MARGIN, 8 * (min(flow.shape[-2:]) // 32))
+        coarsest = self.model.config.strides[0]
+        margin = min(CROP_MARGIN, coarsest * (min(flow.shape[-2:]) // (4 * coarsest)))
         inner = (..., slice(margin, -margin), slice(margin, -margin))
         image1, image2 = (image[inner].contiguous() for image in (batch.image1, batch.image2))
         flows, _ = self._flows(image1, image2, randomness)

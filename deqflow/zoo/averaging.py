@@ -13,6 +13,7 @@ from deqflow.estimator import DEQFlow
 from deqflow.zoo.checkpoints import Checkpoint, file_sha256, read_checkpoint
 from deqflow.zoo.conversion import recognize
 from deqflow.zoo.loading import build, fitting_config, save_weights
+from deqflow.zoo.weights import Weights
 
 
 def average(
@@ -25,8 +26,8 @@ def average(
     """Write the weighted mean of weights of one model as a file that describes itself.
 
     Weights that were trained on from a common start are often better averaged than each of them alone (model
-    soups; Wortsman et al., ICML 2022). The file's metadata hold what all sources say alike, and under
-    ``averaged`` the name, SHA-256, share and what else each of them says.
+    soups; Wortsman et al., ICML 2022). The file's metadata hold what all sources say alike (of their recipes
+    too), and under ``averaged`` the name, SHA-256, share and what else each of them says.
 
     Args:
         sources: at least two checkpoints of any kind that ``load`` reads.
@@ -68,6 +69,19 @@ def _mean(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
     return torch.stack(weighted).sum(dim=0).float()
 
 
+def _merged(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
+    """Return the data of all files one after the other, and what their recipes have in common."""
+    data = dict.fromkeys(checkpoint.metadata.get("data", "") for checkpoint in checkpoints)
+    recipes = [Weights(each.path, "", each.metadata).recipe for each in checkpoints]
+    common = {
+        name: value
+        for name, value in recipes[0].items()
+        if all(name in other and other[name] == value for other in recipes[1:])
+    }
+    merged = {"data": "" if "" in data else "; ".join(data), "recipe": json.dumps(common) if common else ""}
+    return {name: value for name, value in merged.items() if value}
+
+
 def _described(checkpoints: Sequence[Checkpoint], shares: Sequence[float]) -> dict[str, str]:
     """Return what all files say alike, and what each says besides."""
     said = [
@@ -84,4 +98,4 @@ def _described(checkpoints: Sequence[Checkpoint], shares: Sequence[float]) -> di
         }
         for checkpoint, share, one in zip(checkpoints, shares, said, strict=True)
     ]
-    return {**alike, "averaged": json.dumps(parts)}
+    return {**alike, **_merged(checkpoints), "averaged": json.dumps(parts)}

@@ -135,7 +135,9 @@ def build(name: str, config: ModelConfig, checkpoint: Checkpoint) -> DEQFlow:
     """Return a model of this configuration with these weights; the global random state is left alone."""
     model = skeleton(config, name)
     if config.strides != preset(name).config.strides:
-        model.defaults = replace(model.defaults, scales=config.strides)
+        alike = matching_presets(checkpoint.tensors)
+        own = PRESETS[alike[0]].defaults if alike else replace(model.defaults, scales=config.strides)
+        model.defaults = own
     expected = model.state_dict()
     values = {
         key: value.detach().to(expected[key].dtype, copy=True).contiguous()

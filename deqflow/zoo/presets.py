@@ -110,13 +110,7 @@ def _published_deq(size: str, *, attention: bool) -> Preset:
 
 PRESETS: Mapping[str, Preset] = {
     "deqflow-s": Preset(
-        summary="small, for machines without a GPU; its weights ship with the package",
-        license="Apache-2.0",
-        config=ModelConfig(update=GatedStripConfig(minimum_gate=0.05), uncertainty=MixtureConfig()),
-        defaults=SolveSettings(scales=(16, 8), precise=Anderson(), video=DampedIteration()),
-    ),
-    "deqflow-s-next": Preset(
-        summary="three scales, in training: `--scales fast` leaves out 1/4",
+        summary="small, for machines without a GPU, at three scales; its weights ship with the package",
         license="Apache-2.0",
         config=ModelConfig(
             features=96,
@@ -125,6 +119,12 @@ PRESETS: Mapping[str, Preset] = {
             uncertainty=MixtureConfig(),
         ),
         defaults=SolveSettings(scales=(16, 8, 4), fine_steps=4, precise=Anderson(), video=DampedIteration()),
+    ),
+    "deqflow-s-v0": Preset(
+        summary="the first deqflow-s, at two scales: half the parameters and half the time",
+        license="Apache-2.0",
+        config=ModelConfig(update=GatedStripConfig(minimum_gate=0.05), uncertainty=MixtureConfig()),
+        defaults=SolveSettings(scales=(16, 8), precise=Anderson(), video=DampedIteration()),
     ),
     **{f"deqflow-{size}": _published_deq(size, attention=False) for size in _SIZES},
     **{f"deqflow-{size}-gma": _published_deq(size, attention=True) for size in _SIZES},
