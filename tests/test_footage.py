@@ -99,7 +99,7 @@ def test_what_cannot_be_used_is_named(options, tmp_path_factory):
     with pytest.raises(DataError, match=r"frames of 96x80 pixels, which crops of 128x64 do not fit into"):
         open_footage(replace(options, width=128))
     with pytest.raises(ConfigError, match="height and width must be multiples of 16 for deqflow-s"):
-        trainer.run(replace(options, model="deqflow-s", height=72, width=72, output=tmp_path_factory.mktemp("run")))
+        trainer.run(replace(options, height=72, width=72, output=tmp_path_factory.mktemp("run")))
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(DataError, match="holds neither videos nor folders of images"):
         open_footage(replace(options, data=empty))

@@ -323,7 +323,7 @@ class TestNothingLost:
         """Twice, in haste."""
         number = getattr(signal, name)
         if signal.getsignal(number) is signal.SIG_IGN:
-            pytest.skip("the tests themselves ignore this signal, as under nohup, and so does what they start")
+            pytest.skip("the tests themselves ignore this signal, as under nohup, and what they start too")
         encode(tmp_path / "a.mp4", textured(200))
         command = [sys.executable, "-m", "deqflow", "video", "a.mp4", "--checkpoint", str(weights)]
         command += ["--flow-dir", "flows", "--tolerance", "0", "--steps", "40"]
