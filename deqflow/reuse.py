@@ -28,9 +28,9 @@ MOST_AFRESH = 0.5
 LOST = 24
 """Side, in full-resolution pixels, of a block of failed cells for which coarser scales are asked."""
 
-CHECK_COST = 0.55
+CHECK_COST = 0.8
 """What checking a start, measuring the point found and carrying it take, in evaluations at the same scale: so
-much time on a CPU, at 640x360."""
+much time on a CPU in bfloat16, at 640x360."""
 
 UNSETTLED = 0.1
 """Movement of the flow in the last evaluation, RMS in pixels, above which (and above twice the tolerance) a

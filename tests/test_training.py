@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 from training_runs import arguments, assert_same_run, finish, needs_muon, small, start_several, weights
 
+from deqflow import zoo
 from deqflow.cli import main
 from deqflow.data.synthetic import Textures
-from deqflow.errors import ConfigError
+from deqflow.errors import CheckpointError, ConfigError
 from deqflow.training import trainer
 from deqflow.training.checkpoint import create_model
 from deqflow.training.data import Batch, StepSampler, collate, split_textures
@@ -280,3 +281,19 @@ def test_weights_tell_what_they_were_trained_from(tmp_path):
     run(replace(options, train_steps=2))
     told = read_checkpoint(tmp_path / "second" / "deqflow-s-v0.safetensors").metadata["started_from"]
     assert told == f"deqflow-s-v0.safetensors (SHA-256 {digest}, 1 steps, 0.00 hours, from random weights)"
+    mean = tmp_path / "mean.safetensors"
+    sources = [initial, zoo.shipped_weights("deqflow-s-v0")]
+    zoo.average(sources, mean, shares=(0.25, 0.75))
+    run(small(tmp_path / "third", train_steps=1, init=str(mean)))
+    told = read_checkpoint(tmp_path / "third" / "deqflow-s-v0.safetensors").metadata["started_from"]
+    assert told.startswith(
+        f"mean.safetensors (SHA-256 {file_sha256(mean)}, the mean of 0.25 of {initial.name} ("
+    )
+    assert f" and 0.75 of {initial.name} (SHA-256 {file_sha256(sources[1])}, 480 steps, 1.17 hours, " in told
+
+
+def test_weights_that_tell_nonsense_of_what_they_are_the_mean_of_are_refused(tmp_path):
+    for said in ("{}", "[1]", '[{"file": "a", "sha256": "b", "share": "c"}]', "["):
+        zoo.save_weights(zoo.create("deqflow-s-v0"), tmp_path / "a.safetensors", metadata={"averaged": said})
+        with pytest.raises(CheckpointError, match="its averaged is no"):
+            run(small(tmp_path / "run", train_steps=1, init=str(tmp_path / "a.safetensors")))

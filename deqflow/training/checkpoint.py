@@ -7,7 +7,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from deqflow.estimator import DEQFlow
 from deqflow.io.files import atomic_path
 from deqflow.network import GatedStripConfig
 from deqflow.training.options import TrainOptions
-from deqflow.zoo import PRESETS, file_sha256, read_checkpoint, shipped_weights
+from deqflow.zoo import PRESETS, Weights, file_sha256, read_checkpoint, shipped_weights
 from deqflow.zoo.loading import build, fitting_config, preset
 
 FORMAT = 2
@@ -300,10 +300,17 @@ def origin(options: TrainOptions) -> str:
     path = _initial_weights(options)
     if path is None:
         return "random weights"
-    about = read_checkpoint(path).metadata
-    known = [f"{about[name]} {name}" for name in ("steps", "hours") if name in about]
+    about = Weights(path, "", read_checkpoint(path).metadata)
+    return _told(path.name, file_sha256(path), about.metadata, about.averaged)
+
+
+def _told(name: str, digest: str, about: Mapping[str, str], averaged: Sequence[Mapping[str, Any]]) -> str:
+    """Describe a file of weights by what it says of its training, or of the files that it is the mean of."""
+    known = [f"{about[field]} {field}" for field in ("steps", "hours") if field in about]
     before = [f"from {about['started_from']}"] if "started_from" in about else []
-    return f"{path.name} ({', '.join([f'SHA-256 {file_sha256(path)}', *known, *before])})"
+    parts = [f"{part['share']:g} of {_told(part['file'], part['sha256'], part, ())}" for part in averaged]
+    mean = [f"the mean of {' and '.join(parts)}"] if parts else []
+    return f"{name} ({', '.join([f'SHA-256 {digest}', *known, *before, *mean])})"
 
 
 def _initial_weights(options: TrainOptions) -> Path | None:

@@ -62,6 +62,17 @@ class Weights:
         return self._json("recipe")
 
     @property
+    def averaged(self) -> list[dict[str, Any]]:
+        """The files that these weights are the mean of, as `average` tells them; empty if of none."""
+        parts = self._read("averaged", "[]")
+        whole = isinstance(parts, list) and all(
+            isinstance(part, dict) and {"file", "sha256", "share"} <= part.keys() for part in parts
+        )
+        if not whole or not all(isinstance(part["share"], int | float) for part in parts):
+            raise CheckpointError(f"checkpoint {self.path}: its averaged is no list of files and shares")
+        return parts
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """What is known of its errors: ``published`` of its architecture, ``measured`` of the file itself."""
         return self._json("metrics")
@@ -80,11 +91,14 @@ class Weights:
         """Return the model with these weights; ``options`` are those of `deqflow.load`."""
         return load(self.model, checkpoint=self.path, **options)
 
-    def _json(self, key: str) -> dict[str, Any]:
+    def _read(self, key: str, default: str) -> Any:
         try:
-            value = json.loads(self.metadata.get(key, "{}"))
+            return json.loads(self.metadata.get(key, default))
         except (ValueError, RecursionError) as error:
             raise CheckpointError(f"checkpoint {self.path}: its {key} is no JSON: {error}") from error
+
+    def _json(self, key: str) -> dict[str, Any]:
+        value = self._read(key, "{}")
         if not isinstance(value, dict):
             raise CheckpointError(f"checkpoint {self.path}: its {key} is no JSON object")
         return value
