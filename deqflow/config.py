@@ -217,6 +217,10 @@ class SolveSettings:
         """Return the settings between frames that follow each other."""
         return self if self.video is None else replace(self, solver=self.video)
 
+    def finest(self) -> "SolveSettings":
+        """Return the settings of a solve at the finest scale alone."""
+        return replace(self, scales=self.scales[-1:])
+
     def steps_at(self, scale: int) -> int:
         """Return the most evaluations at a scale."""
         if self.fine_steps is None or scale >= REFERENCE_STRIDE:

@@ -28,7 +28,7 @@ from deqflow.flow_network import FlowNetwork
 from deqflow.io.frames import Batch, Frame, is_batch, to_rgb_batches, to_rgb_frames
 from deqflow.io.images import ValueRange
 from deqflow.network.sizes import require_choice
-from deqflow.pair import PairSolution, PreparedPair
+from deqflow.pair import FrameFeatures, PairSolution, PreparedPair
 from deqflow.step import FlowState, Movement, UpdateStep
 
 COARSEST_SIDE = 80
@@ -96,10 +96,11 @@ class DEQFlow(FlowNetwork):
 
         Args:
             pair: from ``prepare``.
-            state: where to start at the finest scale, which is then the only one.
+            state: where to start, of the finest scale's size. It is shrunk for the first of the scales: few
+                steps at 1/4 do not leave the state of another motion. ``settings.finest()`` starts there.
             settings: None means the model's defaults.
-            trusted: (B, 1, H/s, W/s) bool, where to start from ``state``; elsewhere the solve starts as a
-                cold one does, and goes through every scale for it.
+            trusted: (B, 1, H/s, W/s) bool, where to start from ``state`` at the finest scale; elsewhere that
+                starts as it does without, and what goes before it knows nothing of ``state``.
 
         Raises:
             ConfigError: a state of another size.
@@ -114,8 +115,7 @@ class DEQFlow(FlowNetwork):
         trusted: Tensor | None = None,
     ) -> tuple[PairSolution, UpdateStep]:
         """As ``solve``, and the operator of the finest scale, with a graph where grad mode is on."""
-        cold = given is None or trusted is not None
-        scales = self.scales(pair.first.image, settings) if cold else settings.scales[-1:]
+        scales = self.scales(pair.first.image, settings)
         pair = replace(
             pair,
             first=self.encode(pair.first.image, scales, known=pair.first.features),
@@ -123,6 +123,8 @@ class DEQFlow(FlowNetwork):
         )
         evaluations: dict[int, Tensor] = {}
         state, before = None, 0
+        if given is not None:
+            self._require_fit(given, pair.first.features[scales[-1]])
         for scale in scales:
             finest = scale == scales[-1]
             with torch.set_grad_enabled(finest and torch.is_grad_enabled()):
@@ -133,9 +135,10 @@ class DEQFlow(FlowNetwork):
             if state is not None:
                 height, width = start.flow.shape[2:]
                 start = state.enlarged(before // scale, (height, width)).fitted(start)
-            if finest and given is not None:
-                fitted = given.fitted(start)
-                start = fitted if trusted is None else fitted.where(trusted, start)
+            if given is not None and trusted is None and scale == scales[0]:
+                start = given.reduced(scale // scales[-1]).fitted(start)
+            elif given is not None and trusted is not None and finest:
+                start = given.fitted(start).where(trusted, start)
             stop = settings.stopping(Movement(scale), scale)
             with self._part("solve" if finest else "coarse solve"):
                 solution = solve(operator, start, settings.solver, stop)
@@ -144,15 +147,35 @@ class DEQFlow(FlowNetwork):
                 del operator  # its correlation need not be there beside the next one
         return PairSolution(scales[-1], solution, evaluations), operator
 
-    def coarse_start(self, pair: PreparedPair, settings: SolveSettings | None = None) -> FlowState | None:
-        """Where a cold solve starts at the finest scale; None where that scale is the only one."""
+    def _require_fit(self, state: FlowState, first: FrameFeatures) -> None:
+        """Raise ConfigError for a state of another size than that of the first frame at the state's scale."""
+        batch, _, height, width = first.matching.shape
+        wanted = {"hidden": (batch, self.config.hidden, height, width), "flow": (batch, 2, height, width)}
+        for name, shape in wanted.items():
+            found = tuple(getattr(state, name).shape)
+            if found != shape:
+                raise ConfigError(f"state is for a {name} of {found}, these frames need {shape}")
+
+    def coarse_start(
+        self,
+        pair: PreparedPair,
+        settings: SolveSettings | None = None,
+        state: FlowState | None = None,
+    ) -> FlowState | None:
+        """Where a cold solve starts at the finest scale; None where that scale is the only one.
+
+        Args:
+            pair: from ``prepare``.
+            settings: None means the model's defaults.
+            state: where the solve of the coarser scales starts, of the size of the last of them.
+        """
         settings = self.defaults if settings is None else settings
         *coarser, finest = self.scales(pair.first.image, settings)
         if not coarser:
             return None
         ratio = coarser[-1] // finest
         alone = replace(settings, scales=tuple(coarser), tolerance=ratio * settings.tolerance)
-        found: FlowState = self.solve(pair, settings=alone).finest.state
+        found: FlowState = self.solve(pair, state, alone).finest.state
         height, width = (side // finest for side in pair.first.image.shape[2:])
         return found.enlarged(ratio, (height, width))
 
@@ -229,7 +252,7 @@ class DEQFlow(FlowNetwork):
         Args:
             image1: (B, 3, H, W) of 0..255, any size from 16x16.
             image2: (B, 3, H, W).
-            state: where to start, as returned for frames of this size; None means scale by scale.
+            state: where to start, as returned for frames of this size; shrunk for the first of the scales.
             gradient: how the fixed point is differentiated; None means by one step (Bai et al., 2022).
             options: how to solve, see ``SolveOptions``.
 
@@ -319,7 +342,7 @@ class DEQFlow(FlowNetwork):
                 point, tensor (3, H, W), or PIL image; or a list of them, or a tensor (B, 3, H, W), which are
                 solved as a batch and need one size.
             frame2: the same size.
-            state: where to start, as returned for frames of this size; None means scale by scale.
+            state: where to start, as returned for frames of this size; shrunk for the first of ``scales``.
             flow: where to start instead, (H, W, 2) in pixels (of batches, (B, H, W, 2)), such as another
                 method's; hidden starts as the model says.
             value_range: of floating-point values; None decides for each pair: 0..1 or 0..255.

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deqflow.errors import ConfigError
 from deqflow.network import Correlation
 
 
@@ -34,15 +33,13 @@ class FlowState(NamedTuple):
         )
         return FlowState(hidden.contiguous(memory_format=torch.channels_last), flow.contiguous())
 
-    def fitted(self, start: "FlowState") -> "FlowState":
-        """Return the state on the device and in the type of another start of the same solve.
+    def reduced(self, factor: int) -> "FlowState":
+        """Return the state on a grid ``factor`` times as coarse, of cells' means."""
+        hidden, flow = (F.avg_pool2d(part, factor, ceil_mode=True) for part in self)
+        return FlowState(hidden.contiguous(memory_format=torch.channels_last), flow / factor)
 
-        Raises:
-            ConfigError: it is of another size.
-        """
-        if self.flow.shape != start.flow.shape or self.hidden.shape != start.hidden.shape:
-            wanted = tuple(start.flow.shape)
-            raise ConfigError(f"state is for a flow of {tuple(self.flow.shape)}, these frames need {wanted}")
+    def fitted(self, start: "FlowState") -> "FlowState":
+        """Return the state on the device and in the type of another start of the same solve."""
         hidden, flow = self.hidden.to(start.hidden), self.flow.to(start.flow)
         if torch.is_grad_enabled() and (hidden.is_inference() or flow.is_inference()):
             hidden, flow = hidden.clone(), flow.clone()  # autograd takes no tensors of inference mode

@@ -281,7 +281,10 @@ class FlowStream:
         self.reused, self.afresh = state is not None, 1.0
         if state is not None:
             self.afresh = 0.0 if trusted is None else 1 - float(trusted.float().mean())
-        solution = self.model.solve(pair, state, self.settings, trusted=trusted)
+        # What is trusted in every cell needs no coarser scale.
+        whole = state is not None and trusted is None
+        settings = self.settings.finest() if whole else self.settings
+        solution = self.model.solve(pair, state, settings, trusted=trusted)
         estimate = self.model.decode(solution, pair.padding)[0]
         checks = CHECK_COST * cost_of({stride: 1}) if start is not None and self.check else 0.0
         self.cost = estimate.cost + checks

@@ -74,7 +74,13 @@ def test_solvers_are_compared_from_the_same_state():
     assert start is not None
     for name, solver in solvers.items():
         expected = model.estimate(
-            samples[0].frame1, samples[0].frame2, steps=6, tolerance=0, solver=solver, state=start
+            samples[0].frame1,
+            samples[0].frame2,
+            steps=6,
+            tolerance=0,
+            solver=solver,
+            state=start,
+            scales=(8,),
         )
         error = np.linalg.norm(expected.flow - samples[0].flow, axis=2)[samples[0].valid].mean()
         assert found[name][0].epe == pytest.approx(error, rel=1e-4)

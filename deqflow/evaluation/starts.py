@@ -25,7 +25,7 @@ from deqflow.tables import markdown
 from deqflow.training.starts import EVALUATIONS, REACHES, WrongKind, WrongStart, wrong_state
 
 DEFAULT = "default"
-"""The start of a cold solve: the coarser scales' fixed point, or zeros where there are none."""
+"""The start of a cold solve: zeros at the coarsest scale."""
 
 BATCH = 4
 """Pairs of one size that are solved together, so that each has others to get a start from."""
@@ -41,8 +41,7 @@ class StartErrors(NamedTuple):
     """How a solve ended that began somewhere.
 
     Attributes:
-        errors: against the truth, and what it took; how the start came about is not counted but for the
-            default one's coarser scales.
+        errors: against the truth, and what it took at all scales; how the start came about is not counted.
         departure: mean distance of the flow from the default start's after as many steps, pixels.
         alignment: cosine between the two states.
     """
@@ -108,7 +107,7 @@ def _batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
 def _starts(model: DEQFlow, pair: PreparedPair, generator: Generator) -> dict[str, FlowState | None]:
     """Return where to start a batch of padded pairs, by name; None is the default."""
     finest, solver = model.defaults.scales[-1], model.defaults.solver
-    starts: dict[str, FlowState | None] = {DEFAULT: None, "zero": model.initial_state(pair.first, finest)}
+    starts: dict[str, FlowState | None] = {DEFAULT: None}
     for kind in get_args(WrongKind):
         if kind == "other-sample" and len(pair.first.image) == 1:
             continue

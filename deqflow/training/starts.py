@@ -13,6 +13,7 @@ from typing import Literal, TypeGuard
 import torch
 from torch import Generator, Tensor
 
+from deqflow.config import REFERENCE_STRIDE
 from deqflow.equilibrium import (
     Anderson,
     Broyden,
@@ -205,8 +206,13 @@ def follow(
         correction = Penalized(correction, randomness.probe)
     pair = model.prepare(image1, image2, scales=scales, bidirectional=bidirectional)
     start = model.coarse_start(pair, coarse) if scales else None
-    if randomness.wrong_start is not None:
-        start = wrong_state(model, pair, randomness.wrong_start, solver, scale=scale, before=before)
+    wrong = randomness.wrong_start
+    if wrong is not None and (scale >= REFERENCE_STRIDE or wrong.kind == "carried"):
+        start = wrong_state(model, pair, wrong, solver, scale=scale, before=before)
+    elif wrong is not None:
+        # As in use: another motion's state is solved at coarser scales before it comes to 1/4.
+        other = wrong_state(model, pair, wrong, solver, scale=coarser[-1], before=before)
+        start = model.coarse_start(pair, replace(coarse, scales=(coarser[-1], scale)), other)
     return model.trajectory(
         pair,
         start,
