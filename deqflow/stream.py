@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, Unpack, get_args
+from typing import Any, Literal, NamedTuple, Unpack, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deqflow.config import SolveOptions
+from deqflow.config import SolveOptions, SolveSettings
 from deqflow.equilibrium import Outcome
 from deqflow.errors import ConfigError, VideoError
 from deqflow.estimate import FlowEstimate, cost_of
@@ -37,6 +37,20 @@ Direction = Literal["forward", "backward"]
 
 _CARRIED = ("hidden", "flow", "found", "distance")
 """The names of the tensors of a carried state in `FlowStream.state_dict`."""
+
+
+class Start(NamedTuple):
+    """How a pair of a stream is solved.
+
+    Attributes:
+        settings: with the scales that the solve goes through.
+        state: where it starts, of the finest scale's size; None starts cold.
+        trusted: (1, 1, H/s, W/s) bool, the cells that start from there; None is all.
+    """
+
+    settings: SolveSettings
+    state: FlowState | None = None
+    trusted: Tensor | None = None
 
 
 class FlowStream:
@@ -274,17 +288,14 @@ class FlowStream:
         waits = self.check and nearly_equal(pair)
         start = None if waits or not self.reuse else self._carried.get(direction)
         matching = Matching.of(pair, stride)
-        state, trusted = (None, None) if start is None else self._start(pair, start, matching)
-        if state is None or trusted is not None:
+        begin = Start(self.settings) if start is None else self._start(pair, start, matching)
+        if begin.settings == self.settings:
             self._encode_all_scales()
             pair = self._pair(direction)
-        self.reused, self.afresh = state is not None, 1.0
-        if state is not None:
-            self.afresh = 0.0 if trusted is None else 1 - float(trusted.float().mean())
-        # What is trusted in every cell needs no coarser scale.
-        whole = state is not None and trusted is None
-        settings = self.settings.finest() if whole else self.settings
-        solution = self.model.solve(pair, state, settings, trusted=trusted)
+        self.reused, self.afresh = begin.state is not None, 1.0
+        if begin.state is not None:
+            self.afresh = 0.0 if begin.trusted is None else 1 - float(begin.trusted.float().mean())
+        solution = self.model.solve(pair, begin.state, begin.settings, trusted=begin.trusted)
         estimate = self.model.decode(solution, pair.padding)[0]
         checks = CHECK_COST * cost_of({stride: 1}) if start is not None and self.check else 0.0
         self.cost = estimate.cost + checks
@@ -309,22 +320,20 @@ class FlowStream:
         long = self.settings.steps_at(self.settings.scales[-1]) >= LONG
         return long and estimate.residual > max(UNSETTLED, 2 * self.settings.tolerance)
 
-    def _start(
-        self, pair: PreparedPair, carried: CarriedState, matching: Matching
-    ) -> tuple[FlowState | None, Tensor | None]:
-        """Where to start a pair, and in which cells to start from there (None: in all)."""
+    def _start(self, pair: PreparedPair, carried: CarriedState, matching: Matching) -> Start:
+        """Choose where to start a pair; what is trusted in every cell needs no coarser scale."""
         if not self.check:
-            return carried.state, None
+            return Start(self.settings.finest(), carried.state)
         failed, seen = carried.checked(matching)
         if int(failed.sum()) >= MOST_AFRESH * int(seen.sum()):
-            return None, None
+            return Start(self.settings)
         if bool(blocks(failed, max(2, LOST // self.settings.scales[-1])).any()):
-            return carried.state, carried.found & ~failed
+            return Start(self.settings, carried.state, carried.found & ~failed)
         # A small thing and what was uncovered only forget: the flow around them is as good a start as any.
         fresh = self.model.initial_state(pair.first, self.settings.scales[-1])._replace(
             flow=carried.state.flow
         )
-        return carried.state.where(carried.found & ~failed, fresh), None
+        return Start(self.settings.finest(), carried.state.where(carried.found & ~failed, fresh))
 
     def _still(self, pair: PreparedPair) -> FlowEstimate:
         """Return the estimate of two equal frames: nothing moves, and nothing was solved."""

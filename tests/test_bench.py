@@ -30,8 +30,10 @@ from deqflow.evaluation.bench import (
 from deqflow.evaluation.memory import training_memory
 from deqflow.evaluation.starts import ReuseErrors, measure_starts, reuse_table, starts_table
 from deqflow.memory import SavedBytes
+from deqflow.step import FlowState
 from deqflow.training.data import held_out_scenes, open_scenes
 from deqflow.training.options import SceneOptions
+from deqflow.training.starts import WrongStart, wrong_state
 
 SIZE = (64, 96)
 
@@ -254,19 +256,26 @@ def test_solves_from_every_kind_of_start():
     samples = [open_scenes(SceneOptions(height=64, width=64)).held_out[0].read(index) for index in (3, 4)]
     found = measure_starts(model, samples, multiples=(1,))
     steps = model.defaults.steps
-    kinds = {"default", "zero", "still", "other-motion", "other-sample", "carried"}
+    kinds = {"default", "still", "other-motion", "other-sample", "carried"}
     assert found.keys() == {(kind, steps) for kind in kinds}
+    images = [
+        torch.cat([model.to_tensor(getattr(sample, name)) for sample in samples])
+        for name in ("frame1", "frame2")
+    ]
+    pair = model.prepare(*images)
     for index, sample in enumerate(samples):
-        default, zero = found["default", steps][index], found["zero", steps][index]
+        default, still = found["default", steps][index], found["still", steps][index]
         assert default.departure == 0 and default.alignment == pytest.approx(1)
         cold = model.estimate(sample.frame1, sample.frame2)
-        fine = model.estimate(sample.frame1, sample.frame2, scales=(8,))
-        for one, estimate in ((default, cold), (zero, fine)):
+        start = wrong_state(model, pair, WrongStart("still", 14), model.defaults.solver)
+        start = FlowState(*(part[index : index + 1] for part in start))
+        from_still = model.estimate(sample.frame1, sample.frame2, state=start)
+        for one, estimate in ((default, cold), (still, from_still)):
             error = np.linalg.norm(estimate.flow - sample.flow, axis=2)[sample.valid]
             assert one.errors.epe == pytest.approx(error.mean(), rel=1e-3)
             assert one.errors.cost == estimate.cost
-        apart = np.linalg.norm(cold.flow - fine.flow, axis=2).mean()
-        assert zero.departure == pytest.approx(apart, rel=1e-2, abs=1e-3)
+        apart = np.linalg.norm(cold.flow - from_still.flow, axis=2).mean()
+        assert still.departure == pytest.approx(apart, rel=1e-2, abs=1e-3)
     table = starts_table({"ours": found}).splitlines()
     assert len(table) == 2 + len(kinds)
 

@@ -182,9 +182,9 @@ def test_a_coarse_start_is_the_enlarged_fixed_point_of_the_shrunk_frames(model):
     assert not torch.allclose(cold.flow, expected.flow, atol=1e-3)
     assert {stride: counts.tolist() for stride, counts in scaled.evaluations.items()} == {16: [4], 8: [4]}
     assert scaled[0].cost == 5 and expected[0].evaluations == {8: 4}
-    # A state that is given is used as it is.
+    # A start that knows nothing is no start.
     given = model.initial_state(pair.first)
-    torch.testing.assert_close(model(image1, image2, given, **how, scales=(16, 8)).flow, cold.flow)
+    torch.testing.assert_close(model(image1, image2, given, **how, scales=(16, 8)).flow, scaled.flow)
 
 
 def test_the_tolerance_doubles_at_the_coarser_scale(model):

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +21,9 @@ from deqflow.network import (
     PyramidEncoder,
     PyramidEncoderConfig,
 )
+from deqflow.step import FlowState
 from deqflow.stream import FlowStream
-from deqflow.training.starts import StepRandomness
+from deqflow.training.starts import StepRandomness, WrongStart, follow
 from deqflow.training.trainer import run
 
 CONFIG = ModelConfig(
@@ -96,7 +98,60 @@ def test_every_scale_starts_from_the_one_before(model):
     coarse = model(*images, **how, scales=(16, 8))
     whole = model(*images, **how)
     start = coarse.state.enlarged(2, (12, 16))
-    torch.testing.assert_close(model(*images, start, **how).flow, whole.flow)
+    torch.testing.assert_close(model(*images, start, **how, scales=(4,)).flow, whole.flow)
+
+
+def test_a_start_is_shrunk_for_the_first_of_the_scales(model):
+    """What may be of another motion goes the way of a cold solve, which sees further."""
+    images = frames(48, 64).to(model.device)
+    how = {"steps": 2, "tolerance": 0.0}
+    generator = torch.Generator().manual_seed(2)
+    given = FlowState(*(torch.randn(1, size, 12, 16, generator=generator) for size in (16, 2)))
+    given = FlowState(*(part.to(model.device) for part in given))
+    state = FlowState(*(part.unflatten(2, (3, 4)).unflatten(4, (4, 4)).mean(dim=(3, 5)) for part in given))
+    state = state._replace(flow=state.flow / 4)
+    for scale in (16, 8, 4):
+        if scale < 16:
+            state = state.enlarged(2, (48 // scale, 64 // scale))
+        state = model(*images, state, **how, scales=(scale,)).state
+    torch.testing.assert_close(model(*images, given, **how).state.flow, state.flow)
+    assert model(*images, given, **how)[0].evaluations == {16: 2, 8: 2, 4: 2}
+    for part, wrong in (("flow", given.flow[:, :, 1:]), ("hidden", given.hidden[:, 1:])):
+        expected = f"state is for a {part} of .*these frames need .*, 12, 16"
+        with pytest.raises(ConfigError, match=expected):
+            model(*images, given._replace(**{part: wrong}), **how)
+
+
+def test_cells_of_a_grid_that_does_not_halve_have_means_of_their_own():
+    state = FlowState(torch.ones(1, 3, 5, 7), torch.full((1, 2, 5, 7), 6.0))
+    half = state.reduced(2)
+    assert half.hidden.shape == (1, 3, 3, 4) and (half.hidden == 1).all() and (half.flow == 3).all()
+
+
+@pytest.mark.parametrize("kind", ["other-motion", "carried"])
+def test_training_at_the_finest_scale_comes_to_other_motions_by_way_of_the_coarser(model, kind):
+    """But for what a video carries, which is checked in use and starts at the finest."""
+    solved = []
+    solve = model.solve
+
+    def watched(pair, state=None, settings=None, **more):
+        solved.append((settings.scales, settings.steps, state))
+        return solve(pair, state, settings, **more)
+
+    model.solve = watched
+    randomness = StepRandomness(torch.zeros(0), 3, wrong_start=WrongStart(kind, 5, (0, 16)), coarse_steps=4)
+    options = replace(small(Path("unused")), model="custom", corrections=1)
+    images = frames(48, 64).to(model.device)
+    path = follow(model, options, *images, randomness, bidirectional=False)
+    assert path.points[-1].flow.shape == (1, 2, 12, 16)
+    (first, evaluations, start), *rest = solved
+    assert start is None and evaluations == 5
+    if kind == "carried":
+        assert first == (16, 8, 4) and not rest
+    else:
+        assert first == (16, 8)
+        ((scales, evaluations, start),) = rest
+        assert scales == (8,) and evaluations == 4 and start.flow.shape == (1, 2, 6, 8)
 
 
 def test_the_tolerance_is_that_of_the_finest_scale(model):

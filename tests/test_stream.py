@@ -1,5 +1,6 @@
 """Streams: what is reused, how it is carried, when it is forgotten. The model has random weights."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from deqflow.geometry import occlusion
 from deqflow.io import open_video, write_image
 from deqflow.reuse import CHECK_COST, LONG, UNSETTLED, CarriedState, Matching, blocks, carry, filled
 from deqflow.step import FlowState
-from deqflow.stream import FlowStream
+from deqflow.stream import FlowStream, Start
 from deqflow.video import estimate_video
 from deqflow.zoo import create
 
@@ -122,6 +123,11 @@ def test_a_steady_motion_needs_fewer_steps_with_reuse(
     assert all(a.steps < b.steps for a, b in zip(warm[1:], cold[1:], strict=True))
 
 
+def at_the_finest(stream: FlowStream) -> Callable[[Any, CarriedState, Any], Start]:
+    """Return what starts pairs at the finest scale from whatever is carried."""
+    return lambda pair, carried, matching: Start(stream.settings.finest(), carried.state)
+
+
 def test_a_solve_that_does_not_settle_is_no_start_but_one_cut_short_is(
     model: DEQFlow, starts: list[FlowState | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +146,7 @@ def test_a_solve_that_does_not_settle_is_no_start_but_one_cut_short_is(
         stream = FlowStream(
             model, steps=steps, check=check, detect_cuts=False, solver=deqflow.FixedPointIteration()
         )
-        monkeypatch.setattr(stream, "_start", lambda pair, carried, matching: (carried.state, None))
+        monkeypatch.setattr(stream, "_start", at_the_finest(stream))
         for frame in scene(0, 3):
             stream.push(frame)
         assert (starts[1] is not None) == reused
@@ -150,7 +156,7 @@ def test_a_fine_scale_is_given_few_steps_and_is_gone_on_with(monkeypatch: pytest
     torch.manual_seed(0)
     pyramid = create("deqflow-s").eval().requires_grad_(False)
     stream = FlowStream(pyramid, scales=(8, 4), steps=LONG, fine_steps=1, detect_cuts=False)
-    monkeypatch.setattr(stream, "_start", lambda pair, carried, matching: (carried.state, None))
+    monkeypatch.setattr(stream, "_start", at_the_finest(stream))
     _, first, _ = (stream.push(frame) for frame in scene(0, 3, (64, 80)))
     assert first is not None and first.residual > UNSETTLED
     assert stream.reused

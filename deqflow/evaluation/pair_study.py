@@ -99,18 +99,17 @@ def study_pair(
     )
     pair = model.prepare(image1, image2)
     padding = pair.padding + padding
-    start = model.coarse_start(pair)
 
     def settle(state: FlowState | None) -> FlowEstimate:
         return model.decode(model.solve(pair, state), padding)[0]
 
-    found = settle(start)
+    found = settle(None)
     generator = torch.Generator(found.state.flow.device).manual_seed(seed)
     flows = [found.flow] + [settle(noise_like(found.state, generator)).flow for _ in range(starts - 1)]
 
     # Every step up to twice the usual number; all are measured, and none ends the solve.
     counts = step_counts(model.defaults.steps)
-    path = model.record(pair, start, counts)
+    path = model.record(pair, model.coarse_start(pair), counts)
     curve = {
         count: measure_sample(_array(padding.crop(model.flow_at(state))), sample)["all"].epe_image
         for count, state in zip(counts, path.recorded, strict=True)

@@ -12,7 +12,6 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from deqflow.data.datasets import PairDataset
 from deqflow.data.sample import Sample
@@ -23,7 +22,7 @@ from deqflow.geometry import Padding
 from deqflow.pair import PreparedPair
 from deqflow.reuse import CarriedState, Matching
 from deqflow.step import FlowState
-from deqflow.stream import FlowStream
+from deqflow.stream import FlowStream, Start
 
 PUBLISHED_MULTIPLE = 8
 """Published evaluations pad frames to multiples of it; models of coarser strides pad further themselves."""
@@ -123,10 +122,9 @@ class FlowOnlyStream(FlowStream):
     Teed and Deng, ECCV 2020, section 3.3.
     """
 
-    def _start(
-        self, pair: PreparedPair, carried: CarriedState, matching: Matching
-    ) -> tuple[FlowState | None, Tensor | None]:
-        return FlowState(self.model.initial_state(pair.first).hidden, carried.state.flow), None
+    def _start(self, pair: PreparedPair, carried: CarriedState, matching: Matching) -> Start:
+        hidden = self.model.initial_state(pair.first, self.settings.scales[-1]).hidden
+        return Start(self.settings, FlowState(hidden, carried.state.flow))
 
 
 class SequencePredictor:
