@@ -31,8 +31,8 @@ from deqflow.network.sizes import require_choice
 from deqflow.pair import FrameFeatures, PairSolution, PreparedPair
 from deqflow.step import FlowState, Movement, UpdateStep
 
-COARSEST_SIDE = 80
-"""Frames are not shrunk to fewer pixels than this on the shorter side: little is left to match."""
+FEWEST_CELLS = 10
+"""Frames are not shrunk to a grid of fewer on the shorter side: little is left to match."""
 
 
 class DEQFlow(FlowNetwork):
@@ -72,13 +72,8 @@ class DEQFlow(FlowNetwork):
 
     def scales(self, image: Tensor, settings: SolveSettings) -> tuple[int, ...]:
         """Return the scales of a cold solve of padded frames; small frames leave out the coarsest."""
-        side = min(image.shape[2:])
-        strides = self.config.strides
-        return tuple(
-            scale
-            for scale in settings.scales
-            if scale in strides or side // (scale // max(strides)) >= COARSEST_SIDE
-        )
+        side, strides = min(image.shape[2:]), self.config.strides
+        return tuple(scale for scale in settings.scales if scale in strides or side // scale >= FEWEST_CELLS)
 
     @torch.no_grad()
     def solve(

@@ -118,7 +118,9 @@ PRESETS: Mapping[str, Preset] = {
             encoder=PyramidEncoderConfig(),
             uncertainty=MixtureConfig(),
         ),
-        defaults=SolveSettings(scales=(16, 8, 4), fine_steps=4, precise=Anderson(), video=DampedIteration()),
+        defaults=SolveSettings(
+            scales=(32, 16, 8, 4), fine_steps=4, precise=Anderson(), video=DampedIteration()
+        ),
     ),
     "deqflow-s-v0": Preset(
         summary="the first deqflow-s, at two scales: half the parameters and half the time",
