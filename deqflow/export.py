@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,6 +21,9 @@ from deqflow.step import FlowState
 
 OPSET = 20
 """Of ONNX; the first in which GridSample has the modes of PyTorch by the same names."""
+
+USUAL_SIDE = 320
+"""Pixels on the shorter side of the frames that exported scales are for unless told otherwise."""
 
 
 class FixedSteps(nn.Module):
@@ -78,6 +82,12 @@ def _padded(image: Tensor, multiple: int, above: int = 0, before: int = 0) -> Te
     rows = torch.arange(height + -height % multiple, device=image.device) - above
     columns = torch.arange(width + -width % multiple, device=image.device) - before
     return image[:, :, rows.clamp(0, height - 1)][..., columns.clamp(0, width - 1)]
+
+
+def usual_settings(model: DEQFlow, settings: SolveSettings) -> SolveSettings:
+    """Return settings without the scales that frames of ``USUAL_SIDE`` pixels a side leave out."""
+    frame = torch.empty(1, 3, USUAL_SIDE, USUAL_SIDE, device="meta")
+    return replace(settings, scales=model.scales(frame, settings))
 
 
 def export_onnx(model: DEQFlow, path: Path, settings: SolveSettings) -> FixedSteps:

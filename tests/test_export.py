@@ -13,7 +13,7 @@ from deqflow import zoo
 from deqflow.cli import main
 from deqflow.equilibrium import Anderson
 from deqflow.errors import ConfigError
-from deqflow.export import FixedSteps
+from deqflow.export import FixedSteps, usual_settings
 
 SIZES = [(128, 128), (133, 170), (200, 261)]
 
@@ -33,8 +33,9 @@ def test_what_is_exported_is_the_model(scales, size):
 
 def test_three_scales_of_one_encoder_are_exported_too():
     model = zoo.create("deqflow-s").eval()
-    settings = model.settings(steps=1, tolerance=0.0)
-    images = frames(173, 190)
+    settings = usual_settings(model, model.settings(steps=1, tolerance=0.0))
+    assert settings.scales == (32, 16, 8, 4)  # and not 1/64, which only frames of 640 pixels a side have
+    images = frames(323, 350)
     with torch.no_grad():
         expected = model(*images, steps=1, tolerance=0.0).flow
         torch.testing.assert_close(FixedSteps(model, settings)(*images), expected, atol=1e-3, rtol=1e-3)

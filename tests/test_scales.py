@@ -243,7 +243,7 @@ def test_weights_of_another_configuration_of_ours_are_loaded_as_they_describe_th
     zoo.save_weights(model, path)
     with pytest.warns(UserWarning, match=r"pyramid\.safetensors describes another configuration"):
         loaded = zoo.load("deqflow-s", checkpoint=path, device=str(model.device), precision="float32")
-    assert loaded.config == CONFIG and loaded.defaults.scales == (32, *SCALES)
+    assert loaded.config == CONFIG and loaded.defaults.scales == (64, 32, *SCALES)
     images = frames(40, 56).to(model.device)
     assert torch.equal(loaded(*images, steps=2).flow, model(*images, steps=2).flow)
     for broken in (replace(CONFIG, hidden=20), replace(CONFIG, levels=3)):

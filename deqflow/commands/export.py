@@ -22,7 +22,8 @@ class ExportOptions:
         checkpoint: File of weights; without it, the weights that ship with the model.
         steps: Evaluations of the update operator at each scale. The file grows with them, and so do the
             minutes that it takes to write.
-        scales: Strides to solve at, coarse to fine, or all or fast; without it, the model's own.
+        scales: Strides to solve at, coarse to fine, or all or fast; without it, the model's own without
+            those that only large frames have: every frame goes through all of them.
         overwrite: Replace a file that is already there.
     """
 
@@ -47,12 +48,14 @@ def run(options: ExportOptions) -> int:
         DeqflowError, OSError: a file or an option does not hold; said in one sentence.
     """
     from deqflow import zoo
-    from deqflow.export import export_onnx
+    from deqflow.export import export_onnx, usual_settings
 
     sources = [] if options.checkpoint is None else [options.checkpoint]
     prepare_outputs([options.output], overwrite=options.overwrite, sources=sources)
     model = zoo.load(options.model, checkpoint=options.checkpoint, device="cpu", precision="float32")
     settings = model.settings(steps=options.steps, scales=options.scales)
+    if options.scales is None:
+        settings = usual_settings(model, settings)
     exported = export_onnx(model, options.output, settings)
     steps = ", ".join(f"{settings.steps_at(scale)} steps at 1/{scale}" for scale in settings.scales)
     print(
