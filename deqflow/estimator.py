@@ -260,7 +260,8 @@ class DEQFlow(FlowNetwork):
         self._warn_of_misuse(image1, image2, learns=learns)
         with torch.set_grad_enabled(learns):
             padding = self.padding(image1)
-            solution, operator = self._solve(self.prepare(image1, image2), state, settings)
+            pair = self.prepare(image1, image2, scales=settings.scales[-1:])
+            solution, operator = self._solve(pair, state, settings)
             if not learns:
                 del operator  # its correlation is the largest thing there is
                 return self.decode(solution, padding)
@@ -353,17 +354,16 @@ class DEQFlow(FlowNetwork):
         if given is not None:
             if state is not None:
                 raise ConfigError("state and flow are two places to start from: expected one of them")
-            state = self._state_of(image1, given)
+            state = self._state_of(image1, given, self.settings(**options).scales[-1])
         estimates = self(image1, image2, state, **options)
         return list(estimates) if batched else estimates[0]
 
-    def _state_of(self, image: Tensor, flow: NDArray[np.floating]) -> FlowState:
+    def _state_of(self, image: Tensor, flow: NDArray[np.floating], scale: int) -> FlowState:
         """Return the initial state of frames (B, 3, H, W) that holds a full-resolution flow (B, H, W, 2)."""
         wanted = (len(image), *image.shape[2:], 2)
         if flow.shape != wanted or not np.isfinite(flow).all():
             raise ConfigError(f"flow has shape {flow.shape}, expected {wanted} of finite values")
         padding = self.padding(image)
         full = padding.pad(torch.from_numpy(flow).to(image).permute(0, 3, 1, 2))
-        stride = self.config.stride
-        start = self.initial_state(self.encode(padding.pad(image)))
-        return FlowState(start.hidden, F.avg_pool2d(full, stride) / stride)
+        start = self.initial_state(self.encode(padding.pad(image), (scale,)), scale)
+        return FlowState(start.hidden, F.avg_pool2d(full, scale) / scale)

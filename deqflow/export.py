@@ -52,11 +52,11 @@ class FixedSteps(nn.Module):
         images = [_padded(image, coarsest, above, before) for image in (image1, image2)]
         state: FlowState | None = None
         last = 0
-        known = [model.encode(image) for image in images]
+        known = [model.encode(image, settings.scales[-1:]) for image in images]
         for scale in settings.scales:
             if scale > coarsest:
                 shrunk = [_padded(F.avg_pool2d(image, scale // coarsest), coarsest) for image in images]
-                features = [{scale: model.encode(image).features[coarsest]} for image in shrunk]
+                features = [{scale: model.encode(image, (coarsest,)).features[coarsest]} for image in shrunk]
                 frames = [EncodedFrame(image, part) for image, part in zip(shrunk, features, strict=True)]
             else:
                 frames = known

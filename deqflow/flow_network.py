@@ -1,7 +1,7 @@
 """The network of the estimator: it encodes frames, makes a pair's update operator and decodes a solution."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -91,7 +91,7 @@ class FlowNetwork(nn.Module):
         Args:
             image1: (B, 3, H, W) of 0..255, any size from 16x16.
             image2: (B, 3, H, W).
-            scales: to encode now, besides the model's own; ``solve`` encodes others when it needs them.
+            scales: to encode now, see ``encode``; ``solve`` encodes others when it needs them.
             bidirectional: prepare 2B pairs, those from frame 2 to frame 1 after those from 1 to 2.
 
         Raises:
@@ -116,26 +116,29 @@ class FlowNetwork(nn.Module):
         *,
         known: Mapping[int, FrameFeatures] | None = None,
     ) -> EncodedFrame:
-        """Encode padded frames (B, 3, H, W) of 0..255, at the model's strides and at ``scales``.
+        """Encode padded frames (B, 3, H, W) of 0..255 at ``scales``; without any, at the model's strides.
 
         At a scale beyond the model's strides it is shrunk frames that are encoded, without a graph: what is
         found there only says where to start. What is ``known`` already is not encoded again.
         """
-        features = dict(known or {})
-        if not features.keys() >= set(self.config.strides):
-            features |= self._features(image)
+        features, strides = dict(known or {}), self.config.strides
+        own = [stride for stride in strides if stride >= min(scales, default=0)]
+        if not features.keys() >= set(own):
+            features |= self._features(image, own)
         for scale in set(scales) - features.keys():
             with torch.no_grad():
-                features[scale] = self._features(self._shrunk(image, scale))[max(self.config.strides)]
+                features |= {scale: self._features(self._shrunk(image, scale), strides[:1])[strides[0]]}
         return EncodedFrame(image, features)
 
-    def _features(self, image: Tensor) -> dict[int, FrameFeatures]:
+    def _features(self, image: Tensor, strides: Sequence[int]) -> dict[int, FrameFeatures]:
+        """Encode frames at so many of the model's strides, coarse to fine."""
         scaled = (image * (2 / 255) - 1).contiguous(memory_format=torch.channels_last)
         with self._part("encode"):
-            encoded = self.encoder(scaled)
-        return {
-            stride: FrameFeatures(*parts) for stride, parts in zip(self.config.strides, encoded, strict=True)
-        }
+            if len(strides) == len(self.config.strides):
+                encoded = self.encoder(scaled)
+            else:
+                encoded = self.encoder(scaled, len(strides))
+        return {stride: FrameFeatures(*parts) for stride, parts in zip(strides, encoded, strict=True)}
 
     def _shrunk(self, image: Tensor, scale: int) -> Tensor:
         """Frames as small as the coarsest stride needs to stand for ``scale``, padded."""

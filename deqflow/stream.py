@@ -143,9 +143,7 @@ class FlowStream:
         last = self._frame
         self.duplicate = last is not None and torch.equal(last.image, padded)
         if last is None or not self.duplicate:
-            # Without reuse every pair is solved at every scale; else others are encoded when needed.
-            scales = () if self.reuse else self.model.scales(padded, self.settings)
-            self._frame = self.model.encode(padded, scales)
+            self._frame = self.model.encode(padded, self._scales(padded))
         assert self._frame is not None
         self.frames += 1
         if self.pair is not None:
@@ -195,6 +193,10 @@ class FlowStream:
             raise VideoError("flow needs two frames")
         pair = self.pair
         return pair if direction == "forward" else PreparedPair(pair.second, pair.first, pair.padding)
+
+    def _scales(self, padded: Tensor) -> tuple[int, ...]:
+        """Return the scales that every frame is encoded at: with reuse the finest, others when needed."""
+        return self.settings.scales[-1:] if self.reuse else self.model.scales(padded, self.settings)
 
     def _encode_all_scales(self) -> None:
         """Encode the last two frames at the scales of a cold solve, so that each is so only once."""
@@ -249,8 +251,8 @@ class FlowStream:
             if self.frames:
                 image = state["image"].to(device).permute(0, 3, 1, 2).float()
                 self._size = image.shape
-                scales = () if self.reuse else self.model.scales(image, self.settings)
-                self._frame = self.model.encode(self.model.padding(image).pad(image), scales)
+                padded = self.model.padding(image).pad(image)
+                self._frame = self.model.encode(padded, self._scales(padded))
             for direction in get_args(Direction):
                 if f"{direction}.hidden" in state:
                     hidden, flow, known, distance = (
@@ -268,7 +270,8 @@ class FlowStream:
             self._range = value_range_of([self._first, array], f"frames {self.frames} and {self.frames + 1}")
             if value_range_of([self._first]) != self._range:
                 first = self.model.to_tensor(self._first, f"frame {self.frames}", self._range)
-                self._frame = self.model.encode(self.model.padding(first).pad(first))
+                padded = self.model.padding(first).pad(first)
+                self._frame = self.model.encode(padded, self._scales(padded))
             self._first = None
         if self.frames == 0 and np.issubdtype(array.dtype, np.floating):
             self._first = array

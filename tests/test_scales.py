@@ -124,6 +124,32 @@ def test_a_start_is_shrunk_for_the_first_of_the_scales(model):
             model(*images, given._replace(**{part: wrong}), **how)
 
 
+def test_what_no_scale_needs_is_not_encoded(model):
+    """Shrunk frames stand for the coarsest stride alone; without 1/4 nothing is fused to there."""
+    image = frames(96, 128)[0].to(model.device)
+    whole = model.encode(image)
+    assert whole.features.keys() == {16, 8, 4}
+    for scales, expected in (((8,), {16, 8}), ((16,), {16}), ((32,), {32}), ((32, 16, 8), {32, 16, 8})):
+        found = model.encode(image, scales)
+        assert found.features.keys() == expected
+        for stride in expected - {32}:
+            assert torch.equal(found.features[stride].matching, whole.features[stride].matching)
+            assert torch.equal(found.features[stride].trunk, whole.features[stride].trunk)
+    small = model.encode(torch.nn.functional.avg_pool2d(image, 2))
+    assert torch.equal(found.features[32].matching, small.features[16].matching)
+    more = model.encode(image, (4,), known=found.features)
+    assert more.features.keys() == {32, 16, 8, 4}
+
+
+def test_a_flow_starts_a_solve_that_ends_before_the_finest_scale(model):
+    one, two = (image[0].permute(1, 2, 0).numpy().astype(np.uint8) for image in frames(48, 64))
+    flow = np.full((48, 64, 2), 8.0, np.float32)
+    how = {"steps": 2, "tolerance": 0.0, "scales": "fast"}
+    found = model.estimate(one, two, flow=flow, **how)
+    assert found.state.flow.shape == (1, 2, 6, 8)
+    assert not np.allclose(found.flow, model.estimate(one, two, **how).flow, atol=1e-3)
+
+
 def test_cells_of_a_grid_that_does_not_halve_have_means_of_their_own():
     state = FlowState(torch.ones(1, 3, 5, 7), torch.full((1, 2, 5, 7), 6.0))
     half = state.reduced(2)

@@ -83,10 +83,10 @@ def test_each_frame_is_encoded_once(model: DEQFlow, monkeypatch: pytest.MonkeyPa
     count = 0
     encode = model._features
 
-    def counting(image: torch.Tensor) -> Any:
+    def counting(image: torch.Tensor, strides: Any) -> Any:
         nonlocal count
         count += len(image)
-        return encode(image)
+        return encode(image, strides)
 
     monkeypatch.setattr(model, "_features", counting)
     assert len(list(estimate_video(scene(0, 4), model, steps=1))) == 3
@@ -493,9 +493,9 @@ def test_coarse_scales_are_encoded_once_in_both_directions(
     sizes = []
     encode = model._features
 
-    def counting(image: torch.Tensor) -> Any:
+    def counting(image: torch.Tensor, strides: Any) -> Any:
         sizes.append(tuple(image.shape[2:]))
-        return encode(image)
+        return encode(image, strides)
 
     monkeypatch.setattr(model, "_features", counting)
     stream = FlowStream(model, steps=1, scales=(16, 8), check=False)

@@ -56,15 +56,18 @@ class PyramidEncoder(nn.Module):
             nn.Sequential(ResidualBlock(fused, fused), nn.Conv2d(fused, context, 1)) for _ in widths
         )
 
-    def forward(self, image: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
-        """Image (B, 3, H, W) in -1..1 -> features and trunk, (B, C, H/s, W/s) each, coarse strides first."""
+    def forward(self, image: Tensor, count: int | None = None) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Image (B, 3, H, W) in -1..1 -> features and trunk, (B, C, H/s, W/s) each, coarse strides first.
+
+        ``count`` levels, the coarsest, are fused at all; None is every one.
+        """
         levels, x = [], F.relu_(self.stem(image, RELU_GAIN))
         for stage in self.stages:
             x = stage(x)
             levels.append(x)
         found: list[tuple[Tensor, Tensor]] = []
         fused: Tensor | None = None
-        for level in reversed(range(len(levels))):
+        for level in list(reversed(range(len(levels))))[:count]:
             own = self.lateral[level](levels[level], RELU_GAIN)
             if fused is None:
                 fused = F.relu(own)

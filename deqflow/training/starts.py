@@ -200,12 +200,12 @@ def follow(
     coarser = tuple(stride for stride in model.config.strides if stride > scale) or (2 * scale,)
     coarse_steps = randomness.coarse_steps or randomness.solver_steps
     coarse = replace(settings, steps=coarse_steps, scales=(*coarser, scale))
-    scales = model.scales(image1, coarse) if randomness.coarse_start else ()
+    scales = model.scales(image1, coarse) if randomness.coarse_start else (scale,)
     correction: Correction = choose_correction(options, randomness.solver_steps)
     if randomness.probe is not None:
         correction = Penalized(correction, randomness.probe)
     pair = model.prepare(image1, image2, scales=scales, bidirectional=bidirectional)
-    start = model.coarse_start(pair, coarse) if scales else None
+    start = model.coarse_start(pair, coarse) if randomness.coarse_start else None
     wrong = randomness.wrong_start
     if wrong is not None and (scale >= REFERENCE_STRIDE or wrong.kind == "carried"):
         start = wrong_state(model, pair, wrong, solver, scale=scale, before=before)
@@ -248,17 +248,18 @@ def wrong_state(
     """
     first, second = pair.first, pair.second
     count, kind = len(first.image), start.kind
+    scale = scale or model.config.stride
+    # What a video carries was found through all scales; only shrunk frames, which are encoded anew, are not.
+    scales = tuple(stride for stride in model.config.strides if stride >= scale)
     if kind == "still":
         second = first
     elif kind == "carried":
         first, second = second, first
         if before is not None:
-            first = model.encode(torch.cat((pair.padding.pad(before), first.image[len(before) :])))
+            images = torch.cat((pair.padding.pad(before), first.image[len(before) :]))
+            first = model.encode(images, scales)
     elif kind == "other-motion" or count == 1:
-        second = model.encode(second.image.roll(start.shift, dims=(2, 3)))
-    scale = scale or model.config.stride
-    # What a video carries was found through all scales; only shrunk frames, which are encoded anew, are not.
-    scales = tuple(stride for stride in model.config.strides if stride >= scale)
+        second = model.encode(second.image.roll(start.shift, dims=(2, 3)), scales)
     settings = replace(model.defaults, steps=start.evaluations, tolerance=0.0, solver=solver, scales=scales)
     other = replace(pair, first=first, second=second)
     state: FlowState = model.solve(other, settings=settings).finest.state
