@@ -217,9 +217,21 @@ class SolveSettings:
         """Return the settings between frames that follow each other."""
         return self if self.video is None else replace(self, solver=self.video)
 
-    def finest(self) -> "SolveSettings":
-        """Return the settings of a solve at the finest scale alone."""
-        return replace(self, scales=self.scales[-1:])
+    @property
+    def reused_scale(self) -> int:
+        """The scale whose fixed point the next pair of a video may start from: the finest of at most 1/8.
+
+        A finer one, where each step costs much and few are made, starts as well from that of 1/8.
+        """
+        return min((scale for scale in self.scales if scale >= REFERENCE_STRIDE), default=self.scales[-1])
+
+    def begun_at(self, scale: int) -> "SolveSettings":
+        """Return the settings of a solve that leaves out the scales coarser than one of them."""
+        return replace(self, scales=self.scales[self.scales.index(scale) :])
+
+    def tolerance_at(self, scale: int) -> float:
+        """Return the tolerance at a scale, RMS in full-resolution pixels per step."""
+        return self.tolerance * (scale // self.scales[-1])
 
     def steps_at(self, scale: int) -> int:
         """Return the most evaluations at a scale."""
@@ -230,6 +242,6 @@ class SolveSettings:
     def stopping(self, measure: Measure, scale: int) -> StoppingRule:
         """Return the rule at one of the scales."""
         hidden = self.hidden_tolerance if self.tolerance > 0 else 0.0
-        tolerance = (self.tolerance * (scale // self.scales[-1]), float("inf"), hidden)
+        tolerance = (self.tolerance_at(scale), float("inf"), hidden)
         steps = self.steps_at(scale)
         return StoppingRule(steps=steps, tolerance=tolerance, measure=measure, keep=self.keep)

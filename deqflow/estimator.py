@@ -28,7 +28,7 @@ from deqflow.flow_network import FlowNetwork
 from deqflow.io.frames import Batch, Frame, is_batch, to_rgb_batches, to_rgb_frames
 from deqflow.io.images import ValueRange
 from deqflow.network.sizes import require_choice
-from deqflow.pair import FrameFeatures, PairSolution, PreparedPair
+from deqflow.pair import EncodedFrame, PairSolution, PreparedPair
 from deqflow.step import FlowState, Movement, UpdateStep
 
 FEWEST_CELLS = 10
@@ -91,11 +91,11 @@ class DEQFlow(FlowNetwork):
 
         Args:
             pair: from ``prepare``.
-            state: where to start, of the finest scale's size. It is shrunk for the first of the scales: few
-                steps at 1/4 do not leave the state of another motion. ``settings.finest()`` starts there.
+            state: where to start, of the size of one of the scales. It is shrunk for the first of them: few
+                steps at 1/4 do not leave the state of another motion (`SolveSettings.begun_at`).
             settings: None means the model's defaults.
-            trusted: (B, 1, H/s, W/s) bool, where to start from ``state`` at the finest scale; elsewhere that
-                starts as it does without, and what goes before it knows nothing of ``state``.
+            trusted: (B, 1, H/s, W/s) bool, where to start from ``state`` at the scale of its size; elsewhere
+                that starts as it does without, and what goes before it knows nothing of ``state``.
 
         Raises:
             ConfigError: a state of another size.
@@ -117,9 +117,8 @@ class DEQFlow(FlowNetwork):
             second=self.encode(pair.second.image, scales, known=pair.second.features),
         )
         evaluations: dict[int, Tensor] = {}
-        state, before = None, 0
-        if given is not None:
-            self._require_fit(given, pair.first.features[scales[-1]])
+        state, before, reusable = None, 0, None
+        own = None if given is None else self._scale_of(given, pair.first, scales)
         for scale in scales:
             finest = scale == scales[-1]
             with torch.set_grad_enabled(finest and torch.is_grad_enabled()):
@@ -130,26 +129,31 @@ class DEQFlow(FlowNetwork):
             if state is not None:
                 height, width = start.flow.shape[2:]
                 start = state.enlarged(before // scale, (height, width)).fitted(start)
-            if given is not None and trusted is None and scale == scales[0]:
-                start = given.reduced(scale // scales[-1]).fitted(start)
-            elif given is not None and trusted is not None and finest:
-                start = given.fitted(start).where(trusted, start)
+            if given is not None and own is not None:
+                if trusted is None and scale == scales[0]:
+                    start = given.reduced(scale // own).fitted(start)
+                elif trusted is not None and scale == own:
+                    start = given.fitted(start).where(trusted, start)
             stop = settings.stopping(Movement(scale), scale)
             with self._part("solve" if finest else "coarse solve"):
                 solution = solve(operator, start, settings.solver, stop)
             before, state, evaluations[scale] = scale, solution.state, solution.steps
+            if scale == settings.reused_scale:
+                reusable = solution
             if not finest:
                 del operator  # its correlation need not be there beside the next one
-        return PairSolution(scales[-1], solution, evaluations), operator
+        return PairSolution(scales[-1], solution, reusable or solution, evaluations), operator
 
-    def _require_fit(self, state: FlowState, first: FrameFeatures) -> None:
-        """Raise ConfigError for a state of another size than that of the first frame at the state's scale."""
-        batch, _, height, width = first.matching.shape
-        wanted = {"hidden": (batch, self.config.hidden, height, width), "flow": (batch, 2, height, width)}
-        for name, shape in wanted.items():
-            found = tuple(getattr(state, name).shape)
-            if found != shape:
-                raise ConfigError(f"state is for a {name} of {found}, these frames need {shape}")
+    def _scale_of(self, state: FlowState, first: EncodedFrame, scales: Sequence[int]) -> int:
+        """Return the scale that a state has the size of; raise ConfigError where there is none."""
+        sizes = {scale: first.features[scale].matching.shape[2:] for scale in reversed(scales)}
+        fitting = [scale for scale, size in sizes.items() if size == state.flow.shape[2:]]
+        height, width = sizes[fitting[0] if fitting else scales[-1]]
+        for name, channels in (("flow", 2), ("hidden", self.config.hidden)):
+            found, wanted = tuple(getattr(state, name).shape), (len(first.image), channels, height, width)
+            if found != wanted:
+                raise ConfigError(f"state is for a {name} of {found}, these frames need {wanted}")
+        return fitting[0]
 
     def coarse_start(
         self,

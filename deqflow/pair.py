@@ -67,9 +67,11 @@ class PairSolution:
     Attributes:
         scale: stride of the finest scale that was solved.
         finest: the solution there.
+        reusable: that at ``SolveSettings.reused_scale``, where the next pair of a video may start.
         evaluations: (B,) of the update operator at each scale, by stride.
     """
 
     scale: int
     finest: Solution
+    reusable: Solution
     evaluations: Mapping[int, Tensor]

@@ -44,7 +44,7 @@ class Start(NamedTuple):
 
     Attributes:
         settings: with the scales that the solve goes through.
-        state: where it starts, of the finest scale's size; None starts cold.
+        state: where it starts, of the reused scale's size; None starts cold.
         trusted: (1, 1, H/s, W/s) bool, the cells that start from there; None is all.
     """
 
@@ -287,7 +287,7 @@ class FlowStream:
 
     def _solve(self, direction: Direction) -> FlowEstimate:
         """Solve a pair, and keep what the next may start from."""
-        pair, stride = self._pair(direction), self.settings.scales[-1]
+        pair, stride = self._pair(direction), self.settings.reused_scale
         waits = self.check and nearly_equal(pair)
         start = None if waits or not self.reuse else self._carried.get(direction)
         matching = Matching.of(pair, stride)
@@ -302,41 +302,42 @@ class FlowStream:
         estimate = self.model.decode(solution, pair.padding)[0]
         checks = CHECK_COST * cost_of({stride: 1}) if start is not None and self.check else 0.0
         self.cost = estimate.cost + checks
-        distance, inside = matching.distance(estimate.state.flow)
+        kept = solution.reusable.state
+        distance, inside = matching.distance(kept.flow)
         matched = distance[inside]
         cut = self.detect_cuts and matched.numel() > 0 and float(matched.median()) > UNMATCHED
         self.cut = self.cut or cut
-        unsettled = self.check and self._unsettled(estimate)
-        if cut or unsettled or estimate.outcome is Outcome.DIVERGED:
+        unsettled = self.check and self._unsettled(float(solution.reusable.residual[0, 0]))
+        diverged = Outcome.DIVERGED in (estimate.outcome, int(solution.reusable.outcome[0]))
+        if cut or unsettled or diverged:
             self._carried.pop(direction, None)  # no place to start from
         elif not waits:
             # Motion goes on: what came from there moves on by as much.
-            flow = estimate.state.flow
-            onward = flow if direction == "forward" else -flow
-            self._carried[direction] = CarriedState.along(
-                estimate.state, torch.where(inside, distance, torch.inf), onward
-            )
+            onward = kept.flow if direction == "forward" else -kept.flow
+            distance = torch.where(inside, distance, torch.inf)
+            self._carried[direction] = CarriedState.along(kept, distance, onward)
         return estimate
 
-    def _unsettled(self, estimate: FlowEstimate) -> bool:
+    def _unsettled(self, residual: float) -> bool:
         """Whether a solve still moves that had the steps to settle; a shorter one goes on with the next."""
-        long = self.settings.steps_at(self.settings.scales[-1]) >= LONG
-        return long and estimate.residual > max(UNSETTLED, 2 * self.settings.tolerance)
+        scale = self.settings.reused_scale
+        long = self.settings.steps_at(scale) >= LONG
+        return long and residual > max(UNSETTLED, 2 * self.settings.tolerance_at(scale))
 
     def _start(self, pair: PreparedPair, carried: CarriedState, matching: Matching) -> Start:
         """Choose where to start a pair; what is trusted in every cell needs no coarser scale."""
+        scale = self.settings.reused_scale
+        begun = self.settings.begun_at(scale)
         if not self.check:
-            return Start(self.settings.finest(), carried.state)
+            return Start(begun, carried.state)
         failed, seen = carried.checked(matching)
         if int(failed.sum()) >= MOST_AFRESH * int(seen.sum()):
             return Start(self.settings)
-        if bool(blocks(failed, max(2, LOST // self.settings.scales[-1])).any()):
+        if bool(blocks(failed, max(2, LOST // scale)).any()):
             return Start(self.settings, carried.state, carried.found & ~failed)
         # A small thing and what was uncovered only forget: the flow around them is as good a start as any.
-        fresh = self.model.initial_state(pair.first, self.settings.scales[-1])._replace(
-            flow=carried.state.flow
-        )
-        return Start(self.settings.finest(), carried.state.where(carried.found & ~failed, fresh))
+        fresh = self.model.initial_state(pair.first, scale)._replace(flow=carried.state.flow)
+        return Start(begun, carried.state.where(carried.found & ~failed, fresh))
 
     def _still(self, pair: PreparedPair) -> FlowEstimate:
         """Return the estimate of two equal frames: nothing moves, and nothing was solved."""

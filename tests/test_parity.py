@@ -113,7 +113,7 @@ def published_solve(model, frames, solver, stop):
     solution = solve(
         step, step.start, solver, replace(stop, keep=Keep(slack=0.0, first=stop.minimum), measure=measure)
     )
-    decoded = model.decode(PairSolution(8, solution, {8: solution.steps}), pair.padding)
+    decoded = model.decode(PairSolution(8, solution, solution, {8: solution.steps}), pair.padding)
     return solution, decoded.flow[0].numpy()
 
 

@@ -158,7 +158,6 @@ def test_cells_of_a_grid_that_does_not_halve_have_means_of_their_own():
 
 @pytest.mark.parametrize("kind", ["other-motion", "carried"])
 def test_training_at_the_finest_scale_comes_to_other_motions_by_way_of_the_coarser(model, kind):
-    """But for what a video carries, which is checked in use and starts at the finest."""
     solved = []
     solve = model.solve
 
@@ -174,12 +173,9 @@ def test_training_at_the_finest_scale_comes_to_other_motions_by_way_of_the_coars
     assert path.points[-1].flow.shape == (1, 2, 12, 16)
     (first, evaluations, start), *rest = solved
     assert start is None and evaluations == 5
-    if kind == "carried":
-        assert first == (16, 8, 4) and not rest
-    else:
-        assert first == (16, 8)
-        ((scales, evaluations, start),) = rest
-        assert scales == (8,) and evaluations == 4 and start.flow.shape == (1, 2, 6, 8)
+    assert first == (16, 8)
+    ((scales, evaluations, start),) = rest
+    assert scales == (8,) and evaluations == 4 and start.flow.shape == (1, 2, 6, 8)
 
 
 def test_the_tolerance_is_that_of_the_finest_scale(model):
@@ -249,13 +245,37 @@ def test_every_parameter_learns_from_some_scale(model):
 
 
 @pytest.mark.parametrize("scales", ["all", "fast"])
-def test_a_stream_carries_the_state_of_its_finest_scale(model, scales):
+def test_a_stream_carries_the_state_of_an_eighth(model, scales):
     picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     picture = np.repeat(np.repeat(picture[::6, ::6], 6, 0), 6, 1)
     stream = FlowStream(model, check=False, detect_cuts=False, steps=2, scales=scales)
     seen = [stream.push(picture[:, 2 * shift : 64 + 2 * shift]) for shift in range(3)]
     assert seen[1].evaluations.keys() == set(stream.settings.scales)
-    assert seen[2].evaluations.keys() == {stream.settings.scales[-1]} and stream.reused
+    assert seen[2].evaluations.keys() == ({8, 4} if scales == "all" else {8}) and stream.reused
+    assert stream.state_dict()["forward.flow"].shape == (1, 2, 8, 8)
+    again = FlowStream(model, check=False, detect_cuts=False, steps=2, scales=scales)
+    again.load_state_dict(stream.state_dict())
+    ahead = picture[:, 6:70]
+    assert np.array_equal(again.push(ahead).flow, stream.push(ahead).flow)
+
+
+def test_a_scale_finer_than_an_eighth_starts_from_it_on_video_too(model):
+    images = frames(48, 64).to(model.device)
+    settings = model.settings(steps=3, tolerance=0.0)
+    assert settings.reused_scale == 8 and settings.begun_at(8).scales == (8, 4)
+    assert replace(settings, scales=(4,)).reused_scale == 4
+    pair = model.prepare(*images)
+    solved = model.solve(pair, settings=settings)
+    coarse = model.solve(pair, settings=replace(settings, scales=(16, 8)))
+    torch.testing.assert_close(solved.reusable.state.flow, coarse.finest.state.flow)
+    start = coarse.finest.state
+    on = model.solve(pair, start, settings.begun_at(8))
+    again = model.solve(pair, start, replace(settings, scales=(8,)))
+    torch.testing.assert_close(on.reusable.state.flow, again.finest.state.flow)
+    everywhere = torch.ones(1, 1, 6, 8, dtype=torch.bool, device=model.device)
+    mixed = model.solve(pair, start, settings, trusted=everywhere)
+    assert mixed.evaluations.keys() == {16, 8, 4}
+    torch.testing.assert_close(mixed.finest.state.flow, on.finest.state.flow)
 
 
 def test_a_description_survives_and_wrong_ones_are_refused():

@@ -125,7 +125,9 @@ def test_a_steady_motion_needs_fewer_steps_with_reuse(
 
 def at_the_finest(stream: FlowStream) -> Callable[[Any, CarriedState, Any], Start]:
     """Return what starts pairs at the finest scale from whatever is carried."""
-    return lambda pair, carried, matching: Start(stream.settings.finest(), carried.state)
+    return lambda pair, carried, matching: Start(
+        stream.settings.begun_at(stream.settings.reused_scale), carried.state
+    )
 
 
 def test_a_solve_that_does_not_settle_is_no_start_but_one_cut_short_is(
@@ -155,7 +157,7 @@ def test_a_solve_that_does_not_settle_is_no_start_but_one_cut_short_is(
 def test_a_fine_scale_is_given_few_steps_and_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     pyramid = create("deqflow-s").eval().requires_grad_(False)
-    stream = FlowStream(pyramid, scales=(8, 4), steps=LONG, fine_steps=1, detect_cuts=False)
+    stream = FlowStream(pyramid, scales=(4,), steps=LONG, fine_steps=1, detect_cuts=False)
     monkeypatch.setattr(stream, "_start", at_the_finest(stream))
     _, first, _ = (stream.push(frame) for frame in scene(0, 3, (64, 80)))
     assert first is not None and first.residual > UNSETTLED
@@ -169,7 +171,7 @@ def test_coarser_scales_are_asked_for_blocks_of_as_many_pixels_at_every_scale(
     scale: int, side: int, asked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pyramid = create("deqflow-s").eval().requires_grad_(False)
-    stream = FlowStream(pyramid, scales=(8, 4)[: 1 if scale == 8 else 2], steps=1, detect_cuts=False)
+    stream = FlowStream(pyramid, scales=(scale,), steps=1, detect_cuts=False)
     for frame in scene(0, 2, (96, 128)):
         stream.push(frame)
 
@@ -263,7 +265,7 @@ def test_a_thing_that_starts_to_move_is_seen(trained: DEQFlow, picture: np.ndarr
     stream = FlowStream(trained)
     estimates = [stream.push(frame) for frame in frames]
     assert stream.reused and 0 < stream.afresh < 0.5
-    assert estimates[-1].evaluations.keys() == {16, 8, 4} and estimates[-2].evaluations.keys() == {4}
+    assert estimates[-1].evaluations.keys() == {16, 8, 4} and estimates[-2].evaluations.keys() == {8, 4}
     assert np.median(estimates[-1].flow[68:102, 48:82, 0]) == pytest.approx(14, abs=1)
     assert np.median(estimates[-1].flow[:, 130:, 0]) == pytest.approx(2, abs=0.3)
 
@@ -403,8 +405,8 @@ def test_where_nothing_is_reused_the_pair_is_solved_at_every_scale(
     frames.append(window(picture[::-1, ::-1], 0, size=size))
     options: Any = {"steps": STEPS, "tolerance": 0, "solver": deqflow.FixedPointIteration()}
     streamed = list(estimate_video(frames, trained, **options))
-    # A first pair and the one across the cut; the carried one starts at the finest scale.
-    cold, reused = {16: STEPS, 8: STEPS, 4: STEPS}, {4: STEPS}
+    # A first pair and the one across the cut; the carried one starts at 1/8.
+    cold, reused = {16: STEPS, 8: STEPS, 4: STEPS}, {8: STEPS, 4: STEPS}
     assert [estimate.evaluations for estimate in streamed] == [cold, reused, cold]
     for index in (0, 2):
         expected = trained.estimate(frames[index], frames[index + 1], **options)

@@ -216,7 +216,8 @@ def compare_solvers(
         pair = model.prepare(model.to_tensor(sample.frame1), model.to_tensor(sample.frame2))
         start = model.coarse_start(pair)
         for name, solver in solvers.items():
-            settings = model.settings(steps=steps, tolerance=tolerance, solver=solver).finest()
+            settings = model.settings(steps=steps, tolerance=tolerance, solver=solver)
+            settings = settings.begun_at(settings.scales[-1])
             estimate = model.decode(model.solve(pair, start, settings), pair.padding)[0]
             found[name].append(PairErrors.of(estimate, sample))
     return found

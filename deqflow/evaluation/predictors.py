@@ -123,7 +123,7 @@ class FlowOnlyStream(FlowStream):
     """
 
     def _start(self, pair: PreparedPair, carried: CarriedState, matching: Matching) -> Start:
-        hidden = self.model.initial_state(pair.first, self.settings.scales[-1]).hidden
+        hidden = self.model.initial_state(pair.first, self.settings.reused_scale).hidden
         return Start(self.settings, FlowState(hidden, carried.state.flow))
 
 

@@ -207,10 +207,10 @@ def follow(
     pair = model.prepare(image1, image2, scales=scales, bidirectional=bidirectional)
     start = model.coarse_start(pair, coarse) if randomness.coarse_start else None
     wrong = randomness.wrong_start
-    if wrong is not None and (scale >= REFERENCE_STRIDE or wrong.kind == "carried"):
+    if wrong is not None and scale >= REFERENCE_STRIDE:
         start = wrong_state(model, pair, wrong, solver, scale=scale, before=before)
     elif wrong is not None:
-        # As in use: another motion's state is solved at coarser scales before it comes to 1/4.
+        # As in use: the state of another pair is solved at 1/8 before it comes to 1/4.
         other = wrong_state(model, pair, wrong, solver, scale=coarser[-1], before=before)
         start = model.coarse_start(pair, replace(coarse, scales=(coarser[-1], scale)), other)
     return model.trajectory(
