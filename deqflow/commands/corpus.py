@@ -240,8 +240,8 @@ def estimate_clip(options: CorpusOptions, source: str, result: Path) -> int:
             if last is None:
                 require_memory(model, frame.image.shape[:2])
             if take(stream, frame) and last is not None:
-                known = {"frame": last.number, "time": float(last.time), "cut": stream.cut}
                 flow: NDArray[Any] = stream.forward().flow
+                known = {"frame": last.number, "time": float(last.time), "cut": stream.cut}
                 if options.write == "features":
                     flow = quantize_flow(flow, options.bound)
                 file.add({**known, "duplicate": stream.duplicate, "forward/flow": flow})
