@@ -118,7 +118,8 @@ class DEQFlow(FlowNetwork):
         )
         evaluations: dict[int, Tensor] = {}
         state, before, reusable = None, 0, None
-        own = None if given is None else self._scale_of(given, pair.first, scales)
+        own = scales[0] if given is None else self._scale_of(given, pair.first, scales)
+        enters = scales[0] if trusted is None else own
         for scale in scales:
             finest = scale == scales[-1]
             with torch.set_grad_enabled(finest and torch.is_grad_enabled()):
@@ -129,11 +130,9 @@ class DEQFlow(FlowNetwork):
             if state is not None:
                 height, width = start.flow.shape[2:]
                 start = state.enlarged(before // scale, (height, width)).fitted(start)
-            if given is not None and own is not None:
-                if trusted is None and scale == scales[0]:
-                    start = given.reduced(scale // own).fitted(start)
-                elif trusted is not None and scale == own:
-                    start = given.fitted(start).where(trusted, start)
+            if given is not None and scale == enters:
+                fitted = given.reduced(scale // own).fitted(start)
+                start = fitted if trusted is None else fitted.where(trusted, start)
             stop = settings.stopping(Movement(scale), scale)
             with self._part("solve" if finest else "coarse solve"):
                 solution = solve(operator, start, settings.solver, stop)
@@ -173,7 +172,7 @@ class DEQFlow(FlowNetwork):
         if not coarser:
             return None
         ratio = coarser[-1] // finest
-        alone = replace(settings, scales=tuple(coarser), tolerance=ratio * settings.tolerance)
+        alone = replace(settings, scales=tuple(coarser), tolerance=settings.tolerance_at(coarser[-1]))
         found: FlowState = self.solve(pair, state, alone).finest.state
         height, width = (side // finest for side in pair.first.image.shape[2:])
         return found.enlarged(ratio, (height, width))

@@ -134,10 +134,9 @@ class FlowNetwork(nn.Module):
         """Encode frames at so many of the model's strides, coarse to fine."""
         scaled = (image * (2 / 255) - 1).contiguous(memory_format=torch.channels_last)
         with self._part("encode"):
-            if len(strides) == len(self.config.strides):
-                encoded = self.encoder(scaled)
-            else:
-                encoded = self.encoder(scaled, len(strides))
+            # Only a pyramid has levels to leave out, and takes their number.
+            some = () if len(strides) == len(self.config.strides) else (len(strides),)
+            encoded = self.encoder(scaled, *some)
         return {stride: FrameFeatures(*parts) for stride, parts in zip(strides, encoded, strict=True)}
 
     def _shrunk(self, image: Tensor, scale: int) -> Tensor:

@@ -123,8 +123,8 @@ def test_a_steady_motion_needs_fewer_steps_with_reuse(
     assert all(a.steps < b.steps for a, b in zip(warm[1:], cold[1:], strict=True))
 
 
-def at_the_finest(stream: FlowStream) -> Callable[[Any, CarriedState, Any], Start]:
-    """Return what starts pairs at the finest scale from whatever is carried."""
+def from_what_is_carried(stream: FlowStream) -> Callable[[Any, CarriedState, Any], Start]:
+    """Return what starts every pair from whatever is carried, unchecked."""
     return lambda pair, carried, matching: Start(
         stream.settings.begun_at(stream.settings.reused_scale), carried.state
     )
@@ -148,7 +148,7 @@ def test_a_solve_that_does_not_settle_is_no_start_but_one_cut_short_is(
         stream = FlowStream(
             model, steps=steps, check=check, detect_cuts=False, solver=deqflow.FixedPointIteration()
         )
-        monkeypatch.setattr(stream, "_start", at_the_finest(stream))
+        monkeypatch.setattr(stream, "_start", from_what_is_carried(stream))
         for frame in scene(0, 3):
             stream.push(frame)
         assert (starts[1] is not None) == reused
@@ -158,7 +158,7 @@ def test_a_fine_scale_is_given_few_steps_and_is_gone_on_with(monkeypatch: pytest
     torch.manual_seed(0)
     pyramid = create("deqflow-s").eval().requires_grad_(False)
     stream = FlowStream(pyramid, scales=(4,), steps=LONG, fine_steps=1, detect_cuts=False)
-    monkeypatch.setattr(stream, "_start", at_the_finest(stream))
+    monkeypatch.setattr(stream, "_start", from_what_is_carried(stream))
     _, first, _ = (stream.push(frame) for frame in scene(0, 3, (64, 80)))
     assert first is not None and first.residual > UNSETTLED
     assert stream.reused

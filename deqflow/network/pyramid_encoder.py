@@ -67,7 +67,7 @@ class PyramidEncoder(nn.Module):
             levels.append(x)
         found: list[tuple[Tensor, Tensor]] = []
         fused: Tensor | None = None
-        for level in list(reversed(range(len(levels))))[:count]:
+        for level in range(len(levels) - 1, -1, -1)[:count]:
             own = self.lateral[level](levels[level], RELU_GAIN)
             if fused is None:
                 fused = F.relu(own)
