@@ -96,6 +96,11 @@ COMMANDS = {
         "deqflow.commands.average:AverageOptions",
         "deqflow.commands.average:run",
     ),
+    "calibrate": Command(
+        "weights that expect the errors that they really make",
+        "deqflow.commands.calibrate:CalibrateOptions",
+        "deqflow.commands.calibrate:run",
+    ),
     "export": Command(
         "a model as an ONNX file for other runtimes",
         "deqflow.commands.export:ExportOptions",

@@ -222,7 +222,7 @@ class FlowNetwork(nn.Module):
         flow = padding.crop(self.flow_at(state, scale=solution.scale))
         if self.uncertainty is not None:
             with self._part("decode"):
-                expected = self.uncertainty(state.hidden).expected_error
+                expected = self.uncertainty.expected_error(state.hidden)
             if solution.scale > self.config.stride:
                 expected = F.interpolate(expected, scale_factor=solution.scale / self.config.stride)
             uncertainty = padding.crop(expected[:, 0])

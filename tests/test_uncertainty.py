@@ -5,16 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from deqflow.cli import main
 from deqflow.config import ModelConfig, SolveSettings
-from deqflow.errors import ConfigError
+from deqflow.errors import ConfigError, DataError
 from deqflow.estimator import DEQFlow
-from deqflow.evaluation.bench import Calibration, calibration_table
+from deqflow.evaluation.calibration import Calibration, calibration_table, measure_calibration
 from deqflow.io import read_image, write_image
 from deqflow.network import Mixture, MixtureConfig, MixtureHead, extract_positions
 from deqflow.network.uncertainty import INNER_SCALE
-from deqflow.training.data import Batch
+from deqflow.training.data import Batch, held_out_scenes
 from deqflow.training.stages import STAGES
 from deqflow.training.starts import StepRandomness
 from deqflow.training.supervised import CorrectionObjective
@@ -149,12 +150,81 @@ def test_calibration_pools_pixels_by_the_expected_error():
     calibration = Calibration()
     calibration.add(np.array([0.25, 0.25, 0.7, 9.0]), np.array([0.1, 0.3, 0.6, 20.0]))
     calibration.add(np.array([0.7, 0.3, 1.5]), np.array([1.0, 0.2, 0.1]))
-    assert calibration.pixels.tolist() == [2, 1, 2, 1, 0, 0, 1]
-    np.testing.assert_allclose(calibration.real, [0.4, 0.2, 1.6, 0.1, 0, 0, 20])
-    np.testing.assert_allclose(calibration.expected, [0.5, 0.3, 1.4, 1.5, 0, 0, 9])
+    assert calibration.pixels.tolist() == [0, 2, 1, 2, 1, 0, 0, 1]
+    np.testing.assert_allclose(calibration.real, [0, 0.4, 0.2, 1.6, 0.1, 0, 0, 20])
+    np.testing.assert_allclose(calibration.expected, [0, 0.5, 0.3, 1.4, 1.5, 0, 0, 9])
     table = calibration_table(calibration)
-    assert "| 0 to 0.3" in table and "| 8 and more" in table and "| 0.5 to 1" in table
+    assert "| 0 to 0.1" in table and "| 8 and more" in table and "| 0.5 to 1" in table
     assert "median: 0.22" in table  # 0.949 and -0.5
+
+
+def test_the_curve_of_a_calibration_rises():
+    calibration = Calibration((1.0, 2.0, 3.0, 4.0))
+    for told, real, pixels in (
+        (0.5, 0.2, 1000),
+        (1.5, 3.0, 100),
+        (2.5, 1.0, 300),
+        (3.5, 9.0, 4),
+        (8.0, 20.0, 100),
+    ):
+        calibration.add(np.full(pixels, told), np.full(pixels, real))
+    # 1.5 and 2.5 are pooled, since real errors fall between them; 3.5 has too few pixels to say anything.
+    assert calibration.curve() == ((0.5, 0.2), (2.25, 1.5), (8.0, 20.0))
+    flat = Calibration((1.0,))
+    flat.add(np.array([0.5, 2.0]), np.array([1.0, 1.0]))
+    with pytest.raises(DataError, match="do not rise"):
+        flat.curve()
+
+
+def test_expected_errors_follow_the_curve():
+    torch.manual_seed(0)
+    head = MixtureHead(hidden=6, width=5, factor=2)
+    hidden = 4 * torch.randn(1, 6, 8, 8)
+    told = head.expected_error(hidden)
+    torch.testing.assert_close(told, head(hidden).expected_error, rtol=0, atol=0)
+    head.calibration = ((0.3, 0.1), (0.8, 0.6), (2.0, 5.4))
+    wanted = np.interp(
+        told.detach().numpy(), [0.3, 0.8, 2.0, 102.0], [0.1, 0.6, 5.4, 405.4]
+    )  # 4 px a px at the end
+    torch.testing.assert_close(head.expected_error(hidden), torch.from_numpy(wanted).float())
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [((0.1, 0.2),), ((0.1, 0.2), (0.1, 0.3)), ((0.1, 0.2), (0.3, 0.2)), ((0.1, "a"), (1, 2)), (1, 2), "ab"],
+)
+def test_a_calibration_that_is_no_rising_curve_is_refused(curve):
+    with pytest.raises(ConfigError, match="calibration of the uncertainty must be"):
+        MixtureConfig(calibration=curve)
+
+
+def test_calibrated_weights_expect_the_errors_that_they_make(tmp_path, capsys):
+    source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    scenes = "--pairs 3 --width 64 --height 64 --device cpu --checkpoint"
+    config = replace(PRESETS["deqflow-s-v0"].config, uncertainty=MixtureConfig(width=8))
+    torch.manual_seed(0)
+    save_weights(DEQFlow(config, name="deqflow-s-v0"), source, metadata={"data": "drawn"})
+    words = ["calibrate", "--model", "deqflow-s-v0", *scenes.split(), str(source), "--output", str(target)]
+    assert main(words) == 0
+    assert "b.safetensors" in capsys.readouterr().out
+    with safe_open(str(target), framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["data"] == "drawn"
+    assert metadata["calibrated_on"] == "held-out scenes 0 to 2 of usual motion at 64x64"
+    before, after = (load("deqflow-s-v0", checkpoint=path, device="cpu") for path in (source, target))
+    assert not before.uncertainty.calibration and len(after.uncertainty.calibration) >= 2
+    assert after.config.uncertainty.calibration == after.uncertainty.calibration
+    for key, value in before.state_dict().items():
+        torch.testing.assert_close(after.state_dict()[key], value, rtol=0, atol=0)
+    scenes = held_out_scenes(None, 64, 64)
+    found = measure_calibration(after, [scenes[number] for number in range(3)])
+    assert found.expected.sum() == pytest.approx(found.real.sum(), rel=0.1)
+    assert measure_calibration(before, [scenes[0]]).expected.sum() != pytest.approx(found.real.sum(), rel=0.5)
+    assert main(words) == 2
+    assert "b.safetensors" in capsys.readouterr().err
+    mean = tmp_path / "mean.safetensors"
+    assert main(["average", str(source), str(target), "--output", str(mean)]) == 0
+    assert not load("deqflow-s-v0", checkpoint=mean, device="cpu").uncertainty.calibration
 
 
 def test_the_bench_compares_expected_and_real_errors(tmp_path, capsys):

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from deqflow.config import ModelConfig
 from deqflow.errors import CheckpointError, ConfigError
 from deqflow.estimator import DEQFlow
 from deqflow.zoo.checkpoints import Checkpoint, file_sha256, read_checkpoint
@@ -51,14 +52,21 @@ def average(
     checkpoints = [read_checkpoint(source) for source in sources]
     first = checkpoints[0]
     name = recognize(first)
-    config = fitting_config(name, first)
+    config = _uncalibrated(fitting_config(name, first))
     for other in checkpoints[1:]:
-        if fitting_config(name, other) != config:
+        if _uncalibrated(fitting_config(name, other)) != config:
             raise CheckpointError(f"checkpoint {other.path} is of another model than {first.path}")
     mean = {key: _mean([each.tensors[key] for each in checkpoints], shares) for key in first.tensors}
     model = build(name, config, replace(first, tensors=mean))
     save_weights(model, target, metadata=_described(checkpoints, shares), dtype=dtype)
     return model
+
+
+def _uncalibrated(config: ModelConfig) -> ModelConfig:
+    """Return the configuration without what was measured of one file's errors."""
+    if config.uncertainty is None:
+        return config
+    return replace(config, uncertainty=replace(config.uncertainty, calibration=()))
 
 
 def _mean(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:

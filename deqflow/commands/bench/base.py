@@ -115,6 +115,13 @@ class PairOptions(WeightOptions):
         if self.pairs < 1 or self.first < 0:
             raise ConfigError("bench needs --pairs of at least 1 and --first of at least 0")
 
+    def pairs_told(self) -> str:
+        """Return a line about what `samples` are."""
+        if self.data is not None:
+            return f"the data sets in {self.data.name}"
+        last = self.first + self.pairs - 1
+        return f"held-out scenes {self.first} to {last} of {self.scenes} motion at {self.width}x{self.height}"
+
     def samples(self) -> "Iterable[Sample]":
         """Return pairs that no model of ours was trained on."""
         from tqdm import tqdm

@@ -132,7 +132,7 @@ class UncertaintyOptions(PairOptions):
 
     def measure(self) -> None:
         """Measure and print."""
-        from deqflow.evaluation.bench import calibration_table, measure_calibration
+        from deqflow.evaluation.calibration import calibration_table, measure_calibration
 
         model, samples = self.load(), self.samples()
         print(f"{self.told(model)}: mean absolute error of a component of the flow\n")
