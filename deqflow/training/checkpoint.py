@@ -23,8 +23,9 @@ from deqflow.estimator import DEQFlow
 from deqflow.io.files import atomic_path
 from deqflow.network import GatedStripConfig
 from deqflow.training.options import TrainOptions
-from deqflow.zoo import PRESETS, Weights, file_sha256, read_checkpoint, shipped_weights
+from deqflow.zoo import PRESETS, file_sha256, read_checkpoint, shipped_weights
 from deqflow.zoo.loading import build, fitting_config, preset
+from deqflow.zoo.weights import told_parts
 
 FORMAT = 2
 """Of states; those of another are refused."""
@@ -300,8 +301,8 @@ def origin(options: TrainOptions) -> str:
     path = _initial_weights(options)
     if path is None:
         return "random weights"
-    about = Weights(path, "", read_checkpoint(path).metadata)
-    return _told(path.name, file_sha256(path), about.metadata, about.averaged)
+    about = read_checkpoint(path).metadata
+    return _told(path.name, file_sha256(path), about, told_parts(path, about))
 
 
 def _told(name: str, digest: str, about: Mapping[str, str], averaged: Sequence[Mapping[str, Any]]) -> str:

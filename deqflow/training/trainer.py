@@ -112,10 +112,10 @@ class Trainer:
                 f"{options.accumulate} parts{ways}"
             )
         torch.manual_seed(options.seed)
-        self.sources = open_sources(options)
         self.model = create_model(options, processes.device)
         strides = self.model.config.strides
         self.options = options = options.for_strides(strides)
+        self.sources = open_sources(options)
         self.recipe = options.recipe(str(self.model.precision).removeprefix("torch."))
         self.average = AveragedModel(self.model, multi_avg_fn=averaging(options.ema))
         self.criterion = PARTS[type(options)][1](self.model, options)

@@ -14,7 +14,7 @@ from deqflow.estimator import DEQFlow
 from deqflow.zoo.checkpoints import Checkpoint, file_sha256, read_checkpoint
 from deqflow.zoo.conversion import recognize
 from deqflow.zoo.loading import build, fitting_config, save_weights
-from deqflow.zoo.weights import Weights
+from deqflow.zoo.weights import told_recipe
 
 
 def average(
@@ -80,7 +80,7 @@ def _mean(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
 def _merged(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
     """Return the data of all files one after the other, and what their recipes have in common."""
     data = dict.fromkeys(checkpoint.metadata.get("data", "") for checkpoint in checkpoints)
-    recipes = [Weights(each.path, "", each.metadata).recipe for each in checkpoints]
+    recipes = [told_recipe(each.path, each.metadata) for each in checkpoints]
     common = {
         name: value
         for name, value in recipes[0].items()

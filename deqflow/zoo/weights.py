@@ -59,23 +59,17 @@ class Weights:
     @property
     def recipe(self) -> dict[str, Any]:
         """The options of the training run, by name; empty if it is not told."""
-        return self._json("recipe")
+        return told_recipe(self.path, self.metadata)
 
     @property
     def averaged(self) -> list[dict[str, Any]]:
         """The files that these weights are the mean of, as `average` tells them; empty if of none."""
-        parts = self._read("averaged", "[]")
-        whole = isinstance(parts, list) and all(
-            isinstance(part, dict) and {"file", "sha256", "share"} <= part.keys() for part in parts
-        )
-        if not whole or not all(isinstance(part["share"], int | float) for part in parts):
-            raise CheckpointError(f"checkpoint {self.path}: its averaged is no list of files and shares")
-        return parts
+        return told_parts(self.path, self.metadata)
 
     @property
     def metrics(self) -> dict[str, Any]:
         """What is known of its errors: ``published`` of its architecture, ``measured`` of the file itself."""
-        return self._json("metrics")
+        return _object(self.path, self.metadata, "metrics")
 
     @property
     def license(self) -> str:
@@ -91,14 +85,32 @@ class Weights:
         """Return the model with these weights; ``options`` are those of `deqflow.load`."""
         return load(self.model, checkpoint=self.path, **options)
 
-    def _read(self, key: str, default: str) -> Any:
-        try:
-            return json.loads(self.metadata.get(key, default))
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"checkpoint {self.path}: its {key} is no JSON: {error}") from error
 
-    def _json(self, key: str) -> dict[str, Any]:
-        value = self._read(key, "{}")
-        if not isinstance(value, dict):
-            raise CheckpointError(f"checkpoint {self.path}: its {key} is no JSON object")
-        return value
+def told_recipe(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options of training that a file tells, by name; raise CheckpointError for no JSON."""
+    return _object(path, metadata, "recipe")
+
+
+def told_parts(path: Path, metadata: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return what a file tells of those that it is the mean of; raise CheckpointError for no such list."""
+    parts = _json(path, metadata, "averaged", "[]")
+    whole = isinstance(parts, list) and all(
+        isinstance(part, dict) and {"file", "sha256", "share"} <= part.keys() for part in parts
+    )
+    if not whole or not all(isinstance(part["share"], int | float) for part in parts):
+        raise CheckpointError(f"checkpoint {path}: its averaged is no list of files and shares")
+    return parts
+
+
+def _json(path: Path, metadata: Mapping[str, str], key: str, default: str) -> Any:
+    try:
+        return json.loads(metadata.get(key, default))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"checkpoint {path}: its {key} is no JSON: {error}") from error
+
+
+def _object(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    value = _json(path, metadata, key, "{}")
+    if not isinstance(value, dict):
+        raise CheckpointError(f"checkpoint {path}: its {key} is no JSON object")
+    return value
