@@ -19,6 +19,7 @@ from deqflow.network import (
     SharedEncoderConfig,
 )
 from deqflow.network.sizes import require_choice, require_sizes
+from deqflow.network.uncertainty import Curve
 
 Encoder = SharedEncoderConfig | PyramidEncoderConfig | SeparateEncodersConfig
 Update = GatedStripConfig | GRUConfig
@@ -88,6 +89,12 @@ class ModelConfig:
     def stride(self) -> int:
         """The finest of them, from which the flow is brought to full resolution."""
         return self.strides[-1]
+
+    def calibrated(self, curve: Curve) -> "ModelConfig":
+        """Return the configuration with another calibration of its uncertainty, where it tells any."""
+        if self.uncertainty is None:
+            return self
+        return replace(self, uncertainty=replace(self.uncertainty, calibration=curve))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON knows it."""

@@ -183,9 +183,8 @@ def test_expected_errors_follow_the_curve():
     told = head.expected_error(hidden)
     torch.testing.assert_close(told, head(hidden).expected_error, rtol=0, atol=0)
     head.calibration = ((0.3, 0.1), (0.8, 0.6), (2.0, 5.4))
-    wanted = np.interp(
-        told.detach().numpy(), [0.3, 0.8, 2.0, 102.0], [0.1, 0.6, 5.4, 405.4]
-    )  # 4 px a px at the end
+    # Beyond the last point as before it: 4 px of error for a pixel told.
+    wanted = np.interp(told.detach().numpy(), [0.3, 0.8, 2.0, 102.0], [0.1, 0.6, 5.4, 405.4])
     torch.testing.assert_close(head.expected_error(hidden), torch.from_numpy(wanted).float())
 
 
@@ -225,6 +224,9 @@ def test_calibrated_weights_expect_the_errors_that_they_make(tmp_path, capsys):
     mean = tmp_path / "mean.safetensors"
     assert main(["average", str(source), str(target), "--output", str(mean)]) == 0
     assert not load("deqflow-s-v0", checkpoint=mean, device="cpu").uncertainty.calibration
+    assert main(["average", str(target), str(target), "--output", str(mean), "--overwrite"]) == 0
+    with safe_open(str(mean), framework="pt") as file:
+        assert "calibrated_on" not in file.metadata() and file.metadata()["data"] == "drawn"
 
 
 def test_the_bench_compares_expected_and_real_errors(tmp_path, capsys):

@@ -43,9 +43,7 @@ def run(options: CalibrateOptions) -> int:
     prepare_outputs([options.output], overwrite=options.overwrite, sources=[source])
     model = options.load()
     curve = calibrate(model, options.samples())
-    own = ("model", "config")
-    said = {key: text for key, text in read_checkpoint(source).metadata.items() if key not in own}
-    said["calibrated_on"] = options.pairs_told()
+    said = {**read_checkpoint(source).described, "calibrated_on": options.pairs_told()}
     zoo.save_weights(model, options.output, metadata=said, dtype=PRECISIONS[options.dtype])
     (least, really), *_, (most, most_really) = curve
     print(f"{options.output}: {least:g} to {most:g} px told are {really:g} to {most_really:g} px")

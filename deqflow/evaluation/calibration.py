@@ -1,7 +1,7 @@
 """Whether a model knows its errors: expected beside real ones, and the curve from one to the other."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
@@ -12,7 +12,7 @@ from deqflow.data.sample import Sample
 from deqflow.errors import ConfigError, DataError
 from deqflow.estimator import DEQFlow
 from deqflow.evaluation.pair_study import spearman
-from deqflow.network.uncertainty import INNER_SCALE, Curve
+from deqflow.network.uncertainty import INNER_SCALE, Curve, MixtureHead
 from deqflow.tables import markdown
 
 ROWS = (0.1, 0.3, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -81,8 +81,7 @@ def measure_calibration(
     Raises:
         ConfigError: the model does not tell how far its flow may be off.
     """
-    if model.uncertainty is None:
-        raise ConfigError(f"{model.name} does not tell how far its flow may be off")
+    _head(model)
     calibration = Calibration(edges)
     for sample in samples:
         estimate = model.estimate(sample.frame1, sample.frame2)
@@ -110,10 +109,14 @@ def calibrate(model: DEQFlow, samples: Iterable[Sample]) -> Curve:
 
 
 def _set_curve(model: DEQFlow, curve: Curve) -> None:
-    if model.config.uncertainty is None or model.uncertainty is None:
+    _head(model).calibration = curve
+    model.config = model.config.calibrated(curve)
+
+
+def _head(model: DEQFlow) -> MixtureHead:
+    if model.uncertainty is None:
         raise ConfigError(f"{model.name} does not tell how far its flow may be off")
-    model.config = replace(model.config, uncertainty=replace(model.config.uncertainty, calibration=curve))
-    model.uncertainty.calibration = curve
+    return model.uncertainty
 
 
 def calibration_table(calibration: Calibration) -> str:

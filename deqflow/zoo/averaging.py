@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deqflow.config import ModelConfig
 from deqflow.errors import CheckpointError, ConfigError
 from deqflow.estimator import DEQFlow
 from deqflow.zoo.checkpoints import Checkpoint, file_sha256, read_checkpoint
@@ -52,21 +51,14 @@ def average(
     checkpoints = [read_checkpoint(source) for source in sources]
     first = checkpoints[0]
     name = recognize(first)
-    config = _uncalibrated(fitting_config(name, first))
+    config = fitting_config(name, first).calibrated(())
     for other in checkpoints[1:]:
-        if _uncalibrated(fitting_config(name, other)) != config:
+        if fitting_config(name, other).calibrated(()) != config:
             raise CheckpointError(f"checkpoint {other.path} is of another model than {first.path}")
     mean = {key: _mean([each.tensors[key] for each in checkpoints], shares) for key in first.tensors}
     model = build(name, config, replace(first, tensors=mean))
     save_weights(model, target, metadata=_described(checkpoints, shares), dtype=dtype)
     return model
-
-
-def _uncalibrated(config: ModelConfig) -> ModelConfig:
-    """Return the configuration without what was measured of one file's errors."""
-    if config.uncertainty is None:
-        return config
-    return replace(config, uncertainty=replace(config.uncertainty, calibration=()))
 
 
 def _mean(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
@@ -93,7 +85,8 @@ def _merged(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
 def _described(checkpoints: Sequence[Checkpoint], shares: Sequence[float]) -> dict[str, str]:
     """Return what all files say alike, and what each says besides."""
     said = [
-        {key: value for key, value in checkpoint.metadata.items() if key not in ("model", "config")}
+        # The errors of a mean are its own: it is not calibrated.
+        {key: value for key, value in checkpoint.described.items() if key != "calibrated_on"}
         for checkpoint in checkpoints
     ]
     alike = dict(set.intersection(*(set(one.items()) for one in said)))

@@ -42,6 +42,11 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def described(self) -> dict[str, str]:
+        """What the file says besides its model and configuration, which ``save_weights`` writes itself."""
+        return {key: text for key, text in self.metadata.items() if key not in ("model", "config")}
+
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Weights from ``.safetensors``, or from any other file as PyTorch writes it, without running its code.

@@ -49,7 +49,7 @@ def convert(
     known: dict[str, Any] = {"published": [asdict(result) for result in preset(name).published]}
     if metrics is not None:
         known["measured"] = dict(metrics)
-    described = {key: value for key, value in checkpoint.metadata.items() if key not in ("model", "config")}
+    described = checkpoint.described
     described |= {
         "source": source.name,
         "source_sha256": file_sha256(source),
