@@ -24,7 +24,7 @@ from deqflow.network.uncertainty import Curve
 Encoder = SharedEncoderConfig | PyramidEncoderConfig | SeparateEncodersConfig
 Update = GatedStripConfig | GRUConfig
 Upsampling = ConvexConfig | BilinearConfig
-Scales = tuple[int, ...] | Literal["all", "fast"]
+Scales = tuple[int, ...] | Literal["all", "fast", "fine"]
 
 REFERENCE_STRIDE = 8
 """The unit of cost is an evaluation on the grid of this stride."""
@@ -157,8 +157,9 @@ class SolveOptions(TypedDict, total=False):
         tolerance: stop once the flow moves less than this, RMS in full-resolution pixels per step; 0 runs
             all steps.
         solver: where to evaluate next.
-        scales: strides to solve at, coarse to fine; ``all`` of the model's, or ``fast``, which leaves out
-            those finer than 1/8.
+        scales: strides to solve at, coarse to fine; ``all`` of the model's, ``fast``, which leaves out those
+            finer than 1/8, or ``fine``, which adds half the finest: better on slow motion, for twice to
+            three times the time.
     """
 
     steps: int | None
@@ -185,7 +186,8 @@ class SolveSettings:
             for; None is no other.
         keep: which state is the answer.
         scales: strides to solve at, coarse to fine, each started from the fixed point of the one before. A
-            stride beyond the model's own is that of frames that are shrunk as much.
+            stride beyond the model's own is that of frames that are shrunk as much; half the finest, that
+            of frames of twice the size.
     """
 
     steps: int = 24

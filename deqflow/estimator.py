@@ -34,6 +34,9 @@ from deqflow.step import FlowState, Movement, UpdateStep
 FEWEST_CELLS = 10
 """Frames are not shrunk to a grid of fewer on the shorter side: little is left to match."""
 
+STEPS_OF_FINE = 2
+"""Most at 1/4 and at 1/2 with ``scales="fine"``: two more at 1/4 move nothing that 1/2 does not."""
+
 
 class DEQFlow(FlowNetwork):
     """Deep-equilibrium optical flow (Bai et al., CVPR 2022): a network, and the solve of its fixed point.
@@ -57,23 +60,30 @@ class DEQFlow(FlowNetwork):
         strides = self.config.strides
         named = options.get("scales")
         if isinstance(named, str):
-            require_choice("solve", "scales", named, ("all", "fast"))
-            every = sorted({*self.defaults.scales, *strides}, reverse=True)
-            options["scales"] = tuple(scale for scale in every if named == "all" or scale >= REFERENCE_STRIDE)
+            require_choice("solve", "scales", named, ("all", "fast", "fine"))
+            own = {scale for scale in (*self.defaults.scales, *strides) if scale >= strides[-1]}
+            if named == "fast":
+                own = {scale for scale in own if scale >= REFERENCE_STRIDE}
+            elif named == "fine":
+                own.add(strides[-1] // 2)
+                if options.get("fine_steps") is None:
+                    options["fine_steps"] = STEPS_OF_FINE
+            options["scales"] = tuple(sorted(own, reverse=True))
         settings = self.defaults.changed(**options)
+        finer = strides[-1] // 2
         for scale in settings.scales:
-            if scale not in strides and scale % max(strides):
-                known = ", ".join(map(str, strides))
+            if scale not in (*strides, finer) and scale % max(strides):
+                known = ", ".join(map(str, (*strides, finer)))
                 raise ConfigError(f"scale {scale}: {self.name} has {known} and multiples of the first")
-        if settings.scales[-1] not in strides:
-            known = " or ".join(map(str, strides))
+        if settings.scales[-1] not in (*strides, finer):
+            known = " or ".join(map(str, (*strides, finer)))
             raise ConfigError(f"scales must end with {known}, not {settings.scales[-1]}")
         return settings
 
     def scales(self, image: Tensor, settings: SolveSettings) -> tuple[int, ...]:
         """Return the scales of a cold solve of padded frames; small frames leave out the coarsest."""
-        side, strides = min(image.shape[2:]), self.config.strides
-        return tuple(scale for scale in settings.scales if scale in strides or side // scale >= FEWEST_CELLS)
+        side, coarsest = min(image.shape[2:]), max(self.config.strides)
+        return tuple(scale for scale in settings.scales if scale <= coarsest or side // scale >= FEWEST_CELLS)
 
     @torch.no_grad()
     def solve(
@@ -111,13 +121,9 @@ class DEQFlow(FlowNetwork):
     ) -> tuple[PairSolution, UpdateStep]:
         """As ``solve``, and the operator of the finest scale, with a graph where grad mode is on."""
         scales = self.scales(pair.first.image, settings)
-        pair = replace(
-            pair,
-            first=self.encode(pair.first.image, scales, known=pair.first.features),
-            second=self.encode(pair.second.image, scales, known=pair.second.features),
-        )
+        pair = self.encoded_at(pair, scales)
         evaluations: dict[int, Tensor] = {}
-        state, before, reusable = None, 0, None
+        state, before, reusable, guide = None, 0, None, None
         own = scales[0] if given is None else self._scale_of(given, pair.first, scales)
         enters = scales[0] if trusted is None else own
         for scale in scales:
@@ -128,6 +134,9 @@ class DEQFlow(FlowNetwork):
                 del pair  # what a caller does not keep is free while the largest grid is solved
             start = operator.start
             if state is not None:
+                if scale < self.config.stride:
+                    with torch.no_grad():
+                        guide = self.flow_at(state, scale=before)
                 height, width = start.flow.shape[2:]
                 start = state.enlarged(before // scale, (height, width)).fitted(start)
             if given is not None and scale == enters:
@@ -141,7 +150,7 @@ class DEQFlow(FlowNetwork):
                 reusable = solution
             if not finest:
                 del operator  # its correlation need not be there beside the next one
-        return PairSolution(scales[-1], solution, reusable or solution, evaluations), operator
+        return PairSolution(scales[-1], solution, reusable or solution, evaluations, guide), operator
 
     def _scale_of(self, state: FlowState, first: EncodedFrame, scales: Sequence[int]) -> int:
         """Return the scale that a state has the size of; raise ConfigError where there is none."""
@@ -211,15 +220,16 @@ class DEQFlow(FlowNetwork):
 
     @torch.no_grad()
     def record(self, pair: PreparedPair, start: FlowState | None, steps: Sequence[int]) -> Solution:
-        """Return a solve at the finest scale that goes on whatever happens, to be looked at.
+        """Return a solve at the finest scale of the defaults that goes on whatever happens, to be looked at.
 
         Args:
             pair: from ``prepare``.
             start: None means zero flow, and hidden as the encoder says.
             steps: rising; the states after so many evaluations are recorded, and every one is measured.
         """
-        operator = self.operator(pair)
-        stop = StoppingRule(steps=steps[-1], measure=Movement(self.config.stride), trace=True)
+        scale = self.defaults.scales[-1]
+        operator = self.operator(self.encoded_at(pair, (scale,)), scale)
+        stop = StoppingRule(steps=steps[-1], measure=Movement(scale), trace=True)
         with self._part("solve"):
             begin = operator.start if start is None else start
             return solve(operator, begin, self.defaults.solver, stop, record=steps)

@@ -14,7 +14,8 @@ from deqflow.equilibrium import FixedPointIteration
 from deqflow.errors import ConfigError
 from deqflow.estimator import DEQFlow
 from deqflow.extras import requires
-from deqflow.geometry import Padding
+from deqflow.flow_network import FARTHEST_REFINEMENT
+from deqflow.geometry import Padding, within
 from deqflow.io.files import replace_bytes
 from deqflow.pair import EncodedFrame, PreparedPair
 from deqflow.step import FlowState
@@ -51,7 +52,7 @@ class FixedSteps(nn.Module):
         above, before = (-height % coarsest) // 2, (-width % coarsest) // 2
         images = [_padded(image, coarsest, above, before) for image in (image1, image2)]
         state: FlowState | None = None
-        last = 0
+        last, guide = 0, None
         known = [model.encode(image, settings.scales[-1:]) for image in images]
         for scale in settings.scales:
             if scale > coarsest:
@@ -62,6 +63,8 @@ class FixedSteps(nn.Module):
                 frames = known
             step = model.operator(PreparedPair(frames[0], frames[1], Padding()), scale)
             if state is not None:
+                if scale < stride:
+                    guide = model.flow_at(state, scale=last)
                 rows, columns = step.start.flow.shape[2:]
                 state = state.enlarged(last // scale, (rows, columns))
             state, last = step.start if state is None else state, scale
@@ -69,7 +72,9 @@ class FixedSteps(nn.Module):
                 state, _ = settings.solver.advance(state, step(state), [])
         assert state is not None  # there is a scale at least
         scale = settings.scales[-1]
-        flow = model.flow_at(state, scale=None if scale == stride else scale)
+        flow = model.flow_at(state, scale=scale)
+        if guide is not None:
+            flow = within(flow, guide, FARTHEST_REFINEMENT)
         return flow[:, :, above : above + height, before : before + width]
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,12 +14,15 @@ from deqflow.config import ModelConfig
 from deqflow.devices import autocast
 from deqflow.errors import ImageError
 from deqflow.estimate import BatchEstimate
-from deqflow.geometry import Padding
+from deqflow.geometry import Padding, enlarged, within
 from deqflow.io.images import SMALLEST_SIDE
 from deqflow.network import BilinearUpsampling, Mixture, build_correlation
 from deqflow.network.correlation import AUTO
 from deqflow.pair import EncodedFrame, FrameFeatures, PairSolution, PreparedPair
 from deqflow.step import FlowState, UpdateStep
+
+FARTHEST_REFINEMENT = 1.0
+"""Pixels that enlarged frames may move a flow: far motion is found by scales that were trained to."""
 
 
 class FlowNetwork(nn.Module):
@@ -119,16 +123,28 @@ class FlowNetwork(nn.Module):
         """Encode padded frames (B, 3, H, W) of 0..255 at ``scales``; without any, at the model's strides.
 
         At a scale beyond the model's strides it is shrunk frames that are encoded, without a graph: what is
-        found there only says where to start. What is ``known`` already is not encoded again.
+        found there only says where to start. At one finer it is enlarged frames. What is ``known`` already
+        is not encoded again.
         """
         features, strides = dict(known or {}), self.config.strides
         own = [stride for stride in strides if stride >= min(scales, default=0)]
         if not features.keys() >= set(own):
             features |= self._features(image, own)
         for scale in set(scales) - features.keys():
+            if scale < strides[-1]:
+                larger = enlarged(image, strides[-1] // scale)
+                features |= {scale: self._features(larger, strides)[strides[-1]]}
+                continue
             with torch.no_grad():
                 features |= {scale: self._features(self._shrunk(image, scale), strides[:1])[strides[0]]}
         return EncodedFrame(image, features)
+
+    def encoded_at(self, pair: PreparedPair, scales: tuple[int, ...]) -> PreparedPair:
+        """Return a pair whose frames are encoded at ``scales`` too, see ``encode``."""
+        first, second = (
+            self.encode(frame.image, scales, known=frame.features) for frame in (pair.first, pair.second)
+        )
+        return replace(pair, first=first, second=second)
 
     def _features(self, image: Tensor, strides: Sequence[int]) -> dict[int, FrameFeatures]:
         """Encode frames at so many of the model's strides, coarse to fine."""
@@ -171,8 +187,9 @@ class FlowNetwork(nn.Module):
         return UpdateStep(self.update, correlation, prepared, start, attach_flow=attach_flow)
 
     def _level(self, scale: int) -> int:
-        """Return the encoder's level for a scale; 0 is the coarsest, which shrunk frames have too."""
-        return self.config.strides.index(min(scale, max(self.config.strides)))
+        """Return the encoder's level for a scale: shrunk frames have the coarsest, enlarged the finest."""
+        strides = self.config.strides
+        return strides.index(max(min(scale, strides[0]), strides[-1]))
 
     def initial_state(self, frame: EncodedFrame, scale: int | None = None) -> FlowState:
         """Where a solve at a scale (None: the finest) starts without a better idea, with this first frame."""
@@ -197,17 +214,16 @@ class FlowNetwork(nn.Module):
         Args:
             state: the fixed point, say.
             positions: (K,) see ``ConvexUpsampling.at_positions``; None means all, in their places.
-            scale: stride of the state; None is the finest.
+            scale: stride of the state, one of the model's if there are positions; None is the finest.
         """
-        upsample: Any = self.upsample
-        if scale is not None and scale != self.config.stride:
-            upsample = self.coarse_upsample[str(scale)]
+        scale, stride = scale or self.config.stride, self.config.stride
+        upsample: Any = self.upsample if scale <= stride else self.coarse_upsample[str(scale)]
         with self._part("decode"):
-            if positions is None:
-                found: Tensor = upsample(state.hidden, state.flow)
-            else:
-                found = upsample.at_positions(state.hidden, state.flow, positions)
-        return found
+            if positions is not None:
+                at_positions: Tensor = upsample.at_positions(state.hidden, state.flow, positions)
+                return at_positions
+            found: Tensor = upsample(state.hidden, state.flow)
+        return found if scale >= stride else F.avg_pool2d(found, stride // scale) * (scale / stride)
 
     def uncertainty_at(self, hidden: Tensor, positions: Tensor) -> Mixture:
         """Return the uncertainty head's output for hidden at some subpixel positions; the model has one."""
@@ -219,16 +235,21 @@ class FlowNetwork(nn.Module):
         """Return a solution as full-resolution flow, per sample."""
         found, uncertainty = solution.finest, None
         state: FlowState = found.state
-        flow = padding.crop(self.flow_at(state, scale=solution.scale))
+        flow = self.flow_at(state, scale=solution.scale)
+        if solution.guide is not None:
+            flow = within(flow, solution.guide, FARTHEST_REFINEMENT)
         if self.uncertainty is not None:
             with self._part("decode"):
                 expected = self.uncertainty.expected_error(state.hidden)
-            if solution.scale > self.config.stride:
-                expected = F.interpolate(expected, scale_factor=solution.scale / self.config.stride)
+            ratio = solution.scale / self.config.stride
+            if ratio > 1:
+                expected = F.interpolate(expected, scale_factor=ratio)
+            elif ratio < 1:
+                expected = ratio * F.avg_pool2d(expected, round(1 / ratio))
             uncertainty = padding.crop(expected[:, 0])
         residual, peak, _ = found.residual.unbind(dim=1)
         return BatchEstimate(
-            flow=flow,
+            flow=padding.crop(flow),
             uncertainty=uncertainty,
             state=state,
             residual=residual,

@@ -173,6 +173,17 @@ def occlusion(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> ND
     return ~forward_backward_consistency(*flows)[0, 0].numpy()
 
 
+def enlarged(image: Tensor, factor: int) -> Tensor:
+    """Return frames (B, C, H, W) of 0..255, ``factor`` times as large, bicubic."""
+    return F.interpolate(image, scale_factor=factor, mode="bicubic").clamp(0, 255)
+
+
+def within(flow: Tensor, other: Tensor, distance: float) -> Tensor:
+    """Return flow (B, 2, H, W), drawn towards ``other`` where it is more than ``distance`` pixels from it."""
+    change = flow - other
+    return other + change * (distance / change.norm(dim=1, keepdim=True).clamp_min(distance))
+
+
 def resize_flow(flow: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """Return the flow of the same frames at another size: resampled, and its vectors scaled.
 

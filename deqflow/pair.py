@@ -69,9 +69,12 @@ class PairSolution:
         finest: the solution there.
         reusable: that at ``SolveSettings.reused_scale``, where the next pair of a video may start.
         evaluations: (B,) of the update operator at each scale, by stride.
+        guide: (B, 2, H, W) flow of the scale before, which frames enlarged for the finest may only refine;
+            None where they were not.
     """
 
     scale: int
     finest: Solution
     reusable: Solution
     evaluations: Mapping[int, Tensor]
+    guide: Tensor | None = None

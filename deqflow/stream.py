@@ -1,7 +1,6 @@
 """Flow between frames as they come: each solve starts from the last fixed point where that can be trusted."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Unpack, get_args
 
 import numpy as np
@@ -202,12 +201,8 @@ class FlowStream:
         """Encode the last two frames at the scales of a cold solve, so that each is so only once."""
         assert self.pair is not None
         scales = self.model.scales(self.pair.first.image, self.settings)
-        first, second = (
-            self.model.encode(frame.image, scales, known=frame.features)
-            for frame in (self.pair.first, self.pair.second)
-        )
-        self.pair = replace(self.pair, first=first, second=second)
-        self._frame = second
+        self.pair = self.model.encoded_at(self.pair, scales)
+        self._frame = self.pair.second
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all that the next frames depend on, for `load_state_dict` of a stream like this one.

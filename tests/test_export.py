@@ -31,13 +31,15 @@ def test_what_is_exported_is_the_model(scales, size):
         torch.testing.assert_close(fixed(*images), expected, atol=1e-3, rtol=1e-3)
 
 
-def test_three_scales_of_one_encoder_are_exported_too():
+@pytest.mark.parametrize(("name", "finest"), [("all", (4,)), ("fine", (4, 2))])
+def test_scales_of_one_encoder_are_exported_too(name, finest):
     model = zoo.create("deqflow-s").eval()
-    settings = usual_settings(model, model.settings(steps=1, tolerance=0.0))
-    assert settings.scales == (32, 16, 8, 4)  # and not 1/64, which only frames of 640 pixels a side have
+    settings = usual_settings(model, model.settings(steps=1, tolerance=0.0, scales=name))
+    # And not 1/64, which only frames of 640 pixels a side have.
+    assert settings.scales == (32, 16, 8, *finest)
     images = frames(323, 350)
     with torch.no_grad():
-        expected = model(*images, steps=1, tolerance=0.0).flow
+        expected = model(*images, steps=1, tolerance=0.0, scales=name).flow
         torch.testing.assert_close(FixedSteps(model, settings)(*images), expected, atol=1e-3, rtol=1e-3)
 
 

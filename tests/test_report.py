@@ -11,6 +11,7 @@ import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -247,16 +248,18 @@ def test_choice_of_samples(sintel: Path) -> None:
     assert [c.rank for c in choose(results, [clean, final], 2)] == ["worst", "only"]
 
 
-def test_study_of_a_pair(sintel: Path) -> None:
+@pytest.mark.parametrize("scales", ["all", "fast", "fine"])
+def test_study_of_a_pair(sintel: Path, scales: Literal["all", "fast", "fine"]) -> None:
     dataset = open_dataset("sintel", sintel)[0]
-    model = deqflow.load(precision="float32", steps=4, tolerance=0.0)
+    model = deqflow.load(precision="float32", steps=4, fine_steps=4, tolerance=0.0, scales=scales)
     item = Item(dataset, dataset[0])
     look = study_pair(model, item, starts=3)
     sample = item.sample
     direct = model.estimate(sample.frame1, sample.frame2)
     np.testing.assert_allclose(look.flow, direct.flow, atol=1e-4)
     assert look.curve.keys() == {1, 2, 4, 8}
-    assert look.curve[4] == pytest.approx(look.epe, abs=1e-4)
+    if scales != "fine":  # an estimate stays near the flow of 1/4 there, states on the way do not
+        assert look.curve[4] == pytest.approx(look.epe, abs=1e-4)
     assert look.epe == pytest.approx(float(np.nanmean(look.error)), abs=1e-4)
     assert np.array_equal(look.known, sample.valid)
     assert look.trace.shape == (8,)

@@ -14,6 +14,7 @@ from deqflow.config import ModelConfig, SolveSettings
 from deqflow.equilibrium import Anderson, FixedPointIteration, OneStep, Recorded
 from deqflow.errors import ConfigError, DeqflowWarning
 from deqflow.estimator import DEQFlow
+from deqflow.geometry import enlarged
 from deqflow.network import (
     ConvexConfig,
     GatedStripConfig,
@@ -89,9 +90,39 @@ def test_fast_leaves_the_finest_scale_out(model):
         images = frames(side, 336).to(model.device)
         beyond = model(*images, steps=1, tolerance=0.0, scales=(32, 16, 8, 4))
         assert beyond.evaluations.keys() == scales
-    for wrong in ((32,), (16, 4), (24, 12), (4, 2)):
+    for wrong in ((32,), (16, 4), (24, 12), (2, 1)):
         with pytest.raises(ConfigError, match="scale"):
             model.settings(scales=wrong)
+
+
+def test_fine_solves_frames_of_twice_the_size_too(model):
+    """Half the finest stride: the network at its finest stride, on enlarged frames, from the state before."""
+    images = frames(48, 64).to(model.device)
+    how = {"steps": 3, "tolerance": 0.0}
+    whole = model(*images, **how, scales="fine")
+    assert whole[0].evaluations == {16: 3, 8: 3, 4: 2, 2: 2} and whole[0].cost == 3 * 1.25 + 2 * (4 + 16)
+    assert whole.flow.shape == (1, 2, 48, 64) and whole.state.flow.shape == (1, 2, 24, 32)
+    before = model(*images, **how, fine_steps=2)
+    larger = [enlarged(image, 2) for image in images]
+    start = before.state.enlarged(2, (24, 32))
+    alone = model(*larger, start, steps=2, tolerance=0.0, scales=(4,))
+    torch.testing.assert_close(whole.state.flow, alone.state.flow)
+    reduced = torch.nn.functional.avg_pool2d(alone.flow, 2) / 2
+    change = (reduced - before.flow).norm(dim=1, keepdim=True)
+    assert change.min() < 1 < change.max()  # some of it is as far as it may be
+    torch.testing.assert_close(whole.flow, before.flow + (reduced - before.flow) / change.clamp_min(1))
+    doubt = torch.nn.functional.avg_pool2d(alone.uncertainty[:, None], 2)[:, 0] / 2
+    torch.testing.assert_close(whole.uncertainty, doubt)
+    assert model.settings(scales="fine", fine_steps=3).fine_steps == 3
+    model.defaults = model.settings(scales="fine")
+    assert model.settings(scales="all").scales == SCALES
+
+
+def test_a_flow_carries_a_graph_below_the_finest_stride(model):
+    model.requires_grad_(True).train()
+    model(*frames(32, 48).to(model.device), steps=2, scales="fine").flow.abs().mean().backward()
+    stem = next(model.encoder.parameters())
+    assert stem.grad is not None and stem.grad.abs().max() > 0
 
 
 def test_every_scale_starts_from_the_one_before(model):
@@ -244,14 +275,15 @@ def test_every_parameter_learns_from_some_scale(model):
     assert without == []
 
 
-@pytest.mark.parametrize("scales", ["all", "fast"])
+@pytest.mark.parametrize("scales", ["all", "fast", "fine"])
 def test_a_stream_carries_the_state_of_an_eighth(model, scales):
     picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     picture = np.repeat(np.repeat(picture[::6, ::6], 6, 0), 6, 1)
     stream = FlowStream(model, check=False, detect_cuts=False, steps=2, scales=scales)
     seen = [stream.push(picture[:, 2 * shift : 64 + 2 * shift]) for shift in range(3)]
     assert seen[1].evaluations.keys() == set(stream.settings.scales)
-    assert seen[2].evaluations.keys() == ({8, 4} if scales == "all" else {8}) and stream.reused
+    assert seen[2].evaluations.keys() == {"all": {8, 4}, "fast": {8}, "fine": {8, 4, 2}}[scales]
+    assert stream.reused
     assert stream.state_dict()["forward.flow"].shape == (1, 2, 8, 8)
     again = FlowStream(model, check=False, detect_cuts=False, steps=2, scales=scales)
     again.load_state_dict(stream.state_dict())

@@ -75,10 +75,12 @@ def _curves(model: DEQFlow, samples: Sequence[Sample]) -> dict[str, tuple[tuple[
         length = float(np.hypot(sample.flow[..., 0], sample.flow[..., 1])[sample.valid].mean())
         motion = next(name for name, (low, high) in MOTIONS.items() if low <= length < high)
         pair = model.prepare(model.to_tensor(sample.frame1), model.to_tensor(sample.frame2))
+        scale = model.defaults.scales[-1]
         path = model.record(pair, model.coarse_start(pair), COUNTS)
         errors = []
         for state in path.recorded:
-            flow = pair.padding.crop(model.flow_at(state))[0].float().permute(1, 2, 0).cpu().numpy()
+            field = pair.padding.crop(model.flow_at(state, scale=scale))
+            flow = field[0].float().permute(1, 2, 0).cpu().numpy()
             errors.append(float(np.log(end_point_error(flow, sample.flow)[sample.valid].mean() + 0.01)))
         logarithms.setdefault(motion, []).append(errors)
     return {

@@ -17,7 +17,7 @@ from deqflow.io.outputs import check_output, identities
 if TYPE_CHECKING:
     from deqflow.estimator import DEQFlow
 
-Scales = tuple[int, ...] | Literal["all", "fast"]
+Scales = tuple[int, ...] | Literal["all", "fast", "fine"]
 """As ``deqflow.config.Scales``, whose module imports PyTorch, which help need not."""
 
 SolverName = Literal["plain", "relaxed", "damped", "anderson", "broyden"]
@@ -39,8 +39,8 @@ class ModelOptions:
         tolerance: Stop when the flow moves less than this many pixels per step; 0 runs all steps.
         solver: Where to evaluate next; without it, the model's own.
         scales: Strides to solve at, coarse to fine, each started from the flow of the one before (`16 8`
-            solves half the size first, `8` starts from no motion), or all or fast; without it, the model's
-            own.
+            solves half the size first, `8` starts from no motion), or by name: all of the model's, fast
+            without those finer than 1/8, fine with half the finest too; without it, the model's own.
         threads: Of the CPU to compute with; without it, one a core.
         deterministic: Give the same bits in every run on this machine, which may be slower.
     """
@@ -177,7 +177,9 @@ def require_memory(model: "DEQFlow", size: tuple[int, int]) -> None:
     attends = isinstance(update, GRUConfig) and update.attention
 
     def needed(scale: float) -> float:
-        pixels = height * width * scale**2
+        # Below the finest of the model's strides it is larger frames that are solved.
+        enlarged = max(1, model.config.stride / model.defaults.scales[-1])
+        pixels = height * width * (scale * enlarged) ** 2
         # Of attention between all positions, the float32 matrix before and after its softmax.
         attention = attends * 2 * 4 * (pixels / model.config.stride**2) ** 2
         return BYTES_PER_PIXEL[model.config.encoder.kind] * pixels + attention
