@@ -158,8 +158,8 @@ class SolveOptions(TypedDict, total=False):
             all steps.
         solver: where to evaluate next.
         scales: strides to solve at, coarse to fine; ``all`` of the model's, ``fast``, which leaves out those
-            finer than 1/8, or ``fine``, which adds half the finest: better on slow motion, for twice to
-            three times the time.
+            finer than 1/8, or ``fine``, which adds half the finest: better on slow motion, in about three
+            times the time.
     """
 
     steps: int | None
