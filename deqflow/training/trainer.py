@@ -26,15 +26,15 @@ from deqflow.devices import processor_seconds, tune_for_fixed_sizes
 from deqflow.errors import CheckpointError, ConfigError, DivergenceError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.io.files import replace_bytes
-from deqflow.memory import step_cost
 from deqflow.processes import Processes, start_processes
 from deqflow.signals import on_ending
 from deqflow.training.checkpoint import Progress, StateStore, check_resumable, create_model, origin, score_of
-from deqflow.training.data import Batch, Sources, batches, collate, evaluate, open_scenes
+from deqflow.training.data import Batch, Sources, batches, evaluate, open_scenes
 from deqflow.training.footage import open_footage
 from deqflow.training.optimizer import averaging, create_optimizer, learning_rate
 from deqflow.training.options import FootageOptions, PairOptions, SceneOptions, TrainOptions
 from deqflow.training.pairs import open_pairs
+from deqflow.training.rehearsal import rehearse
 from deqflow.training.starts import StepRandomness
 from deqflow.training.supervised import CorrectionObjective
 from deqflow.training.unsupervised import UnsupervisedObjective
@@ -82,7 +82,7 @@ def run(plan: TrainOptions | Sequence[TrainOptions]) -> None:
                 options = replace(options, init=str(weights))
             trainer = Trainer(options, processes)
             if options.dry_run:
-                trainer.rehearse()
+                rehearse(trainer)
             elif not trainer.train():
                 break
             weights = trainer.weights_path
@@ -144,38 +144,6 @@ class Trainer:
         self.whole = True  # but for the moment in which the weights change
         self.writer: SummaryWriter | None = None
         self.stopping = False
-
-    def rehearse(self) -> None:
-        """Do one step with two frames and say what the run would take; nothing is written."""
-        options, processes, sources = self.options, self.processes, self.sources
-        batch = collate([sources.training[0]]).to(processes.device)
-        randomness = StepRandomness.longest(options, processes.device)
-        cost, loss, metrics = step_cost(self.model, lambda: self.objective(batch, randomness))
-        self.optimizer.step()
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        # Weights, averaged weights, gradients and the optimizer's two moments.
-        fixed, pair = 5 * 4 * parameters / 2**30, cost.kept / options.ways / 2**30
-        at_once = options.batch // processes.count // options.accumulate
-        operations, pairs = cost.operations / options.ways, options.train_steps * options.batch
-        epochs = "no pair comes twice"
-        if sources.epoch is not None:
-            per_epoch = -(-sources.epoch // options.batch)
-            epochs = f"{sources.epoch} pairs, {per_epoch} steps per epoch, {pairs / sources.epoch:.2f} epochs"
-        error, value = options.error_name, float(getattr(metrics, options.error_name))
-        lines = {
-            "stage": f"{options.stage}, {options.train_steps} steps of {options.batch} pairs of "
-            f"{options.width}x{options.height}",
-            "data": "; ".join(filter(None, (sources.summary, sources.textures))),
-            "pairs": f"{epochs}; {sum(kind.count for kind in sources.held_out)} to validate on",
-            "model": f"{options.model}, {parameters:,} parameters",
-            "memory": f"{fixed:.2f} GiB for weights and optimizer, {at_once * pair:.2f} GiB for the graph of "
-            f"{at_once} pairs ({pair:.2f} each), in each of {processes.count} processes",
-            "operations": f"{operations / 1e12:.3f} TFLOP per pair, forward and backward; "
-            f"{operations * pairs / 1e18:.3f} EFLOP for the stage",
-            "one step": f"loss {float(loss):.3f}, {error} {value:.2f}, {cost.seconds:.1f} s for two frames",
-        }
-        if processes.first:
-            print("\n".join(f"{name:10}  {text}" for name, text in lines.items()))
 
     def train(self) -> bool:
         """Run until the last step, ``max_minutes`` or one of `ENDINGS`; save on the way and at the end.
