@@ -21,9 +21,12 @@ from deqflow.zoo import checkpoints
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
-# A shell's background jobs ignore Ctrl-C, and so would the processes that tests send it to.
+# Background jobs of a shell ignore Ctrl-C, and what runs under nohup its terminal's end. So would what the
+# tests start, to be sent these: processes inherit what is ignored, but not what is handled.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 # Float32 is compared as float32: CUDA would round convolutions to TensorFloat-32.
 torch.backends.cudnn.allow_tf32 = False
 

@@ -322,8 +322,6 @@ class TestNothingLost:
     def test_a_real_signal_to_a_real_process(self, weights: Path, tmp_path: Path, name: str) -> None:
         """Twice, in haste."""
         number = getattr(signal, name)
-        if signal.getsignal(number) is signal.SIG_IGN:
-            pytest.skip("the tests themselves ignore this signal, as under nohup, and what they start too")
         encode(tmp_path / "a.mp4", textured(200))
         command = [sys.executable, "-m", "deqflow", "video", "a.mp4", "--checkpoint", str(weights)]
         command += ["--flow-dir", "flows", "--tolerance", "0", "--steps", "40"]
@@ -344,10 +342,7 @@ class TestNothingLost:
         assert len(frames) >= 3 and abs(len(frames) - len(flows)) <= 1
         assert all(read_flow(path)[1].all() for path in flows)
 
-    @pytest.mark.skipif(
-        not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN,
-        reason="terminals do not end what runs in them here, or not what these tests start, as under nohup",
-    )
+    @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="terminals do not end what runs in them here")
     def test_a_terminal_that_is_closed(self, weights: Path, tmp_path: Path) -> None:
         encode(tmp_path / "a.mp4", textured(200))
         # The interpreter takes its standard input for its terminal, as the leader of a session may.
