@@ -123,7 +123,7 @@ class DEQFlow(FlowNetwork):
         scales = self.scales(pair.first.image, settings)
         pair = self.encoded_at(pair, scales)
         evaluations: dict[int, Tensor] = {}
-        state, before, reusable, guide = None, 0, None, None
+        state, before, reusable, coarse, guide = None, 0, None, None, None
         own = scales[0] if given is None else self._scale_of(given, pair.first, scales)
         enters = scales[0] if trusted is None else own
         for scale in scales:
@@ -139,6 +139,7 @@ class DEQFlow(FlowNetwork):
                         guide = self.flow_at(state, scale=before)
                 height, width = start.flow.shape[2:]
                 start = state.enlarged(before // scale, (height, width)).fitted(start)
+                coarse = start.flow
             if given is not None and scale == enters:
                 fitted = given.reduced(scale // own).fitted(start)
                 start = fitted if trusted is None else fitted.where(trusted, start)
@@ -150,7 +151,16 @@ class DEQFlow(FlowNetwork):
                 reusable = solution
             if not finest:
                 del operator  # its correlation need not be there beside the next one
-        return PairSolution(scales[-1], solution, reusable or solution, evaluations, guide), operator
+        disagreement = None if coarse is None else self._disagreement(scales, coarse, solution.state.flow)
+        found = PairSolution(scales[-1], solution, reusable or solution, evaluations, guide, disagreement)
+        return found, operator
+
+    def _disagreement(self, scales: Sequence[int], coarse: Tensor, fine: Tensor) -> Tensor | None:
+        """Compare flows (B, 2, H/s, W/s) of the last two scales, see ``PairSolution``."""
+        before, finest = scales[-2:]
+        if before not in self.config.strides or finest > self.config.stride:
+            return None
+        return self.config.stride * (fine.detach() - coarse).abs().mean(dim=1, keepdim=True)
 
     def _scale_of(self, state: FlowState, first: EncodedFrame, scales: Sequence[int]) -> int:
         """Return the scale that a state has the size of; raise ConfigError where there is none."""

@@ -240,7 +240,7 @@ class FlowNetwork(nn.Module):
             flow = within(flow, solution.guide, FARTHEST_REFINEMENT)
         if self.uncertainty is not None:
             with self._part("decode"):
-                expected = self.uncertainty.expected_error(state.hidden)
+                expected = self.uncertainty.expected_error(state.hidden, solution.disagreement)
             ratio = solution.scale / self.config.stride
             if ratio > 1:
                 expected = F.interpolate(expected, scale_factor=ratio)

@@ -71,6 +71,9 @@ class PairSolution:
         evaluations: (B,) of the update operator at each scale, by stride.
         guide: (B, 2, H, W) flow of the scale before, which frames enlarged for the finest may only refine;
             None where they were not.
+        disagreement: (B, 1, H/s, W/s) how far a component of the flow ended from that of the scale before, in
+            pixels (those of enlarged frames where these were solved); None where one of the two scales is
+            not what the uncertainty was trained for: the model's finest stride, and a coarser one of its own.
     """
 
     scale: int
@@ -78,3 +81,4 @@ class PairSolution:
     reusable: Solution
     evaluations: Mapping[int, Tensor]
     guide: Tensor | None = None
+    disagreement: Tensor | None = None

@@ -111,8 +111,9 @@ def test_fine_solves_frames_of_twice_the_size_too(model):
     change = (reduced - before.flow).norm(dim=1, keepdim=True)
     assert change.min() < 1 < change.max()  # some of it is as far as it may be
     torch.testing.assert_close(whole.flow, before.flow + (reduced - before.flow) / change.clamp_min(1))
-    doubt = torch.nn.functional.avg_pool2d(alone.uncertainty[:, None], 2)[:, 0] / 2
-    torch.testing.assert_close(whole.uncertainty, doubt)
+    moved = 4 * (alone.state.flow - start.flow).abs().mean(dim=1, keepdim=True)
+    doubt = model.uncertainty.expected_error(alone.state.hidden, moved)
+    torch.testing.assert_close(whole.uncertainty, torch.nn.functional.avg_pool2d(doubt, 2)[:, 0] / 2)
     assert model.settings(scales="fine", fine_steps=3).fine_steps == 3
     model.defaults = model.settings(scales="fine")
     assert model.settings(scales="all").scales == SCALES
@@ -132,6 +133,21 @@ def test_every_scale_starts_from_the_one_before(model):
     whole = model(*images, **how)
     start = coarse.state.enlarged(2, (12, 16))
     torch.testing.assert_close(model(*images, start, **how, scales=(4,)).flow, whole.flow)
+
+
+def test_an_error_is_expected_where_two_scales_of_the_model_disagree(model):
+    images = frames(48, 64).to(model.device)
+    how = {"steps": 4, "tolerance": 0.0}
+    head = model.uncertainty
+    coarse, whole = (model(*images, **how, scales=scales) for scales in ((16, 8), (16, 8, 4)))
+    moved = 4 * (whole.state.flow - coarse.state.enlarged(2, (12, 16)).flow).abs().mean(dim=1, keepdim=True)
+    assert moved.max() > 0.1
+    torch.testing.assert_close(whole.uncertainty, head.expected_error(whole.state.hidden, moved)[:, 0])
+    # An eighth is not what the head was trained for, and a start of one's own is no scale.
+    eighth = torch.nn.functional.interpolate(head.expected_error(coarse.state.hidden), scale_factor=2.0)
+    torch.testing.assert_close(coarse.uncertainty, eighth[:, 0])
+    alone = model(*images, coarse.state.enlarged(2, (12, 16)), **how, scales=(4,))
+    torch.testing.assert_close(alone.uncertainty, head.expected_error(whole.state.hidden)[:, 0])
 
 
 def test_a_start_is_shrunk_for_the_first_of_the_scales(model):

@@ -186,6 +186,9 @@ def test_expected_errors_follow_the_curve():
     # Beyond the last point as before it: 4 px of error for a pixel told.
     wanted = np.interp(told.detach().numpy(), [0.3, 0.8, 2.0, 102.0], [0.1, 0.6, 5.4, 405.4])
     torch.testing.assert_close(head.expected_error(hidden), torch.from_numpy(wanted).float())
+    disagreement = torch.full((1, 1, 8, 8), 0.5)
+    wanted = np.interp(0.5 + told.detach().numpy(), [0.3, 0.8, 2.0, 102.0], [0.1, 0.6, 5.4, 405.4])
+    torch.testing.assert_close(head.expected_error(hidden, disagreement), torch.from_numpy(wanted).float())
 
 
 @pytest.mark.parametrize(

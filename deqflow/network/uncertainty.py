@@ -72,12 +72,19 @@ class MixtureHead(nn.Module):
         """Mixtures (B, 1, H * factor, W * factor) from hidden (B, C, H, W)."""
         return Mixture(*(F.pixel_shuffle(part[:, 0], self.factor) for part in self.at_positions(hidden)))
 
-    def expected_error(self, hidden: Tensor) -> Tensor:
+    def expected_error(self, hidden: Tensor, disagreement: Tensor | None = None) -> Tensor:
         """Calibrated mean absolute error of a component of the flow, (B, 1, H * factor, W * factor) pixels.
 
         Between the points of the calibration, and beyond the last, it follows straight lines.
+
+        Args:
+            hidden: (B, C, H, W).
+            disagreement: (B, 1, H, W) pixels between this flow and that of a coarser scale. Where two scales
+                differ one of them is wrong: it is added to what the mixture tells, before the calibration.
         """
         told: Tensor = self(hidden).expected_error
+        if disagreement is not None:
+            told = told + F.interpolate(disagreement, scale_factor=self.factor, mode="bilinear")
         if not self.calibration:
             return told
         known, real = torch.tensor(self.calibration, device=told.device).t().contiguous()
