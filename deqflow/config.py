@@ -160,6 +160,8 @@ class SolveOptions(TypedDict, total=False):
         scales: strides to solve at, coarse to fine; ``all`` of the model's, ``fast``, which leaves out those
             finer than 1/8, or ``fine``, which adds half the finest: better on slow motion, in about three
             times the time.
+        second_start: begin at every stride of the model's but its finest from no motion too: finds more of
+            what is small and fast.
     """
 
     steps: int | None
@@ -167,6 +169,7 @@ class SolveOptions(TypedDict, total=False):
     tolerance: float | None
     solver: Solver | None
     scales: Scales | None
+    second_start: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +191,8 @@ class SolveSettings:
         scales: strides to solve at, coarse to fine, each started from the fixed point of the one before. A
             stride beyond the model's own is that of frames that are shrunk as much; half the finest, that
             of frames of twice the size.
+        second_start: begin a cold solve at every stride of the model's but its finest from no motion too, and
+            go on from what explains the frames better, see ``deqflow.second_start``.
     """
 
     steps: int = 24
@@ -199,6 +204,7 @@ class SolveSettings:
     video: Solver | None = None
     keep: Keep = LAST
     scales: tuple[int, ...] = (8,)
+    second_start: bool = False
 
     def __post_init__(self) -> None:
         """Reject what cannot be run, naming the option."""

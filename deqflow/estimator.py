@@ -29,6 +29,8 @@ from deqflow.io.frames import Batch, Frame, is_batch, to_rgb_batches, to_rgb_fra
 from deqflow.io.images import ValueRange
 from deqflow.network.sizes import require_choice
 from deqflow.pair import EncodedFrame, PairSolution, PreparedPair
+from deqflow.reuse import Matching
+from deqflow.second_start import solve_again
 from deqflow.step import FlowState, Movement, UpdateStep
 
 FEWEST_CELLS = 10
@@ -130,6 +132,8 @@ class DEQFlow(FlowNetwork):
             finest = scale == scales[-1]
             with torch.set_grad_enabled(finest and torch.is_grad_enabled()):
                 operator = self.operator(pair, scale)
+            twice = settings.second_start and given is None and state is not None
+            matching = Matching.of(pair, scale) if twice and scale in self.config.strides[:-1] else None
             if finest:
                 del pair  # what a caller does not keep is free while the largest grid is solved
             start = operator.start
@@ -146,6 +150,8 @@ class DEQFlow(FlowNetwork):
             stop = settings.stopping(Movement(scale), scale)
             with self._part("solve" if finest else "coarse solve"):
                 solution = solve(operator, start, settings.solver, stop)
+                if matching is not None:
+                    solution = solve_again(operator, solution, settings.solver, stop, matching, self.doubt)
             before, state, evaluations[scale] = scale, solution.state, solution.steps
             if scale == settings.reused_scale:
                 reusable = solution

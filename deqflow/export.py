@@ -39,6 +39,8 @@ class FixedSteps(nn.Module):
         super().__init__()
         if not isinstance(settings.solver, FixedPointIteration):
             raise ConfigError(f"export needs the solver plain or relaxed, not {settings.solver}")
+        if settings.second_start:
+            raise ConfigError("export cannot begin a solve twice: leave out second_start")
         self.model, self.settings = copy.deepcopy(model).cpu().float().eval().requires_grad_(False), settings
         self.model.correlation = "grid-sampled"
         self.smallest_side = settings.scales[0] * 2 ** (model.config.levels - 1)

@@ -231,6 +231,15 @@ class FlowNetwork(nn.Module):
         with self._part("decode"):
             return self.uncertainty.at_positions(hidden, positions)
 
+    def doubt(self, state: FlowState) -> Tensor | None:
+        """Return what the head, if there is one, tells of the errors in a state's cells, (B, 1, H/s, W/s).
+
+        It is not calibrated, and in pixels of frames whose finest grid this is: for comparisons at one scale.
+        """
+        if self.uncertainty is None:
+            return None
+        return F.avg_pool2d(self.uncertainty(state.hidden).expected_error, self.config.stride)
+
     def decode(self, solution: PairSolution, padding: Padding) -> BatchEstimate:
         """Return a solution as full-resolution flow, per sample."""
         found, uncertainty = solution.finest, None

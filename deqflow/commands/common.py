@@ -41,6 +41,8 @@ class ModelOptions:
         scales: Strides to solve at, coarse to fine, each started from the flow of the one before (`16 8`
             solves half the size first, `8` starts from no motion), or by name: all of the model's, fast
             without those finer than 1/8, fine with half the finest too; without it, the model's own.
+        second_start: Begin coarse scales from no motion too, and go on from what explains the frames better:
+            finds more of what is small and fast, in about a tenth more time.
         threads: Of the CPU to compute with; without it, one a core.
         deterministic: Give the same bits in every run on this machine, which may be slower.
     """
@@ -54,6 +56,7 @@ class ModelOptions:
     tolerance: float | None = None
     solver: SolverName | None = None
     scales: Scales | None = None
+    second_start: bool | None = None
     threads: int | None = None
     deterministic: bool = False
 
@@ -88,6 +91,7 @@ class ModelOptions:
             tolerance=self.tolerance,
             solver=None if self.solver is None else SOLVERS[self.solver],
             scales=self.scales,
+            second_start=self.second_start,
         )
 
 
@@ -201,6 +205,7 @@ def solve_record(model: "DEQFlow", *, video: bool = False) -> dict[str, Any]:
         **({} if settings.fine_steps is None else {"fine_steps": settings.fine_steps}),
         "tolerance": settings.tolerance,
         "scales": list(settings.scales),
+        **({"second_start": True} if settings.second_start else {}),
         "solver": str(settings.solver),
         "precision": str(model.precision).removeprefix("torch."),
         "device": model.device.type,

@@ -10,6 +10,7 @@ from deqflow.commands.common import Scales
 from deqflow.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from deqflow.config import SolveOptions
     from deqflow.data.sample import Sample
     from deqflow.estimator import DEQFlow
 
@@ -45,11 +46,18 @@ class WeightOptions(FrameOptions):
         checkpoint: File of weights; without it, the weights that ship with the model.
         device: auto, cpu, cuda, cuda:1, mps, ...
         scales: Strides to solve at; without it, the model's own.
+        second_start: Begin coarse scales from no motion too.
     """
 
     checkpoint: Path | None = None
     device: str = "auto"
     scales: Scales | None = None
+    second_start: bool | None = None
+
+    @property
+    def solving(self) -> "SolveOptions":
+        """How the model solves, where that is not its own way."""
+        return {"scales": self.scales, "second_start": self.second_start}
 
     def load(self) -> "DEQFlow":
         """Return the model."""
@@ -57,7 +65,7 @@ class WeightOptions(FrameOptions):
         from deqflow.devices import keep_freed_memory
 
         keep_freed_memory(2**25)  # as the commands that estimate
-        return zoo.load(self.model, checkpoint=self.checkpoint, device=self.device, scales=self.scales)
+        return zoo.load(self.model, checkpoint=self.checkpoint, device=self.device, **self.solving)
 
     def told(self, model: "DEQFlow") -> str:
         """Return what measures with the model begin with."""
@@ -70,7 +78,7 @@ class WeightOptions(FrameOptions):
         from deqflow.zoo.loading import load_each
 
         files = (self.checkpoint, *against)
-        return load_each(self.model, files, device=self.device, precision=precision, scales=self.scales)
+        return load_each(self.model, files, device=self.device, precision=precision, **self.solving)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +96,7 @@ class AnyWeightOptions(WeightOptions):
             if self.checkpoint is not None:
                 raise
             model = zoo.create(self.model).to(resolve_device(self.device)).eval()
-            model.defaults = model.settings(scales=self.scales)
+            model.defaults = model.settings(**self.solving)
             return model
 
 
