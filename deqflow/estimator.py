@@ -72,13 +72,13 @@ class DEQFlow(FlowNetwork):
                     options["fine_steps"] = STEPS_OF_FINE
             options["scales"] = tuple(sorted(own, reverse=True))
         settings = self.defaults.changed(**options)
-        finer = strides[-1] // 2
+        ends = (*strides, strides[-1] // 2)
         for scale in settings.scales:
-            if scale not in (*strides, finer) and scale % max(strides):
-                known = ", ".join(map(str, (*strides, finer)))
+            if scale not in ends and scale % max(strides):
+                known = ", ".join(map(str, ends))
                 raise ConfigError(f"scale {scale}: {self.name} has {known} and multiples of the first")
-        if settings.scales[-1] not in (*strides, finer):
-            known = " or ".join(map(str, (*strides, finer)))
+        if settings.scales[-1] not in ends:
+            known = " or ".join(map(str, ends))
             raise ConfigError(f"scales must end with {known}, not {settings.scales[-1]}")
         return settings
 

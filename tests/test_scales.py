@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_pyramid import CONFIG, SCALES, frames, small_pyramid
 from training_runs import finish, newest_state, small, start_several
 
 from deqflow import zoo
@@ -16,9 +17,6 @@ from deqflow.errors import ConfigError, DeqflowWarning
 from deqflow.estimator import DEQFlow
 from deqflow.geometry import enlarged
 from deqflow.network import (
-    ConvexConfig,
-    GatedStripConfig,
-    MixtureConfig,
     PyramidEncoder,
     PyramidEncoderConfig,
 )
@@ -27,29 +25,10 @@ from deqflow.stream import FlowStream
 from deqflow.training.starts import StepRandomness, WrongStart, follow
 from deqflow.training.trainer import run
 
-CONFIG = ModelConfig(
-    features=16,
-    context=8,
-    hidden=16,
-    levels=2,
-    radius=2,
-    encoder=PyramidEncoderConfig(stem=8, widths=(8, 12, 16), depths=(1, 2, 1), fused=12),
-    update=GatedStripConfig(motion=12, mixed=24),
-    upsampling=ConvexConfig(width=16),
-    uncertainty=MixtureConfig(width=8),
-)
-SCALES = (16, 8, 4)
-
 
 @pytest.fixture
 def model(device):
-    torch.manual_seed(1)
-    return DEQFlow(CONFIG, SolveSettings(scales=SCALES)).to(device).eval().requires_grad_(False)
-
-
-def frames(height, width, batch=1, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return 255 * torch.rand(2, batch, 3, height, width, generator=generator)
+    return small_pyramid().to(device)
 
 
 def test_the_encoder_sees_every_stride():

@@ -5,49 +5,30 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from small_pyramid import CONFIG, frames, small_pyramid
 
 from deqflow import second_start
 from deqflow.cli import main
-from deqflow.config import ModelConfig, SolveSettings
 from deqflow.equilibrium import solve
 from deqflow.errors import ConfigError
-from deqflow.estimator import DEQFlow
 from deqflow.export import export_onnx
 from deqflow.io import read_flow, write_image
-from deqflow.network import (
-    ConvexConfig,
-    GatedStripConfig,
-    MixtureConfig,
-    PyramidEncoderConfig,
-)
 from deqflow.reuse import Matching
 from deqflow.step import FlowState, Movement
 from deqflow.stream import FlowStream
 from deqflow.zoo import save_weights
 
-CONFIG = ModelConfig(
-    features=16,
-    context=8,
-    hidden=16,
-    levels=2,
-    radius=2,
-    encoder=PyramidEncoderConfig(stem=8, widths=(8, 12, 16), depths=(1, 1, 1), fused=12),
-    update=GatedStripConfig(motion=12, mixed=24),
-    upsampling=ConvexConfig(width=16),
-    uncertainty=MixtureConfig(width=8),
-)
 HOW = {"steps": 9, "fine_steps": 2, "tolerance": 0.0}
 
 
 @pytest.fixture
 def model(device):
-    torch.manual_seed(1)
-    return DEQFlow(CONFIG, SolveSettings(scales=(16, 8, 4))).to(device).eval().requires_grad_(False)
+    return small_pyramid().to(device)
 
 
 @pytest.fixture
 def images(device):
-    return 255 * torch.rand(2, 1, 3, 48, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    return frames(48, 64).to(device)
 
 
 def state(u, v=0.0, size=(12, 20)):
@@ -119,9 +100,8 @@ def test_one_that_expects_much_larger_errors_of_itself_is_not_chosen(model, imag
 
 
 def test_a_model_that_tells_no_errors_goes_by_matching_alone(images):
-    torch.manual_seed(1)
-    plain = DEQFlow(replace(CONFIG, uncertainty=None), SolveSettings(scales=(16, 8, 4))).to(images.device)
-    estimate = plain.eval().requires_grad_(False)(*images, **HOW, second_start=True)[0]
+    plain = small_pyramid(replace(CONFIG, uncertainty=None)).to(images.device)
+    estimate = plain(*images, **HOW, second_start=True)[0]
     assert estimate.evaluations[8] in (15, 24) and estimate.flow.shape == (48, 64, 2)
 
 
@@ -144,16 +124,15 @@ def test_a_flow_carries_a_graph(model, images):
 
 
 def test_cold_pairs_of_a_stream_begin_twice(model, images):
-    frames = [image[0].permute(1, 2, 0).cpu().numpy().astype(np.uint8) for image in images]
+    shown = [image[0].permute(1, 2, 0).cpu().numpy().astype(np.uint8) for image in images]
     stream = FlowStream(model, **HOW, second_start=True)
-    stream.push(frames[0])
-    assert stream.push(frames[1]).evaluations[8] > 9
+    stream.push(shown[0])
+    assert stream.push(shown[1]).evaluations[8] > 9
 
 
 def test_the_commands_take_it(tmp_path, capsys, images):
     weights = tmp_path / "weights.safetensors"
-    torch.manual_seed(1)
-    model = DEQFlow(CONFIG, SolveSettings(scales=(16, 8, 4)), name="deqflow-s").eval()
+    model = small_pyramid(name="deqflow-s")
     save_weights(model, weights)
     files = [str(tmp_path / name) for name in ("a.png", "b.png")]
     for file, image in zip(files, images, strict=True):
