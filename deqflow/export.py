@@ -39,8 +39,6 @@ class FixedSteps(nn.Module):
         super().__init__()
         if not isinstance(settings.solver, FixedPointIteration):
             raise ConfigError(f"export needs the solver plain or relaxed, not {settings.solver}")
-        if settings.second_start:
-            raise ConfigError("export cannot begin a solve twice: leave out second_start")
         self.model, self.settings = copy.deepcopy(model).cpu().float().eval().requires_grad_(False), settings
         self.model.correlation = "grid-sampled"
         self.smallest_side = settings.scales[0] * 2 ** (model.config.levels - 1)
@@ -103,7 +101,7 @@ def export_onnx(model: DEQFlow, path: Path, settings: SolveSettings) -> FixedSte
     Args:
         model: its weights are written in float32.
         path: replaced if it exists.
-        settings: how to solve; the tolerance does not count, all steps are run.
+        settings: how to solve; neither the tolerance nor the second start counts: all steps are run, once.
 
     Returns:
         What was written, as it runs here.

@@ -20,6 +20,9 @@ from deqflow.step import FlowState, UpdateStep
 STEPS = 6
 """Evaluations from no motion; what they have found is judged, and gone on with, so more bring nothing."""
 
+FURTHER = 12
+"""Evaluations from what was chosen: enough to round off what does not fit together; more are dearer, no better."""
+
 BETTER = 0.05
 """Fall of the matching distance from which a cell may go over."""
 
@@ -67,7 +70,8 @@ def solve_again(
     steps = found.steps + other.steps
     if not bool(chosen.any()):
         return replace(found, steps=steps)
-    last = solve(operator, other.state.where(chosen, found.state), solver, stop)
+    start = other.state.where(chosen, found.state)
+    last = solve(operator, start, solver, replace(stop, steps=min(FURTHER, stop.steps)))
     return replace(last, steps=steps + last.steps)
 
 

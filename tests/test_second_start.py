@@ -10,8 +10,7 @@ from small_pyramid import CONFIG, frames, small_pyramid
 from deqflow import second_start
 from deqflow.cli import main
 from deqflow.equilibrium import solve
-from deqflow.errors import ConfigError
-from deqflow.export import export_onnx
+from deqflow.export import FixedSteps
 from deqflow.io import read_flow, write_image
 from deqflow.reuse import Matching
 from deqflow.step import FlowState, Movement
@@ -147,6 +146,8 @@ def test_the_commands_take_it(tmp_path, capsys, images):
     assert "EPE mean" in capsys.readouterr().out
 
 
-def test_export_refuses_it(model, tmp_path):
-    with pytest.raises(ConfigError, match="cannot begin a solve twice"):
-        export_onnx(model, tmp_path / "a.onnx", model.settings(second_start=True))
+@torch.no_grad()
+def test_what_is_exported_begins_once(model, images):
+    exported = FixedSteps(model, model.settings(**HOW, second_start=True))(*images)
+    expected = model(*images, **HOW, second_start=False).flow
+    torch.testing.assert_close(exported, expected, atol=1e-3, rtol=1e-3)

@@ -119,7 +119,11 @@ PRESETS: Mapping[str, Preset] = {
             uncertainty=MixtureConfig(),
         ),
         defaults=SolveSettings(
-            scales=(64, 32, 16, 8, 4), fine_steps=4, precise=Anderson(), video=DampedIteration()
+            scales=(64, 32, 16, 8, 4),
+            fine_steps=4,
+            precise=Anderson(),
+            video=DampedIteration(),
+            second_start=True,
         ),
     ),
     "deqflow-s-v0": Preset(
