@@ -21,7 +21,7 @@ STEPS = 6
 """Evaluations from no motion; what they have found is judged, and gone on with, so more bring nothing."""
 
 FURTHER = 12
-"""Evaluations from what was chosen: enough to round off what does not fit together; more are dearer, no better."""
+"""Evaluations from what was chosen, enough to round off what does not fit together."""
 
 BETTER = 0.05
 """Fall of the matching distance from which a cell may go over."""
