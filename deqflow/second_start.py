@@ -3,7 +3,7 @@
 What is small and fast may be lost at a coarse scale, and a solve that starts from its flow does not find it
 again (path dependence; Anil et al., NeurIPS 2022), where one that starts from no motion may. Neither is right
 everywhere: cells where the other one explains the frames clearly better go over to it, and the solve goes on
-from there, which rounds off what does not fit together.
+from there, which rounds off what does not fit together around them.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,6 @@ from deqflow.step import FlowState, UpdateStep
 STEPS = 6
 """Evaluations from no motion; what they have found is judged, and gone on with, so more bring nothing."""
 
-FURTHER = 12
-"""Evaluations from what was chosen, enough to round off what does not fit together."""
-
 BETTER = 0.05
 """Fall of the matching distance from which a cell may go over."""
 
@@ -34,6 +31,10 @@ SIDE = 5
 
 UNLIKE = 1.5
 """Matching distance of what does not match: that of a neighbor whose flow leaves the frame."""
+
+NEAR = 4
+"""Cells around what went over in which going on may change the flow: a solve that is lost drifts, and no two
+stops of it are equal."""
 
 MORE_DOUBT = 1.5
 """Times the expected error of the first solve that the second may have: what is hidden in frame 2 matches
@@ -49,7 +50,7 @@ def solve_again(
     matching: Matching,
     doubt: Callable[[FlowState], Tensor | None],
 ) -> Solution:
-    """Begin a solve that ended once more, from no motion, and go on from what explains the pair best.
+    """Begin a solve that ended once more, from no motion, and go on around what that explains better.
 
     Args:
         operator: of the pair at the scale.
@@ -70,9 +71,9 @@ def solve_again(
     steps = found.steps + other.steps
     if not bool(chosen.any()):
         return replace(found, steps=steps)
-    start = other.state.where(chosen, found.state)
-    last = solve(operator, start, solver, replace(stop, steps=min(FURTHER, stop.steps)))
-    return replace(last, steps=steps + last.steps)
+    last = solve(operator, other.state.where(chosen, found.state), solver, stop)
+    near = F.max_pool2d(chosen.float(), 2 * NEAR + 1, stride=1, padding=NEAR) > 0
+    return replace(last, state=last.state.where(near, found.state), steps=steps + last.steps)
 
 
 def better(matching: Matching, found: FlowState, other: FlowState) -> Tensor:

@@ -85,8 +85,10 @@ def test_a_solve_goes_on_from_what_was_chosen(model, images, monkeypatch, where)
     operator, stop = model.operator(pair, 8), settings.stopping(Movement(8), 8)
     other = solve(operator, operator.start, settings.solver, replace(stop, steps=6)).state
     mask = chosen(None, first, other)
-    merged = other.where(mask, first)
-    wanted = solve(operator, merged, settings.solver, stop).state if again else merged
+    last = solve(operator, other.where(mask, first), settings.solver, stop).state
+    near = torch.zeros_like(mask)
+    near[..., : {"nowhere": 0, "left": 3 + second_start.NEAR, "everywhere": 8}[where]] = True
+    wanted = last.where(near, first)
     torch.testing.assert_close(whole.reusable.state.flow, wanted.flow)
     torch.testing.assert_close(whole.reusable.state.hidden, wanted.hidden)
 
