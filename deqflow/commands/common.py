@@ -42,7 +42,7 @@ class ModelOptions:
             solves half the size first, `8` starts from no motion), or by name: all of the model's, fast
             without those finer than 1/8, fine with half the finest too; without it, the model's own.
         second_start: Begin coarse scales from no motion too, and go on from what explains the frames better:
-            finds more of what is small and fast, in about a twentieth more time.
+            finds more of what is small and fast, in about a tenth more time.
         threads: Of the CPU to compute with; without it, one a core.
         deterministic: Give the same bits in every run on this machine, which may be slower.
     """
