@@ -186,9 +186,11 @@ def test_cells_of_a_grid_that_does_not_halve_have_means_of_their_own():
 def test_training_at_the_finest_scale_comes_to_other_motions_by_way_of_the_coarser(model, kind):
     solved = []
     solve = model.solve
+    model.defaults = model.settings(second_start=True)
 
     def watched(pair, state=None, settings=None, **more):
         solved.append((settings.scales, settings.steps, state))
+        assert not settings.second_start  # which would be dear, and is for what is asked for once
         return solve(pair, state, settings, **more)
 
     model.solve = watched

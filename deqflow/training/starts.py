@@ -196,7 +196,9 @@ def follow(
         The points, a `PenalizedTrajectory` where the randomness has a probe.
     """
     solver, scale = choose_solver(options, model), model.config.strides[randomness.scale]
-    settings = replace(model.defaults, steps=randomness.solver_steps, tolerance=0.0, solver=solver)
+    settings = replace(
+        model.defaults, steps=randomness.solver_steps, tolerance=0.0, solver=solver, second_start=False
+    )
     coarser = tuple(stride for stride in model.config.strides if stride > scale) or (2 * scale,)
     coarse_steps = randomness.coarse_steps or randomness.solver_steps
     coarse = replace(settings, steps=coarse_steps, scales=(*coarser, scale))
@@ -260,7 +262,14 @@ def wrong_state(
             first = model.encode(images, scales)
     elif kind == "other-motion" or count == 1:
         second = model.encode(second.image.roll(start.shift, dims=(2, 3)), scales)
-    settings = replace(model.defaults, steps=start.evaluations, tolerance=0.0, solver=solver, scales=scales)
+    settings = replace(
+        model.defaults,
+        steps=start.evaluations,
+        tolerance=0.0,
+        solver=solver,
+        scales=scales,
+        second_start=False,
+    )
     other = replace(pair, first=first, second=second)
     state: FlowState = model.solve(other, settings=settings).finest.state
     if kind == "carried":
