@@ -103,8 +103,9 @@ class DEQFlow(FlowNetwork):
 
         Args:
             pair: from ``prepare``.
-            state: where to start, of the size of one of the scales. It is shrunk for the first of them: few
-                steps at 1/4 do not leave the state of another motion (`SolveSettings.begun_at`).
+            state: where to start, of the size of one of the scales. Its flow is shrunk for the first of them:
+                few steps at 1/4 do not leave the state of another motion (`SolveSettings.begun_at`). The
+                hidden state starts with it where that scale is the first.
             settings: None means the model's defaults.
             trusted: (B, 1, H/s, W/s) bool, where to start from ``state`` at the scale of its size; elsewhere
                 that starts as it does without, and what goes before it knows nothing of ``state``.
@@ -145,7 +146,9 @@ class DEQFlow(FlowNetwork):
                 start = state.enlarged(before // scale, (height, width)).fitted(start)
                 coarse = start.flow
             if given is not None and scale == enters:
-                fitted = given.reduced(scale // own).fitted(start)
+                fitted = given.fitted(start)
+                if scale > own:  # the hidden state of another grid would hold on to a flow that is wrong
+                    fitted = FlowState(start.hidden, fitted.reduced_flow(scale // own))
                 start = fitted if trusted is None else fitted.where(trusted, start)
             stop = settings.stopping(Movement(scale), scale)
             with self._part("solve" if finest else "coarse solve"):
@@ -276,7 +279,8 @@ class DEQFlow(FlowNetwork):
         Args:
             image1: (B, 3, H, W) of 0..255, any size from 16x16.
             image2: (B, 3, H, W).
-            state: where to start, as returned for frames of this size; shrunk for the first of the scales.
+            state: where to start, as returned for frames of this size; its flow is shrunk for the first of
+                the scales, and the hidden state used if it is of that scale.
             gradient: how the fixed point is differentiated; None means by one step (Bai et al., 2022).
             options: how to solve, see ``SolveOptions``.
 

@@ -136,8 +136,8 @@ def test_a_start_is_shrunk_for_the_first_of_the_scales(model):
     generator = torch.Generator().manual_seed(2)
     given = FlowState(*(torch.randn(1, size, 12, 16, generator=generator) for size in (16, 2)))
     given = FlowState(*(part.to(model.device) for part in given))
-    state = FlowState(*(part.unflatten(2, (3, 4)).unflatten(4, (4, 4)).mean(dim=(3, 5)) for part in given))
-    state = state._replace(flow=state.flow / 4)
+    flow = given.flow.unflatten(2, (3, 4)).unflatten(4, (4, 4)).mean(dim=(3, 5)) / 4
+    state = FlowState(model.operator(model.prepare(*images, scales=(16,)), 16).start.hidden, flow)
     for scale in (16, 8, 4):
         if scale < 16:
             state = state.enlarged(2, (48 // scale, 64 // scale))
@@ -178,8 +178,22 @@ def test_a_flow_starts_a_solve_that_ends_before_the_finest_scale(model):
 
 def test_cells_of_a_grid_that_does_not_halve_have_means_of_their_own():
     state = FlowState(torch.ones(1, 3, 5, 7), torch.full((1, 2, 5, 7), 6.0))
-    half = state.reduced(2)
-    assert half.hidden.shape == (1, 3, 3, 4) and (half.hidden == 1).all() and (half.flow == 3).all()
+    half = state.reduced_flow(2)
+    assert half.shape == (1, 2, 3, 4) and (half == 3).all()
+
+
+def test_a_hidden_state_starts_a_solve_that_begins_at_its_scale_and_no_coarser_one(model):
+    images = frames(48, 64).to(model.device)
+    start = model(*images, steps=2, tolerance=0.0).state
+    other = FlowState(-start.hidden, start.flow)
+    for scales, same in (((16, 8, 4), True), ((4,), False)):
+        flow, turned = (
+            model(*images, at, steps=2, tolerance=0.0, scales=scales).flow for at in (start, other)
+        )
+        assert torch.equal(flow, turned) is same
+    still = FlowState(start.hidden, torch.zeros_like(start.flow))
+    usual, afresh = (model(*images, at, steps=2, tolerance=0.0).flow for at in (None, still))
+    torch.testing.assert_close(afresh, usual)
 
 
 @pytest.mark.parametrize("kind", ["other-motion", "carried"])
