@@ -110,11 +110,10 @@ def study_pair(
     # Every step up to twice the usual number; all are measured, and none ends the solve.
     counts, scale = step_counts(model.defaults.steps), model.defaults.scales[-1]
     path = model.record(pair, model.coarse_start(pair), counts)
+    on_the_way = (_array(padding.crop(model.flow_at(state, scale=scale))) for state in path.recorded)
     curve = {
-        count: measure_sample(_array(padding.crop(model.flow_at(state, scale=scale))), sample)[
-            "all"
-        ].epe_image
-        for count, state in zip(counts, path.recorded, strict=True)
+        count: measure_sample(flow, sample)["all"].epe_image
+        for count, flow in zip(counts, on_the_way, strict=True)
     }
     return PairStudy(
         item=item,

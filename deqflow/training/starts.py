@@ -13,7 +13,7 @@ from typing import Literal, TypeGuard
 import torch
 from torch import Generator, Tensor
 
-from deqflow.config import REFERENCE_STRIDE
+from deqflow.config import REFERENCE_STRIDE, SolveSettings
 from deqflow.equilibrium import (
     Anderson,
     Broyden,
@@ -196,9 +196,7 @@ def follow(
         The points, a `PenalizedTrajectory` where the randomness has a probe.
     """
     solver, scale = choose_solver(options, model), model.config.strides[randomness.scale]
-    settings = replace(
-        model.defaults, steps=randomness.solver_steps, tolerance=0.0, solver=solver, second_start=False
-    )
+    settings = _settings(model, solver, randomness.solver_steps)
     coarser = tuple(stride for stride in model.config.strides if stride > scale) or (2 * scale,)
     coarse_steps = randomness.coarse_steps or randomness.solver_steps
     coarse = replace(settings, steps=coarse_steps, scales=(*coarser, scale))
@@ -262,14 +260,7 @@ def wrong_state(
             first = model.encode(images, scales)
     elif kind == "other-motion" or count == 1:
         second = model.encode(second.image.roll(start.shift, dims=(2, 3)), scales)
-    settings = replace(
-        model.defaults,
-        steps=start.evaluations,
-        tolerance=0.0,
-        solver=solver,
-        scales=scales,
-        second_start=False,
-    )
+    settings = replace(_settings(model, solver, start.evaluations), scales=scales)
     other = replace(pair, first=first, second=second)
     state: FlowState = model.solve(other, settings=settings).finest.state
     if kind == "carried":
@@ -278,6 +269,11 @@ def wrong_state(
         by = 1 + start.offset % (count - 1)
         return FlowState(*(part.roll(-by, dims=0) for part in state))
     return state
+
+
+def _settings(model: DEQFlow, solver: Solver, steps: int) -> SolveSettings:
+    """How training solves: all of the steps, and from one start, for time's sake."""
+    return replace(model.defaults, steps=steps, tolerance=0.0, solver=solver, second_start=False)
 
 
 def choose_gradient(options: TrainOptions) -> Gradient:
