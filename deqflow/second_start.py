@@ -64,11 +64,12 @@ def solve_again(
         The solution, with the steps of all solves.
     """
     other = solve(operator, operator.start, solver, replace(stop, steps=min(STEPS, stop.steps)))
-    chosen = better(matching, found.state, other.state)
-    before, after = doubt(found.state), doubt(other.state)
-    if before is not None and after is not None:
-        chosen &= _around(after, 3) < MORE_DOUBT * _around(before, 3)
     steps = found.steps + other.steps
+    chosen = better(matching, found.state, other.state)
+    if bool(chosen.any()):  # the head costs as much as a third of a step
+        before, after = doubt(found.state), doubt(other.state)
+        if before is not None and after is not None:
+            chosen &= _around(after, 3) < MORE_DOUBT * _around(before, 3)
     if not bool(chosen.any()):
         return replace(found, steps=steps)
     last = solve(operator, other.state.where(chosen, found.state), solver, stop)
