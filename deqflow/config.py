@@ -236,7 +236,8 @@ class SolveSettings:
     def reused_scale(self) -> int:
         """The scale whose fixed point the next pair of a video may start from: the finest of at most 1/8.
 
-        A finer one, where each step costs much and few are made, starts as well from that of 1/8.
+        A finer one, where each step costs much and few are made, starts from that of 1/8, and from its own
+        flow where the two agree.
         """
         return min((scale for scale in self.scales if scale >= REFERENCE_STRIDE), default=self.scales[-1])
 

@@ -29,7 +29,7 @@ from deqflow.io.frames import Batch, Frame, is_batch, to_rgb_batches, to_rgb_fra
 from deqflow.io.images import ValueRange
 from deqflow.network.sizes import require_choice
 from deqflow.pair import EncodedFrame, PairSolution, PreparedPair
-from deqflow.reuse import Matching
+from deqflow.reuse import AGREED, Matching
 from deqflow.second_start import solve_again
 from deqflow.step import FlowState, Movement, UpdateStep
 
@@ -95,6 +95,7 @@ class DEQFlow(FlowNetwork):
         settings: SolveSettings | None = None,
         *,
         trusted: Tensor | None = None,
+        finer: Tensor | None = None,
     ) -> PairSolution:
         """Return the fixed point of a pair; each scale starts from the enlarged one of the scale before.
 
@@ -109,11 +110,13 @@ class DEQFlow(FlowNetwork):
             settings: None means the model's defaults.
             trusted: (B, 1, H/s, W/s) bool, where to start from ``state`` at the scale of its size; elsewhere
                 that starts as it does without, and what goes before it knows nothing of ``state``.
+            finer: (B, 2, H/s, W/s) flow to start from at the finest scale, which is not that of ``state``,
+                where the scale before agrees with it, see ``deqflow.reuse``; NaN where unknown.
 
         Raises:
             ConfigError: a state of another size.
         """
-        return self._solve(pair, state, self.defaults if settings is None else settings, trusted)[0]
+        return self._solve(pair, state, self.defaults if settings is None else settings, trusted, finer)[0]
 
     def _solve(
         self,
@@ -121,6 +124,7 @@ class DEQFlow(FlowNetwork):
         given: FlowState | None,
         settings: SolveSettings,
         trusted: Tensor | None = None,
+        finer: Tensor | None = None,
     ) -> tuple[PairSolution, UpdateStep]:
         """As ``solve``, and the operator of the finest scale, with a graph where grad mode is on."""
         scales = self.scales(pair.first.image, settings)
@@ -150,6 +154,8 @@ class DEQFlow(FlowNetwork):
                 if scale > own:  # the hidden state of another grid would hold on to a flow that is wrong
                     fitted = FlowState(start.hidden, fitted.reduced_flow(scale // own))
                 start = fitted if trusted is None else fitted.where(trusted, start)
+            if finer is not None and finest:
+                start = start.near(finer, AGREED / scale)
             stop = settings.stopping(Movement(scale), scale)
             with self._part("solve" if finest else "coarse solve"):
                 solution = solve(operator, start, settings.solver, stop)

@@ -32,6 +32,14 @@ CHECK_COST = 0.8
 """What checking a start, measuring the point found and carrying it take, in evaluations at the same scale: so
 much time on a CPU in bfloat16, at 640x360."""
 
+FINE_STEPS = 2
+"""Most evaluations at scales finer than that of a carried state that is trusted in every cell: their flow is
+carried too, so that fewer are left to make."""
+
+AGREED = 0.5
+"""Pixels between the carried flow of the finest scale and that of the scale before within which it is started
+from: beyond it motion has changed, and the coarser one has followed."""
+
 UNSETTLED = 0.1
 """Movement of the flow in the last evaluation, RMS in pixels, above which (and above twice the tolerance) a
 long solve has found no fixed point, and nothing to start from."""
@@ -100,11 +108,13 @@ class CarriedState:
         state: hidden and flow, both carried along the flow; in holes that of their surroundings.
         found: (B, 1, h, w) bool, false in holes: cells that were uncovered.
         distance: (B, 1, h, w) matching distance at the fixed point, carried along.
+        finer: (B, 2, h', w') flow of a finer scale that was solved after it, carried along, NaN in holes.
     """
 
     state: FlowState
     found: Tensor
     distance: Tensor
+    finer: Tensor | None = None
 
     @classmethod
     def along(cls, state: FlowState, distance: Tensor, onward: Tensor) -> "CarriedState":
@@ -131,6 +141,12 @@ class CarriedState:
 def carry(state: FlowState) -> FlowState:
     """Return a state carried along its own flow, see ``CarriedState``."""
     return CarriedState.along(state, torch.zeros_like(state.flow[:, :1]), state.flow).state
+
+
+def carried_flow(flow: Tensor, onward: Tensor) -> Tensor:
+    """Return a flow (B, 2, h, w) carried by ``onward``, both in grid pixels; NaN in holes."""
+    carried, weight = forward_splat(flow, onward)
+    return torch.where(weight > 0.5, carried, torch.nan)
 
 
 def filled(values: Tensor, known: Tensor) -> Tensor:

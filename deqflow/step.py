@@ -37,6 +37,11 @@ class FlowState(NamedTuple):
         """Return the flow on a grid ``factor`` times as coarse, of cells' means."""
         return F.avg_pool2d(self.flow, factor, ceil_mode=True) / factor
 
+    def near(self, flow: Tensor, distance: float) -> "FlowState":
+        """Return the state with another flow where that is no farther away in pixels of the grid; NaN is."""
+        close = (flow - self.flow).norm(dim=1, keepdim=True) <= distance
+        return self._replace(flow=torch.where(close, flow, self.flow))
+
     def fitted(self, start: "FlowState") -> "FlowState":
         """Return the state on the device and in the type of another start of the same solve."""
         hidden, flow = self.hidden.to(start.hidden), self.flow.to(start.flow)

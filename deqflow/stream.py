@@ -1,6 +1,7 @@
 """Flow between frames as they come: each solve starts from the last fixed point where that can be trusted."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Unpack, get_args
 
 import numpy as np
@@ -19,6 +20,7 @@ from deqflow.io.images import ValueRange, value_range_of
 from deqflow.pair import EncodedFrame, PreparedPair
 from deqflow.reuse import (
     CHECK_COST,
+    FINE_STEPS,
     LONG,
     LOST,
     MOST_AFRESH,
@@ -27,6 +29,7 @@ from deqflow.reuse import (
     CarriedState,
     Matching,
     blocks,
+    carried_flow,
     nearly_equal,
 )
 from deqflow.step import FlowState
@@ -35,7 +38,7 @@ Direction = Literal["forward", "backward"]
 """In time: from a frame to the next, or from that back."""
 
 _CARRIED = ("hidden", "flow", "found", "distance")
-"""The names of the tensors of a carried state in `FlowStream.state_dict`."""
+"""The names of the tensors of a carried state in `FlowStream.state_dict`; where there is one, "finer" too."""
 
 
 class Start(NamedTuple):
@@ -45,11 +48,13 @@ class Start(NamedTuple):
         settings: with the scales that the solve goes through.
         state: where it starts, of the reused scale's size; None starts cold.
         trusted: (1, 1, H/s, W/s) bool, the cells that start from there; None is all.
+        finer: (1, 2, H/s, W/s) flow for the finest scale, if that is a finer one, see `DEQFlow.solve`.
     """
 
     settings: SolveSettings
     state: FlowState | None = None
     trusted: Tensor | None = None
+    finer: Tensor | None = None
 
 
 class FlowStream:
@@ -222,6 +227,8 @@ class FlowStream:
                 parts = (*carried.state, carried.found, carried.distance)
                 for name, part in zip(_CARRIED, parts, strict=True):
                     found[f"{direction}.{name}"] = part.contiguous()
+                if carried.finer is not None:
+                    found[f"{direction}.finer"] = carried.finer.contiguous()
         return found
 
     @torch.inference_mode()
@@ -254,7 +261,10 @@ class FlowStream:
                         state[f"{direction}.{name}"].to(device) for name in _CARRIED
                     )
                     hidden = hidden.contiguous(memory_format=torch.channels_last)
-                    self._carried[direction] = CarriedState(FlowState(hidden, flow), known, distance)
+                    finer = state.get(f"{direction}.finer")
+                    self._carried[direction] = CarriedState(
+                        FlowState(hidden, flow), known, distance, None if finer is None else finer.to(device)
+                    )
         except (KeyError, ValueError, RuntimeError) as error:
             self.reset()
             raise ConfigError(f"this is not the state of a stream: {error}") from error
@@ -287,13 +297,15 @@ class FlowStream:
         start = None if waits or not self.reuse else self._carried.get(direction)
         matching = Matching.of(pair, stride)
         begin = Start(self.settings) if start is None else self._start(pair, start, matching)
-        if begin.settings == self.settings:
+        if begin.settings.scales == self.settings.scales:
             self._encode_all_scales()
             pair = self._pair(direction)
         self.reused, self.afresh = begin.state is not None, 1.0
         if begin.state is not None:
             self.afresh = 0.0 if begin.trusted is None else 1 - float(begin.trusted.float().mean())
-        solution = self.model.solve(pair, begin.state, begin.settings, trusted=begin.trusted)
+        solution = self.model.solve(
+            pair, begin.state, begin.settings, trusted=begin.trusted, finer=begin.finer
+        )
         estimate = self.model.decode(solution, pair.padding)[0]
         checks = CHECK_COST * cost_of({stride: 1}) if start is not None and self.check else 0.0
         self.cost = estimate.cost + checks
@@ -308,9 +320,13 @@ class FlowStream:
             self._carried.pop(direction, None)  # no place to start from
         elif not waits:
             # Motion goes on: what came from there moves on by as much.
-            onward = kept.flow if direction == "forward" else -kept.flow
+            sign = 1 if direction == "forward" else -1
             distance = torch.where(inside, distance, torch.inf)
-            self._carried[direction] = CarriedState.along(kept, distance, onward)
+            carried = CarriedState.along(kept, distance, sign * kept.flow)
+            if solution.scale < stride:
+                flow = solution.finest.state.flow
+                carried = replace(carried, finer=carried_flow(flow, sign * flow))
+            self._carried[direction] = carried
         return estimate
 
     def _unsettled(self, residual: float) -> bool:
@@ -323,16 +339,18 @@ class FlowStream:
         """Choose where to start a pair; what is trusted in every cell needs no coarser scale."""
         scale = self.settings.reused_scale
         begun = self.settings.begun_at(scale)
+        if carried.finer is not None:
+            begun = replace(begun, fine_steps=min(FINE_STEPS, begun.steps_at(begun.scales[-1])))
         if not self.check:
-            return Start(begun, carried.state)
+            return Start(begun, carried.state, finer=carried.finer)
         failed, seen = carried.checked(matching)
         if int(failed.sum()) >= MOST_AFRESH * int(seen.sum()):
             return Start(self.settings)
         if bool(blocks(failed, max(2, LOST // scale)).any()):
-            return Start(self.settings, carried.state, carried.found & ~failed)
+            return Start(self.settings, carried.state, carried.found & ~failed, carried.finer)
         # A small thing and what was uncovered only forget: the flow around them is as good a start as any.
         fresh = self.model.initial_state(pair.first, scale)._replace(flow=carried.state.flow)
-        return Start(begun, carried.state.where(carried.found & ~failed, fresh))
+        return Start(begun, carried.state.where(carried.found & ~failed, fresh), finer=carried.finer)
 
     def _still(self, pair: PreparedPair) -> FlowEstimate:
         """Return the estimate of two equal frames: nothing moves, and nothing was solved."""

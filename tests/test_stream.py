@@ -270,6 +270,24 @@ def test_a_thing_that_starts_to_move_is_seen(trained: DEQFlow, picture: np.ndarr
     assert np.median(estimates[-1].flow[:, 130:, 0]) == pytest.approx(2, abs=0.3)
 
 
+def test_the_flow_of_the_finest_scale_goes_on(trained: DEQFlow, picture: np.ndarray) -> None:
+    frames = [window(picture, 6 * index) for index in range(4)]
+    stream, cold = FlowStream(trained), FlowStream(trained, reuse=False)
+    first, second = ([flows.push(frame) for frame in frames[:3]] for flows in (stream, cold))
+    assert second[-1].evaluations[4] == 4 and first[-1].evaluations[4] <= 2
+    errors = [np.linalg.norm(found[-1].flow - (6, 0), axis=2).mean() for found in (first, second)]
+    assert errors[0] <= 1.1 * errors[1]
+    resumed = FlowStream(trained)
+    resumed.load_state_dict(stream.state_dict())
+    assert np.array_equal(resumed.push(frames[3]).flow, stream.push(frames[3]).flow)
+
+
+def test_a_flow_is_gone_on_with_where_it_is_near() -> None:
+    state = FlowState(torch.zeros(1, 1, 1, 3), torch.zeros(1, 2, 1, 3))
+    other = torch.tensor([[[[0.1, 0.3, torch.nan]], [[0.0, 0.0, 0.0]]]])
+    assert state.near(other, 0.2).flow.flatten().tolist() == pytest.approx([0.1, 0, 0, 0, 0, 0])
+
+
 def test_a_frame_that_comes_twice_takes_no_solve(
     trained: DEQFlow, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
