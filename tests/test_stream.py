@@ -15,7 +15,17 @@ from deqflow.errors import ConfigError, ImageError, VideoError
 from deqflow.estimator import DEQFlow
 from deqflow.geometry import occlusion
 from deqflow.io import open_video, write_image
-from deqflow.reuse import CHECK_COST, LONG, UNSETTLED, CarriedState, Matching, blocks, carry, filled
+from deqflow.reuse import (
+    CHECK_COST,
+    FINE_STEPS,
+    LONG,
+    UNSETTLED,
+    CarriedState,
+    Matching,
+    blocks,
+    carry,
+    filled,
+)
 from deqflow.step import FlowState
 from deqflow.stream import FlowStream, Start
 from deqflow.video import estimate_video
@@ -429,7 +439,7 @@ def test_where_nothing_is_reused_the_pair_is_solved_at_every_scale(
     }
     streamed = list(estimate_video(frames, trained, **options))
     # A first pair and the one across the cut; the carried one starts at 1/8.
-    cold, reused = {16: STEPS, 8: STEPS, 4: STEPS}, {8: STEPS, 4: STEPS}
+    cold, reused = {16: STEPS, 8: STEPS, 4: STEPS}, {8: STEPS, 4: FINE_STEPS}
     assert [estimate.evaluations for estimate in streamed] == [cold, reused, cold]
     for index in (0, 2):
         expected = trained.estimate(frames[index], frames[index + 1], **options)
