@@ -120,8 +120,7 @@ class CarriedState:
     def along(cls, state: FlowState, distance: Tensor, onward: Tensor) -> "CarriedState":
         """Carry a state, with the matching distance of its flow, by ``onward`` (B, 2, h, w) grid pixels."""
         parts = torch.cat((state.flow, distance, state.hidden.float()), dim=1)
-        carried, weight = forward_splat(parts, onward)
-        found = weight > 0.5  # below half a cell it is mostly the blurred rim of a hole
+        carried, found = _carried(parts, onward)
         flow, distance, hidden = filled(carried, found).split([2, 1, state.hidden.shape[1]], dim=1)
         hidden = hidden.to(state.hidden.dtype).contiguous(memory_format=torch.channels_last)
         return cls(FlowState(hidden, flow), found, distance)
@@ -145,8 +144,14 @@ def carry(state: FlowState) -> FlowState:
 
 def carried_flow(flow: Tensor, onward: Tensor) -> Tensor:
     """Return a flow (B, 2, h, w) carried by ``onward``, both in grid pixels; NaN in holes."""
-    carried, weight = forward_splat(flow, onward)
-    return torch.where(weight > 0.5, carried, torch.nan)
+    carried, found = _carried(flow, onward)
+    return torch.where(found, carried, torch.nan)
+
+
+def _carried(values: Tensor, onward: Tensor) -> tuple[Tensor, Tensor]:
+    """Return values (B, C, h, w) carried by ``onward``, and where there are any, (B, 1, h, w) bool."""
+    carried, weight = forward_splat(values, onward)
+    return carried, weight > 0.5  # below half a cell it is mostly the blurred rim of a hole
 
 
 def filled(values: Tensor, known: Tensor) -> Tensor:

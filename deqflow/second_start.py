@@ -66,7 +66,7 @@ def solve_again(
     other = solve(operator, operator.start, solver, replace(stop, steps=min(STEPS, stop.steps)))
     steps = found.steps + other.steps
     chosen = better(matching, found.state, other.state)
-    if bool(chosen.any()):  # the head costs as much as a third of a step
+    if bool(chosen.any()):
         before, after = doubt(found.state), doubt(other.state)
         if before is not None and after is not None:
             chosen &= _around(after, 3) < MORE_DOUBT * _around(before, 3)
