@@ -12,6 +12,22 @@ ENDINGS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name
 
 
 @contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Let what asks to end wait for the end of a block; processes that start within it go on to hold it back.
+
+    On Windows, where a process is ended by other means, nothing changes.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def on_ending(handle: Callable[[], None]) -> Iterator[None]:
     """Call a function where the process is asked to end; what it ignores (`nohup`) it goes on to ignore.
 

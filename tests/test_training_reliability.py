@@ -2,13 +2,16 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import time
 import warnings
 from dataclasses import replace
+from functools import partial
 
+import psutil
 import pytest
 import torch
 from safetensors import safe_open
@@ -28,6 +31,7 @@ from training_runs import (
 from deqflow.cli import main
 from deqflow.errors import CheckpointError, ConfigError, DataError, TrainingError
 from deqflow.processes import Processes
+from deqflow.signals import ENDINGS
 from deqflow.training.checkpoint import StateStore, read_state
 from deqflow.training.data import batches
 from deqflow.training.optimizer import MuonAdamW
@@ -210,13 +214,34 @@ def test_sigterm_saves_and_ends_well(tmp_path):
     assert newest_state(tmp_path)["step"] > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_that_reaches_the_workers_too_lets_the_run_save_and_end_well(tmp_path, number):
     process = start(small(tmp_path, train_steps=100_000, save_minutes=0.0, workers=2), own_group=True)
     wait_for(tmp_path, "state-*.pt")
     os.killpg(process.pid, number)
     assert finish(process) == [0]
     assert newest_state(tmp_path)["step"] > 0
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_what_reads_for_a_run_outlives_signals(tmp_path, method):
+    assert finish(start(small(tmp_path, workers=2), what=partial(read_in_spite_of_signals, method))) == [0]
+
+
+def read_in_spite_of_signals(method, options):
+    """Fail where a signal ends one of the processes that read, or the server that starts them."""
+    multiprocessing.set_start_method(method, force=True)
+    reading = batches(open_sources(options).training, 0, 1000, options, CPU)
+    next(reading)
+    helpers = psutil.Process().children(recursive=True)
+    assert len(helpers) == {"fork": 2, "spawn": 2, "forkserver": 3}[method]
+    for helper in helpers:
+        for number in ENDINGS:
+            helper.send_signal(number)
+    time.sleep(0.5)
+    assert not psutil.wait_procs(helpers, timeout=0)[0]
+    next(reading)
+    reading.close()
 
 
 def broken_at(monkeypatch, steps):

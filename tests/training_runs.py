@@ -117,14 +117,14 @@ _server.set_forkserver_preload(["deqflow.training.trainer", "torch._dynamo", "tr
 WATCHED = {"open", "os.rename", "os.remove"}
 
 
-def start(options, *, die_at=None, largest_file=None, environment=None, own_group=False):
-    """The run in a process of its own.
+def start(options, *, what=run, die_at=None, largest_file=None, environment=None, own_group=False):
+    """The run, or what else takes its options, in a process of its own.
 
     It kills itself before the given touch of a file in its folder, or cannot write beyond so many bytes. In a
     group of its own, of its process number, it can be sent signals together with its workers.
     """
     process = _server.Process(
-        target=_child, args=(options, die_at, largest_file, environment or {}, own_group)
+        target=_child, args=(options, what, die_at, largest_file, environment or {}, own_group)
     )
     process.start()
     return process
@@ -162,7 +162,7 @@ def finish(*processes, seconds=600):
     return [process.exitcode for process in processes]
 
 
-def _child(options, die_at, largest_file, environment, own_group):
+def _child(options, what, die_at, largest_file, environment, own_group):
     os.environ.update(environment)
     if own_group:
         os.setpgrp()
@@ -178,4 +178,4 @@ def _child(options, die_at, largest_file, environment, own_group):
 
     if die_at is not None:
         sys.addaudithook(watch)
-    run(options)
+    what(options)

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from deqflow.data.synthetic import MOTIONS, SyntheticScenes, Textures
 from deqflow.errors import DataError, DeqflowError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.processes import Processes
-from deqflow.signals import ENDINGS
+from deqflow.signals import ENDINGS, held_back
 from deqflow.training.options import SceneOptions, TrainOptions
 
 
@@ -274,6 +275,17 @@ def _leave_signals_to_the_run(worker: int) -> None:
     for number in ENDINGS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, outlive)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+
+
+def _start(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """Start a loader's workers, and the server that starts them from Python 3.14 on; no signal ends them."""
+    if loader.num_workers:
+        # Started within the block this would let signals through again (Python 3.11 to 3.13 at least).
+        resource_tracker.ensure_running()
+    with held_back():
+        return iter(loader)
 
 
 def batches(
@@ -298,7 +310,7 @@ def batches(
         generator=torch.Generator(),
     )
     try:
-        yield from loader
+        yield from _start(loader)
     except DeqflowError as error:
         # Else the workers would live on with the frames that the error remembers.
         traceback.clear_frames(error.__traceback__)
