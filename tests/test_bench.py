@@ -12,7 +12,6 @@ import torch
 from evaluation_data import tiny_model
 from torch.autograd import DeviceType
 from torch.profiler import record_function
-from training_runs import needs_muon
 
 from deqflow import devices, zoo
 from deqflow.cli import main
@@ -235,7 +234,6 @@ def test_solvers_on_scenes_from_the_command_line(capsys):
     assert "Anderson 5" in capsys.readouterr().out
 
 
-@needs_muon
 def test_a_training_step_is_timed_by_part(capsys):
     arguments = "training --precisions float32 --repeats 1 --width 64 --height 64 --device cpu"
     assert main(["bench", *arguments.split()]) == 0

@@ -7,7 +7,6 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from training_runs import needs_muon
 
 from deqflow import zoo
 from deqflow.claims import arms, joint, reuse, training
@@ -89,7 +88,6 @@ def test_the_joint_solve_finds_the_input_that_a_slower_way_finds(monkeypatch):
     assert 3 * joint._until(together, goal)[0] < joint._until(apart, goal)[0]
 
 
-@needs_muon
 def test_arms_are_trained_once_and_judged_once(tmp_path, monkeypatch):
     assert study(tmp_path, "jacobian") == 0
     page = (tmp_path / "jacobian.md").read_text()
@@ -103,7 +101,6 @@ def test_arms_are_trained_once_and_judged_once(tmp_path, monkeypatch):
     assert (tmp_path / "jacobian.md").read_text() == page
 
 
-@needs_muon
 def test_the_usual_training_serves_three_claims_and_passes_are_timed(tmp_path, monkeypatch):
     asked = {}
 
@@ -124,7 +121,6 @@ def test_the_usual_training_serves_three_claims_and_passes_are_timed(tmp_path, m
     assert len(recipes) == len(asked)
 
 
-@needs_muon
 def test_other_held_out_pairs_are_judged_anew_without_training(tmp_path, monkeypatch):
     options = StudyOptions(width=64, height=64, pairs=2, device="cpu", train_steps=1, output=tmp_path)
     first = arms.result_of(options, arms.USUAL, 0)
@@ -134,7 +130,6 @@ def test_other_held_out_pairs_are_judged_anew_without_training(tmp_path, monkeyp
     assert arms.result_of(replace(options, pairs=3), arms.USUAL, 0).epe != first.epe
 
 
-@needs_muon
 def test_arms_start_from_given_weights_in_folders_of_their_own(tmp_path, monkeypatch):
     drawn = StudyOptions(width=64, height=64, pairs=2, device="cpu", train_steps=1, output=tmp_path)
     given = replace(drawn, init="deqflow-s-v0", learning_rate=1e-4)
@@ -153,7 +148,6 @@ def test_arms_start_from_given_weights_in_folders_of_their_own(tmp_path, monkeyp
     assert f"flow of zeros: EPE {mean_error(lengths):.2f}" in findings.summary
 
 
-@needs_muon
 def test_the_recurrent_model_is_trained_for_the_time_of_the_equilibrium(tmp_path, monkeypatch):
     costs = {"from-zeros": {"render": 1.0, "backward": 2.0}, "unrolled": {"render": 1.0, "backward": 1.0}}
     monkeypatch.setattr(training, "measure_phases", lambda variants, repeats: costs)
@@ -166,7 +160,6 @@ def test_the_recurrent_model_is_trained_for_the_time_of_the_equilibrium(tmp_path
     assert training.recurrent(options).tables == findings.tables
 
 
-@needs_muon
 def test_an_interrupted_arm_goes_on_to_the_same_weights(tmp_path, monkeypatch, capsys):
     options = StudyOptions(width=64, height=64, pairs=2, device="cpu", train_steps=2, output=tmp_path / "a")
     whole = arms.result_of(options, arms.USUAL, 0)
@@ -186,7 +179,6 @@ def test_an_interrupted_arm_goes_on_to_the_same_weights(tmp_path, monkeypatch, c
     assert again.minutes > 0
 
 
-@needs_muon
 def test_what_gives_up_counts_as_diverged_and_stays_so(tmp_path, monkeypatch):
     def fail(error):
         def run_and_fail(options):

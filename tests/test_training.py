@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_runs import arguments, assert_same_run, finish, needs_muon, small, start_several, weights
+from training_runs import arguments, assert_same_run, finish, small, start_several, weights
 
 from deqflow import zoo
 from deqflow.cli import main
@@ -99,7 +99,6 @@ def test_impossible_options_are_named(tmp_path, name, value):
         small(tmp_path, **{name: value})
 
 
-@needs_muon
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, optimizer):
     run(small(tmp_path / "whole", optimizer=optimizer))

@@ -20,7 +20,6 @@ from training_runs import (
     assert_same_run,
     finish,
     footage,
-    needs_muon,
     newest_state,
     small,
     start,
@@ -344,7 +343,6 @@ def test_a_run_that_loses_a_process_saves_what_it_reached(tmp_path):
     assert newest_state(tmp_path)["step"] > 0
 
 
-@needs_muon
 def test_a_run_that_ends_within_a_change_of_its_weights_saves_nothing(tmp_path, monkeypatch):
     step, calls = MuonAdamW.step, iter(range(6))
 

@@ -11,15 +11,12 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-import pytest
 import torch
 
 from deqflow.io.flow_files import write_flow
 from deqflow.training.checkpoint import StateStore
 from deqflow.training.stages import STAGES
 from deqflow.training.trainer import run
-
-needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch has no Muon before 2.9")
 
 
 def small(output, stage="synthetic", **changes):

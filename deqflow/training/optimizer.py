@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deqflow.errors import ConfigError
 from deqflow.training.options import TrainOptions
 
 LEAST_SIDE = 8
@@ -17,19 +16,64 @@ LEAST_SIDE = 8
 def create_optimizer(model: nn.Module, options: TrainOptions) -> "torch.optim.Optimizer | MuonAdamW":
     """Create AdamW, or Muon with AdamW for what is not a matrix; the same rate serves both."""
     if options.optimizer == "muon":
-        if not hasattr(torch.optim, "Muon"):
-            raise ConfigError(
-                f"optimizer muon needs PyTorch 2.9 or newer, this is {torch.__version__}; adamw does without"
-            )
         return MuonAdamW(model.parameters(), options.learning_rate, options.weight_decay)
     return torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
 
 
+NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
+"""Coefficients of x, x^3 and x^5 in a step that drives singular values towards 1 (Jordan et al., 2024)."""
+
+
+def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
+    """Return a matrix of the same singular vectors whose singular values are all near 1, between 0.6 and 1.3.
+
+    Newton-Schulz iterations, in the precision of the matrix. Singular values below some 1/1000 of the largest
+    stay smaller.
+    """
+    linear, cubic, quintic = NEWTON_SCHULZ
+    wide = matrix.T if len(matrix) > matrix.shape[1] else matrix
+    wide = wide / wide.norm().clamp(min=1e-7)
+    for _ in range(iterations):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic), wide, beta=linear)
+    return wide.T if len(matrix) > matrix.shape[1] else wide
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose changes of a matrix are made orthogonal, as large as those of AdamW; for matrices alone.
+
+    As ``torch.optim.Muon`` with ``adjust_lr_fn="match_rms_adamw"``, whose states it goes on from, but in the
+    precision of the matrices: its bfloat16 takes processors without such products fourteen times as long, a
+    second and more of every training step.
+
+    Source: Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024; the size of changes:
+    Liu et al., Muon is Scalable for LLM Training, 2025, sec. 2.2.
+    """
+
+    def __init__(
+        self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float = 0.95
+    ) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing here evaluates a loss
+        """Change the matrices that have a gradient, with Nesterov's momentum."""
+        for group in self.param_groups:
+            rate, momentum = group["lr"], group["momentum"]
+            for matrix in group["params"]:
+                if matrix.grad is None:
+                    continue
+                state = self.state[matrix]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix)
+                average = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
+                change = orthogonal(matrix.grad.lerp(average, momentum))
+                matrix.mul_(1 - rate * group["weight_decay"])
+                matrix.sub_(change, alpha=rate * 0.2 * max(matrix.shape) ** 0.5)
+
+
 class MuonAdamW:
     """Muon on filters, as matrices of a row per output channel, and AdamW on all the rest.
-
-    Source: Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024; updates are as large
-    as those of AdamW (Liu et al., Muon is Scalable for LLM Training, 2025, sec. 2.2).
 
     Args:
         parameters: of a model on its device: filters must stay where they are in memory.
@@ -44,14 +88,12 @@ class MuonAdamW:
         for parameter in parameters:
             if parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) >= LEAST_SIDE:
                 self.filters.append(parameter)
-                # The same memory seen as a matrix, since torch's Muon takes nothing else.
+                # The same memory seen as a matrix.
                 matrix = parameter.data.permute(_memory_order(parameter)).view(len(parameter), -1)
                 self.matrices.append(nn.Parameter(matrix))
             else:
                 others.append(parameter)
-        self.muon = torch.optim.Muon(
-            self.matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
+        self.muon = Muon(self.matrices, lr=rate, weight_decay=weight_decay)
         self.adamw = torch.optim.AdamW(others, lr=rate, weight_decay=weight_decay)
 
     @property
