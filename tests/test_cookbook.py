@@ -1,4 +1,4 @@
-"""The recipes of the cookbook: that they run is test_docs' business, here is whether they are any good."""
+"""The recipes of the cookbook in Python: that they run, and whether they are any good."""
 
 import re
 from pathlib import Path

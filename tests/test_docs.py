@@ -46,6 +46,8 @@ def test_blocks_run(page, tmp_path, monkeypatch, capfd):
     assert found
     for language, text in found:
         assert language in ("bash", "python"), f"a block of {page.name} says {language}: nobody runs it"
+        if language == "python" and page.stem == "cookbook":
+            continue  # test_cookbook.py runs them, and looks at what they make
         if language == "python":
             exec(compile(text, str(page), "exec"), names)
         else:

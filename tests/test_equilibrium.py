@@ -93,6 +93,7 @@ def test_acceleration_needs_fewer_steps_than_plain_iteration():
         assert (solve(step, step.start(), solver, stop).steps < plain.steps).all()
 
 
+@hypothesis.settings(max_examples=12)  # for each of eight solvers
 @hypothesis.given(seed=st.integers(0, 1000), tolerance=st.sampled_from([1e-2, 1e-4, 1e-7]))
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_samples_stop_by_themselves(solver, seed, tolerance):
