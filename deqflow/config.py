@@ -180,6 +180,8 @@ class SolveSettings:
         steps: most evaluations of the update operator at each scale, at least 1.
         fine_steps: most at scales finer than 1/8, each of which costs four times one at 1/8 or more; at least
             1, and no more than ``steps`` allows. None is as many as there.
+        carried_fine_steps: takes its place on video, where their flow is carried from the pair before and
+            ``fine_steps`` is not asked for, so that fewer are left to make; None is as many.
         tolerance: stop once the flow moves less than this, RMS in full-resolution pixels per step, at the
             finest of the scales; twice as much at the next coarser, and so on. 0 runs all steps.
         hidden_tolerance: and the hidden state changes less than this, relative to its norm.
@@ -197,6 +199,7 @@ class SolveSettings:
 
     steps: int = 24
     fine_steps: int | None = None
+    carried_fine_steps: int | None = None
     tolerance: float = 0.05
     hidden_tolerance: float = 0.1
     solver: Solver = field(default_factory=FixedPointIteration)
@@ -213,8 +216,9 @@ class SolveSettings:
                 f"expected steps >= 1 and tolerance >= 0, got steps={self.steps} and "
                 f"tolerance={self.tolerance}"
             )
-        if self.fine_steps is not None and self.fine_steps < 1:
-            raise ConfigError(f"expected fine_steps >= 1, got {self.fine_steps}")
+        for name in ("fine_steps", "carried_fine_steps"):
+            if (steps := getattr(self, name)) is not None and steps < 1:
+                raise ConfigError(f"expected {name} >= 1, got {steps}")
         falling = all(coarse == 2 * fine for coarse, fine in pairwise(self.scales))
         if not self.scales or min(self.scales) < 1 or not falling:
             raise ConfigError(f"scales must be strides that halve, as 32 16 8, not {self.scales}")
@@ -226,6 +230,8 @@ class SolveSettings:
             given.setdefault("solver", self.precise)
         if "solver" in given:
             given["video"] = None
+        if "fine_steps" in given:
+            given["carried_fine_steps"] = None
         return replace(self, **given)
 
     def on_video(self) -> "SolveSettings":

@@ -32,10 +32,6 @@ CHECK_COST = 0.8
 """What checking a start, measuring the point found and carrying it take, in evaluations at the same scale: so
 much time on a CPU in bfloat16, at 640x360."""
 
-FINE_STEPS = 2
-"""Most evaluations at scales finer than that of a carried state that is trusted in every cell: their flow is
-carried too, so that fewer are left to make."""
-
 AGREED = 0.5
 """Pixels between the carried flow of the finest scale and that of the scale before within which it is started
 from: beyond it motion has changed, and the coarser one has followed."""

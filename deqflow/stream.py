@@ -20,7 +20,6 @@ from deqflow.io.images import ValueRange, value_range_of
 from deqflow.pair import EncodedFrame, PreparedPair
 from deqflow.reuse import (
     CHECK_COST,
-    FINE_STEPS,
     LONG,
     LOST,
     MOST_AFRESH,
@@ -339,8 +338,8 @@ class FlowStream:
         """Choose where to start a pair; what is trusted in every cell needs no coarser scale."""
         scale = self.settings.reused_scale
         begun = self.settings.begun_at(scale)
-        if carried.finer is not None:
-            begun = replace(begun, fine_steps=min(FINE_STEPS, begun.steps_at(begun.scales[-1])))
+        if carried.finer is not None and begun.carried_fine_steps is not None:
+            begun = replace(begun, fine_steps=begun.carried_fine_steps)
         if not self.check:
             return Start(begun, carried.state, finer=carried.finer)
         failed, seen = carried.checked(matching)

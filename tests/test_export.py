@@ -82,7 +82,7 @@ def test_onnxruntime_gives_the_flow_of_pytorch_at_any_size(tmp_path, capsys):
     zoo.save_weights(model, weights)
     words = ["export", str(path), "--checkpoint", str(weights), "--steps", "1", "--scales", "16", "8"]
     assert main(words) == 0
-    assert "1 step at 1/16, 1 step at 1/8, for frames of at least 128x128 pixels" in capsys.readouterr().out
+    assert "steps 1 at 1/16, 1 at 1/8, for frames of at least 128x128 pixels" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     fixed = FixedSteps(model, model.settings(steps=1, scales=(16, 8)))
     for size in SIZES:

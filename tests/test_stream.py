@@ -17,7 +17,6 @@ from deqflow.geometry import occlusion
 from deqflow.io import open_video, write_image
 from deqflow.reuse import (
     CHECK_COST,
-    FINE_STEPS,
     LONG,
     UNSETTLED,
     CarriedState,
@@ -287,6 +286,8 @@ def test_the_flow_of_the_finest_scale_goes_on(trained: DEQFlow, picture: np.ndar
     assert second[-1].evaluations[4] == 4 and first[-1].evaluations[4] <= 2
     errors = [np.linalg.norm(found[-1].flow - (6, 0), axis=2).mean() for found in (first, second)]
     assert errors[0] <= 1.1 * errors[1]
+    asked = FlowStream(trained, fine_steps=4, tolerance=0)
+    assert [asked.push(frame) for frame in frames[:3]][-1].evaluations[4] == 4 and asked.reused
     resumed = FlowStream(trained)
     resumed.load_state_dict(stream.state_dict())
     assert np.array_equal(resumed.push(frames[3]).flow, stream.push(frames[3]).flow)
@@ -439,7 +440,7 @@ def test_where_nothing_is_reused_the_pair_is_solved_at_every_scale(
     }
     streamed = list(estimate_video(frames, trained, **options))
     # A first pair and the one across the cut; the carried one starts at 1/8.
-    cold, reused = {16: STEPS, 8: STEPS, 4: STEPS}, {8: STEPS, 4: FINE_STEPS}
+    cold, reused = {16: STEPS, 8: STEPS, 4: STEPS}, {8: STEPS, 4: 2}
     assert [estimate.evaluations for estimate in streamed] == [cold, reused, cold]
     for index in (0, 2):
         expected = trained.estimate(frames[index], frames[index + 1], **options)

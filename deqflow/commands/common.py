@@ -203,6 +203,7 @@ def solve_record(model: "DEQFlow", *, video: bool = False) -> dict[str, Any]:
     return {
         "steps": settings.steps,
         **({} if settings.fine_steps is None else {"fine_steps": settings.fine_steps}),
+        **({"carried_fine_steps": carried} if video and (carried := settings.carried_fine_steps) else {}),
         "tolerance": settings.tolerance,
         "scales": list(settings.scales),
         **({"second_start": True} if settings.second_start else {}),

@@ -121,6 +121,7 @@ PRESETS: Mapping[str, Preset] = {
         defaults=SolveSettings(
             scales=(64, 32, 16, 8, 4),
             fine_steps=4,
+            carried_fine_steps=2,
             precise=Anderson(),
             video=DampedIteration(),
             second_start=True,
