@@ -70,6 +70,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """deqflow-s stops after two steps a scale: for tests of what is around a solve."""
+    preset = zoo.PRESETS["deqflow-s"]
+    short = dataclasses.replace(preset.defaults, steps=2, fine_steps=1, second_start=False)
+    monkeypatch.setitem(zoo.PRESETS, "deqflow-s", dataclasses.replace(preset, defaults=short))
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """The same global random state at the start of each test."""

@@ -37,7 +37,7 @@ def run_command(line, capfd):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_blocks_run(page, tmp_path, monkeypatch, capfd):
+def test_blocks_run(page, few_steps, tmp_path, monkeypatch, capfd):
     for name in ("demo", "datasets", "hubconf.py"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     monkeypatch.chdir(tmp_path)

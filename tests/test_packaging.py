@@ -180,7 +180,7 @@ class TestReadme:
         assert names["error"].item() < 0.8 * before
 
     @pytest.mark.parametrize("line", commands_of(REPOSITORY / "README.md", *DETAILS), ids=" ".join)
-    def test_commands_are_understood(self, line, inputs, monkeypatch, capsys):
+    def test_commands_are_understood(self, line, inputs, few_steps, monkeypatch, capsys):
         """Run the command on tiny inputs; placeholders fail on the file they name and on nothing else."""
         monkeypatch.setattr(bench, "measure_speed", partial(quick_bench, bench.measure_speed))
         # Writing a model takes half a minute, whatever its size: a slow test looks at what is written.

@@ -14,8 +14,10 @@ import av
 import numpy as np
 import pytest
 from clips import encode, textured
+from evaluation_data import tiny_model
 from PIL import Image
 
+from deqflow import zoo
 from deqflow.cli import main
 from deqflow.errors import VideoError, VideoWarning
 from deqflow.io import VideoWriter, open_video, read_flow, read_image, write_image
@@ -515,10 +517,11 @@ def test_memory_of_a_run_does_not_grow_with_the_length(tmp_path: Path) -> None:
         "print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     peaks = []
+    zoo.save_weights(tiny_model(), tmp_path / "tiny.safetensors")
     for count in (100, 500):  # of a quarter of a megabyte with its flow and picture
         encode(tmp_path / f"{count}.mp4", textured(50, (112, 144)) * (count // 50), preset="ultrafast")
         arguments = ["video", f"{count}.mp4", "--steps", "2", "--quiet", "--output", f"{count}-flow.mp4"]
-        arguments += ["--hdf5", f"{count}.h5", "--record-dir", f"{count}"]
+        arguments += ["--hdf5", f"{count}.h5", "--record-dir", f"{count}", "--checkpoint", "tiny.safetensors"]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         command = [sys.executable, "-c", code, *arguments]
         done = subprocess.run(
