@@ -235,7 +235,7 @@ def test_solvers_on_scenes_from_the_command_line(capsys):
 
 
 def test_a_training_step_is_timed_by_part(capsys):
-    arguments = "training --precisions float32 --repeats 1 --width 64 --height 64 --device cpu"
+    arguments = "training --model deqflow-s-v0 --precisions float32 --repeats 1 --width 64 --height 64"
     assert main(["bench", *arguments.split()]) == 0
     rows = [
         line.split("|")[1:-1]
