@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from multiprocessing import resource_tracker
+from multiprocessing import get_start_method, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +280,7 @@ def _leave_signals_to_the_run(worker: int) -> None:
 
 
 def _start(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """Start a loader's workers, and the server that starts them from Python 3.14 on; no signal ends them."""
+    """Start a loader's workers; no signal to all processes of the run ends them."""
     if loader.num_workers:
         # Started within the block this would let signals through again (Python 3.11 to 3.13 at least).
         resource_tracker.ensure_running()
@@ -306,6 +306,9 @@ def batches(
         num_workers=options.workers,
         worker_init_fn=_leave_signals_to_the_run,
         pin_memory=processes.device.type == "cuda",
+        # A server that starts the workers (Linux from Python 3.14 on) would be ended by a signal to all
+        # processes, or would hold it back from all that it starts later, the caller's own too.
+        multiprocessing_context="spawn" if options.workers and get_start_method() == "forkserver" else None,
         # Iterating draws a seed for the workers: not from the generator that modules draw from.
         generator=torch.Generator(),
     )
