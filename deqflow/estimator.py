@@ -299,8 +299,10 @@ class DEQFlow(FlowNetwork):
         self._warn_of_misuse(image1, image2, learns=learns)
         with torch.set_grad_enabled(learns):
             padding = self.padding(image1)
-            pair = self.prepare(image1, image2, scales=settings.scales[-1:])
-            solution, operator = self._solve(pair, state, settings)
+            # Not kept here: features are free once the correlation of the finest scale is made of them.
+            solution, operator = self._solve(
+                self.prepare(image1, image2, scales=settings.scales[-1:]), state, settings
+            )
             if not learns:
                 del operator  # its correlation is the largest thing there is
                 return self.decode(solution, padding)

@@ -172,6 +172,10 @@ class FlowNetwork(nn.Module):
         """
         scale = self.config.stride if scale is None else scale
         first, second = pair.first.features[scale], pair.second.features[scale]
+        with self._part("context"):
+            context, hidden = self.encoder.context(first.trunk, self._level(scale))
+            prepared = self.update.prepare(context)
+            del context  # and the correlation, which stays, comes after it: less is there at once
         with self._part("correlation"):
             correlation = build_correlation(
                 first.matching,
@@ -180,9 +184,6 @@ class FlowNetwork(nn.Module):
                 radius=self.config.radius,
                 kind=self.correlation,
             )
-        with self._part("context"):
-            context, hidden = self.encoder.context(first.trunk, self._level(scale))
-            prepared = self.update.prepare(context)
         start = self._start(first, hidden)
         return UpdateStep(self.update, correlation, prepared, start, attach_flow=attach_flow)
 

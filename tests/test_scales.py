@@ -1,6 +1,8 @@
 """One operator solved at several strides: a small pyramid with random weights."""
 
+import gc
 import itertools
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from deqflow.network import (
     PyramidEncoder,
     PyramidEncoderConfig,
 )
-from deqflow.step import FlowState
+from deqflow.step import FlowState, UpdateStep
 from deqflow.stream import FlowStream
 from deqflow.training.starts import StepRandomness, WrongStart, follow
 from deqflow.training.trainer import run
@@ -165,6 +167,27 @@ def test_what_no_scale_needs_is_not_encoded(model):
     assert torch.equal(found.features[32].matching, small.features[16].matching)
     more = model.encode(image, (4,), known=found.features)
     assert more.features.keys() == {32, 16, 8, 4}
+
+
+def test_features_are_let_go_where_the_finest_scale_is_solved(model, monkeypatch):
+    features, left = [], []
+    encode, call = DEQFlow.encode, UpdateStep.__call__
+
+    def encoding(model, image, *details, **more):
+        frame = encode(model, image, *details, **more)
+        features.extend(weakref.ref(part.matching) for part in frame.features.values())
+        return frame
+
+    def counting(step, state, active=None):
+        gc.collect()
+        left.append((state.flow.shape[-1], sum(one() is not None for one in features)))
+        return call(step, state, active)
+
+    monkeypatch.setattr(DEQFlow, "encode", encoding)
+    monkeypatch.setattr(UpdateStep, "__call__", counting)
+    model.estimate(*(frame[0] for frame in frames(64, 80)), steps=1)
+    assert [width for width, _ in left] == [5, 10, 20]
+    assert left[0][1] > 0 and left[-1][1] == 0
 
 
 def test_a_flow_starts_a_solve_that_ends_before_the_finest_scale(model):
