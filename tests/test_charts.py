@@ -51,6 +51,20 @@ def test_points_that_a_logarithmic_axis_cannot_show_are_left_out() -> None:
     assert other.get_offsets().tolist() == [[1.0, 2.0]]
 
 
+@pytest.mark.parametrize("length", [5, 32, 33, 76, 77, 300])
+def test_a_legend_fits_into_its_figure(length: int) -> None:
+    names = ["W" * 3 + "o" * (length - 5) + f"{index:02}" for index in range(4)]
+    figure = bar_figure({name: {"all": 1.0} for name in names}, "EPE")
+    FigureCanvasAgg(figure).draw()
+    (legend,) = figure.legends
+    where = legend.get_window_extent()
+    assert where.x0 >= 0 and where.x1 <= figure.bbox.width
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert len(set(shown)) == 4 and all(
+        name.endswith(one.strip("…")) for name, one in zip(names, shown, strict=True)
+    )
+
+
 def test_a_missing_bar_is_a_gap_without_a_number() -> None:
     axes = figures()["bars"].axes[0]
     assert [text.get_text() for text in axes.texts] == ["1", "", "", "3"]

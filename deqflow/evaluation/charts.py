@@ -24,6 +24,9 @@ MOST_CURVES = 8
 MOST_TICKS = 12
 """Places on a logarithmic axis up to which each has a number of its own."""
 
+LINE = 76
+"""Letters of a legend that fit into one line."""
+
 MOST_GROUPS = 2
 """Data sets that have bars of their own; the pixels of more are pooled."""
 
@@ -317,8 +320,11 @@ def _lines(figure: Figure, axes: Axes, curves: Curves, *, markers: Sequence[str]
 def _legend(figure: Figure, handles: list[Any], names: Iterable[str]) -> None:
     """Name what is to be told apart below the plot, if it is more than one thing."""
     if len(handles) > 1:
+        # Names are paths now and then: the end of one tells most, and the figure has room for so much.
+        shown = [name if len(name) <= LINE else f"…{name[1 - LINE :]}" for name in names]
+        columns = 2 if max(map(len, shown)) <= LINE // 2 - 6 else 1
         legend = figure.legend(
-            handles, list(names), loc="outside lower center", ncols=2, fontsize=7.5, frameon=False
+            handles, shown, loc="outside lower center", ncols=columns, fontsize=7.5, frameon=False
         )
         for text in legend.get_texts():
             text.set_parse_math(False)  # "$" in a name is a dollar
