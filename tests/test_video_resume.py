@@ -23,6 +23,7 @@ if sys.platform == "win32":
     pytest.skip("no fork and no SIGKILL here", allow_module_level=True)
 
 from broken_runs import BrokenRuns, moments
+from small_pyramid import small_pyramid
 
 from deqflow import zoo
 from deqflow.io import VideoFrame, VideoWriter, open_video
@@ -46,7 +47,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames[9:] = [255 - frame[::-1] for frame in frames[9:]]
     times = np.cumsum(np.random.default_rng(0).integers(20, 200, len(frames))).tolist()
     encode(folder / "clip.mkv", frames, times=times, time_base=Fraction(1, 1000), audio=True)
-    zoo.save_weights(zoo.create("deqflow-s"), folder / "weights.safetensors")
+    zoo.save_weights(small_pyramid(), folder / "weights.safetensors")
     return folder
 
 
