@@ -49,7 +49,7 @@ class FixedSteps(nn.Module):
         model, settings = self.model, self.settings
         stride, coarsest = model.config.stride, max(model.config.strides)
         height, width = image1.shape[2:]
-        above, before = ((_multiple(side, coarsest) - side) // 2 for side in (height, width))
+        above, before = (-height % coarsest) // 2, (-width % coarsest) // 2
         images = [_padded(image, coarsest, above, before) for image in (image1, image2)]
         state: FlowState | None = None
         last, guide = 0, None
@@ -75,7 +75,7 @@ class FixedSteps(nn.Module):
         flow = model.flow_at(state, scale=scale)
         if guide is not None:
             flow = within(flow, guide, FARTHEST_REFINEMENT)
-        return flow.narrow(2, above, height).narrow(3, before, width)
+        return flow[:, :, above : above + height, before : before + width]
 
 
 def _padded(image: Tensor, multiple: int, above: int = 0, before: int = 0) -> Tensor:
@@ -84,14 +84,9 @@ def _padded(image: Tensor, multiple: int, above: int = 0, before: int = 0) -> Te
     As ``Padding`` does, but without asking how large the frames are.
     """
     height, width = image.shape[2:]
-    rows = torch.arange(_multiple(height, multiple), device=image.device) - above
-    columns = torch.arange(_multiple(width, multiple), device=image.device) - before
+    rows = torch.arange(height + -height % multiple, device=image.device) - above
+    columns = torch.arange(width + -width % multiple, device=image.device) - before
     return image[:, :, rows.clamp(0, height - 1)][..., columns.clamp(0, width - 1)]
-
-
-def _multiple(side: int, multiple: int) -> int:
-    """Round up to a multiple, in the one form that PyTorch's exporter simplifies when it is divided again."""
-    return (side + multiple - 1) // multiple * multiple
 
 
 def usual_settings(model: DEQFlow, settings: SolveSettings) -> SolveSettings:
