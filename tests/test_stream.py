@@ -15,16 +15,7 @@ from deqflow.errors import ConfigError, ImageError, VideoError
 from deqflow.estimator import DEQFlow
 from deqflow.geometry import occlusion
 from deqflow.io import open_video, write_image
-from deqflow.reuse import (
-    CHECK_COST,
-    LONG,
-    UNSETTLED,
-    CarriedState,
-    Matching,
-    blocks,
-    carry,
-    filled,
-)
+from deqflow.reuse import CHECK_COST, LONG, UNSETTLED, CarriedState, Matching, blocks, carry, filled
 from deqflow.step import FlowState
 from deqflow.stream import FlowStream, Start
 from deqflow.video import estimate_video

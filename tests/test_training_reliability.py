@@ -213,7 +213,7 @@ def test_sigterm_saves_and_ends_well(tmp_path):
     assert newest_state(tmp_path)["step"] > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_that_reaches_the_workers_too_lets_the_run_save_and_end_well(tmp_path, number):
     process = start(small(tmp_path, train_steps=100_000, save_minutes=0.0, workers=2), own_group=True)
     wait_for(tmp_path, "state-*.pt")
