@@ -29,7 +29,7 @@ from deqflow.io.frames import Batch, Frame, is_batch, to_rgb_batches, to_rgb_fra
 from deqflow.io.images import ValueRange
 from deqflow.network.sizes import require_choice
 from deqflow.pair import EncodedFrame, PairSolution, PreparedPair
-from deqflow.reuse import AGREED, Matching
+from deqflow.reuse import AGREED, Matching, following
 from deqflow.second_start import solve_again
 from deqflow.step import FlowState, Movement, UpdateStep
 
@@ -164,6 +164,8 @@ class DEQFlow(FlowNetwork):
             before, state, evaluations[scale] = scale, solution.state, solution.steps
             if scale == settings.reused_scale:
                 reusable = solution
+            if finer is not None and given is not None and scale == own:
+                finer = following(finer, given.flow, state.flow, scale)
             if not finest:
                 del operator  # its correlation need not be there beside the next one
         disagreement = None if coarse is None else self._disagreement(scales, coarse, solution.state.flow)

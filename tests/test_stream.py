@@ -15,7 +15,17 @@ from deqflow.errors import ConfigError, ImageError, VideoError
 from deqflow.estimator import DEQFlow
 from deqflow.geometry import occlusion
 from deqflow.io import open_video, write_image
-from deqflow.reuse import CHECK_COST, LONG, UNSETTLED, CarriedState, Matching, blocks, carry, filled
+from deqflow.reuse import (
+    CHECK_COST,
+    LONG,
+    UNSETTLED,
+    CarriedState,
+    Matching,
+    blocks,
+    carry,
+    filled,
+    following,
+)
 from deqflow.step import FlowState
 from deqflow.stream import FlowStream, Start
 from deqflow.video import estimate_video
@@ -165,7 +175,7 @@ def test_a_fine_scale_is_given_few_steps_and_is_gone_on_with(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("scale", "side", "asked"), [(8, 2, False), (8, 3, True), (4, 5, False), (4, 6, True)]
+    ("scale", "side", "asked"), [(8, 3, False), (8, 4, True), (4, 7, False), (4, 8, True)]
 )
 def test_coarser_scales_are_asked_for_blocks_of_as_many_pixels_at_every_scale(
     scale: int, side: int, asked: bool, monkeypatch: pytest.MonkeyPatch
@@ -270,18 +280,42 @@ def test_a_thing_that_starts_to_move_is_seen(trained: DEQFlow, picture: np.ndarr
     assert np.median(estimates[-1].flow[:, 130:, 0]) == pytest.approx(2, abs=0.3)
 
 
-def test_the_flow_of_the_finest_scale_goes_on(trained: DEQFlow, picture: np.ndarray) -> None:
-    frames = [window(picture, 6 * index) for index in range(4)]
+@pytest.mark.parametrize("places", [(0, 6, 12, 18), (0, 4, 10, 18)])
+def test_the_flow_of_the_finest_scale_goes_on(
+    trained: DEQFlow, picture: np.ndarray, places: tuple[int, ...]
+) -> None:
+    frames = [window(picture, place) for place in places]
     stream, cold = FlowStream(trained), FlowStream(trained, reuse=False)
     first, second = ([flows.push(frame) for frame in frames[:3]] for flows in (stream, cold))
     assert second[-1].evaluations[4] == 4 and first[-1].evaluations[4] <= 2
-    errors = [np.linalg.norm(found[-1].flow - (6, 0), axis=2).mean() for found in (first, second)]
+    last = places[2] - places[1]
+    errors = [np.linalg.norm(found[-1].flow - (last, 0), axis=2).mean() for found in (first, second)]
     assert errors[0] <= 1.1 * errors[1]
     asked = FlowStream(trained, fine_steps=4, tolerance=0)
     assert [asked.push(frame) for frame in frames[:3]][-1].evaluations[4] == 4 and asked.reused
     resumed = FlowStream(trained)
     resumed.load_state_dict(stream.state_dict())
     assert np.array_equal(resumed.push(frames[3]).flow, stream.push(frames[3]).flow)
+
+
+@pytest.mark.parametrize(("moved", "share"), [(0.1, 0.0), (0.225, 0.5), (0.3, 1.0), (6.0, 1.0)])
+def test_carried_flow_follows_a_change_of_motion_beyond_noise(moved: float, share: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    finer = torch.randn(1, 2, 24, 32, generator=generator)
+    finer[..., 3, 5] = torch.nan
+    carried = torch.randn(1, 2, 12, 16, generator=generator)
+    change = torch.zeros_like(carried)
+    change[:, 0] = moved / 8  # in cells of 1/8
+    wanted = finer + share * 2 * torch.tensor([moved / 8, 0]).view(1, 2, 1, 1)
+    found = following(finer, carried, carried + change, 8)
+    torch.testing.assert_close(found, wanted, equal_nan=True, atol=1e-5, rtol=0)
+
+
+def test_one_cell_does_not_move_the_flow_around_it() -> None:
+    finer, carried = torch.zeros(1, 2, 34, 34), torch.zeros(1, 2, 17, 17)
+    found = carried.clone()
+    found[:, 0, 8, 8] = 1.0  # 8 px, a tenth of one over its neighborhood
+    assert torch.equal(following(finer, carried, found, 8), finer)
 
 
 def test_a_flow_is_gone_on_with_where_it_is_near() -> None:
