@@ -247,6 +247,11 @@ class SolveSettings:
         """
         return min((scale for scale in self.scales if scale >= REFERENCE_STRIDE), default=self.scales[-1])
 
+    def from_carried(self) -> "SolveSettings":
+        """Return the settings where the flow of the scales finer than 1/8 is carried from the pair before."""
+        most = [steps for steps in (self.fine_steps, self.carried_fine_steps) if steps is not None]
+        return replace(self, fine_steps=min(most, default=None))
+
     def begun_at(self, scale: int) -> "SolveSettings":
         """Return the settings of a solve that leaves out the scales coarser than one of them."""
         return replace(self, scales=self.scales[self.scales.index(scale) :])

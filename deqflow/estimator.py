@@ -25,11 +25,12 @@ from deqflow.equilibrium import (
 from deqflow.errors import ConfigError
 from deqflow.estimate import BatchEstimate, FlowEstimate
 from deqflow.flow_network import FlowNetwork
+from deqflow.given_start import GivenStart
 from deqflow.io.frames import Batch, Frame, is_batch, to_rgb_batches, to_rgb_frames
 from deqflow.io.images import ValueRange
 from deqflow.network.sizes import require_choice
-from deqflow.pair import EncodedFrame, PairSolution, PreparedPair
-from deqflow.reuse import AGREED, Matching, following
+from deqflow.pair import PairSolution, PreparedPair
+from deqflow.reuse import Matching
 from deqflow.second_start import solve_again
 from deqflow.step import FlowState, Movement, UpdateStep
 
@@ -111,7 +112,7 @@ class DEQFlow(FlowNetwork):
             trusted: (B, 1, H/s, W/s) bool, where to start from ``state`` at the scale of its size; elsewhere
                 that starts as it does without, and what goes before it knows nothing of ``state``.
             finer: (B, 2, H/s, W/s) flow to start from at the finest scale, which is not that of ``state``,
-                where the scale before agrees with it, see ``deqflow.reuse``; NaN where unknown.
+                where the scale before agrees with it, see ``deqflow.given_start``; NaN where unknown.
 
         Raises:
             ConfigError: a state of another size.
@@ -121,7 +122,7 @@ class DEQFlow(FlowNetwork):
     def _solve(
         self,
         pair: PreparedPair,
-        given: FlowState | None,
+        start: FlowState | None,
         settings: SolveSettings,
         trusted: Tensor | None = None,
         finer: Tensor | None = None,
@@ -131,8 +132,9 @@ class DEQFlow(FlowNetwork):
         pair = self.encoded_at(pair, scales)
         evaluations: dict[int, Tensor] = {}
         state, before, reusable, coarse, guide = None, 0, None, None, None
-        own = scales[0] if given is None else self._scale_of(given, pair.first, scales)
-        enters = scales[0] if trusted is None else own
+        given = None
+        if start is not None:
+            given = GivenStart.of(start, pair.first, scales, self.config.hidden, trusted, finer)
         for scale in scales:
             finest = scale == scales[-1]
             with torch.set_grad_enabled(finest and torch.is_grad_enabled()):
@@ -141,31 +143,26 @@ class DEQFlow(FlowNetwork):
             matching = Matching.of(pair, scale) if twice and scale in self.config.strides[:-1] else None
             if finest:
                 del pair  # what a caller does not keep is free while the largest grid is solved
-            start = operator.start
+            begin = operator.start
             if state is not None:
                 if scale < self.config.stride:
                     with torch.no_grad():
                         guide = self.flow_at(state, scale=before)
-                height, width = start.flow.shape[2:]
-                start = state.enlarged(before // scale, (height, width)).fitted(start)
-                coarse = start.flow
-            if given is not None and scale == enters:
-                fitted = given.fitted(start)
-                if scale > own:  # the hidden state of another grid would hold on to a flow that is wrong
-                    fitted = FlowState(start.hidden, fitted.reduced_flow(scale // own))
-                start = fitted if trusted is None else fitted.where(trusted, start)
-            if finer is not None and finest:
-                start = start.near(finer, AGREED / scale)
+                height, width = begin.flow.shape[2:]
+                begin = state.enlarged(before // scale, (height, width)).fitted(begin)
+                coarse = begin.flow
+            if given is not None:
+                begin = given.at(scale, begin, finest=finest)
             stop = settings.stopping(Movement(scale), scale)
             with self._part("solve" if finest else "coarse solve"):
-                solution = solve(operator, start, settings.solver, stop)
+                solution = solve(operator, begin, settings.solver, stop)
                 if matching is not None:
                     solution = solve_again(operator, solution, settings.solver, stop, matching, self.doubt)
             before, state, evaluations[scale] = scale, solution.state, solution.steps
             if scale == settings.reused_scale:
                 reusable = solution
-            if finer is not None and given is not None and scale == own:
-                finer = following(finer, given.flow, state.flow, scale)
+            if given is not None:
+                given = given.after(scale, state)
             if not finest:
                 del operator  # its correlation need not be there beside the next one
         disagreement = None if coarse is None else self._disagreement(scales, coarse, solution.state.flow)
@@ -178,17 +175,6 @@ class DEQFlow(FlowNetwork):
         if before not in self.config.strides or finest > self.config.stride:
             return None
         return self.config.stride * (fine.detach() - coarse).abs().mean(dim=1, keepdim=True)
-
-    def _scale_of(self, state: FlowState, first: EncodedFrame, scales: Sequence[int]) -> int:
-        """Return the scale that a state has the size of; raise ConfigError where there is none."""
-        sizes = {scale: first.features[scale].matching.shape[2:] for scale in reversed(scales)}
-        fitting = [scale for scale, size in sizes.items() if size == state.flow.shape[2:]]
-        height, width = sizes[fitting[0] if fitting else scales[-1]]
-        for name, channels in (("flow", 2), ("hidden", self.config.hidden)):
-            found, wanted = tuple(getattr(state, name).shape), (len(first.image), channels, height, width)
-            if found != wanted:
-                raise ConfigError(f"state is for a {name} of {found}, these frames need {wanted}")
-        return fitting[0]
 
     def coarse_start(
         self,

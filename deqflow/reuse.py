@@ -32,17 +32,6 @@ CHECK_COST = 0.8
 """What checking a start, measuring the point found and carrying it take, in evaluations at the same scale: so
 much time on a CPU in bfloat16, at 640x360."""
 
-AGREED = 0.8
-"""Pixels between the carried flow of the finest scale and that of the scale before within which it is started
-from: beyond it motion has changed there, and the coarser one has followed."""
-
-CHANGED = 0.15
-"""Pixels by which a coarser scale's solve must move carried flow, over a neighborhood, for motion to have
-changed there: less is its own noise; twice as much counts in full. Tuned on programs and rendered motions."""
-
-NEIGHBORHOOD = 9
-"""Side of such a neighborhood in cells."""
-
 UNSETTLED = 0.1
 """Movement of the flow in the last evaluation, RMS in pixels, above which (and above twice the tolerance) a
 long solve has found no fixed point, and nothing to start from."""
@@ -149,27 +138,6 @@ def carried_flow(flow: Tensor, onward: Tensor) -> Tensor:
     """Return a flow (B, 2, h, w) carried by ``onward``, both in grid pixels; NaN in holes."""
     carried, found = _carried(flow, onward)
     return torch.where(found, carried, torch.nan)
-
-
-def following(finer: Tensor, carried: Tensor, found: Tensor, stride: int) -> Tensor:
-    """Return the carried flow of a finer scale, moved as the solve of a coarser one has moved its own.
-
-    Motion that turns, zooms or accelerates is ahead of what is carried. The coarser scale follows it, but
-    knows less of the details; so only the smooth part of how far it moved is taken from there.
-
-    Args:
-        finer: (B, 2, h', w') carried flow, h' and w' multiples of the coarser grid's.
-        carried: (B, 2, h, w) what the solve of the coarser scale began with.
-        found: (B, 2, h, w) where it ended.
-        stride: of the coarser scale.
-    """
-    change = F.avg_pool2d(
-        found - carried, NEIGHBORHOOD, stride=1, padding=NEIGHBORHOOD // 2, count_include_pad=False
-    )
-    moved = stride * change.norm(dim=1, keepdim=True)
-    change = change * ((moved - CHANGED) / CHANGED).clamp(0, 1)
-    factor = finer.shape[2] // carried.shape[2]
-    return finer + factor * F.interpolate(change, finer.shape[2:], mode="bilinear")
 
 
 def _carried(values: Tensor, onward: Tensor) -> tuple[Tensor, Tensor]:

@@ -338,8 +338,8 @@ class FlowStream:
         """Choose where to start a pair; what is trusted in every cell needs no coarser scale."""
         scale = self.settings.reused_scale
         begun = self.settings.begun_at(scale)
-        if carried.finer is not None and begun.carried_fine_steps is not None:
-            begun = replace(begun, fine_steps=begun.carried_fine_steps)
+        if carried.finer is not None:
+            begun = begun.from_carried()
         if not self.check:
             return Start(begun, carried.state, finer=carried.finer)
         failed, seen = carried.checked(matching)

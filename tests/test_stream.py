@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import deqflow
+from deqflow.config import SolveSettings
 from deqflow.errors import ConfigError, ImageError, VideoError
 from deqflow.estimator import DEQFlow
 from deqflow.geometry import occlusion
+from deqflow.given_start import following
 from deqflow.io import open_video, write_image
 from deqflow.reuse import (
     CHECK_COST,
@@ -24,7 +26,6 @@ from deqflow.reuse import (
     blocks,
     carry,
     filled,
-    following,
 )
 from deqflow.step import FlowState
 from deqflow.stream import FlowStream, Start
@@ -87,6 +88,12 @@ def test_video_has_a_solver_of_its_own_unless_one_is_named(model: DEQFlow) -> No
     assert FlowStream(recurrent).settings == recurrent.defaults
     recurrent.defaults = model.settings(solver=deqflow.Broyden())
     assert FlowStream(recurrent).settings.solver == deqflow.Broyden()
+
+
+def test_carried_flow_never_asks_for_more_fine_steps() -> None:
+    for fine, carried, wanted in [(4, 2, 2), (1, 2, 1), (4, None, 4), (None, 2, 2), (None, None, None)]:
+        settings = SolveSettings(fine_steps=fine, carried_fine_steps=carried)
+        assert settings.from_carried().fine_steps == wanted
 
 
 def test_each_frame_is_encoded_once(model: DEQFlow, monkeypatch: pytest.MonkeyPatch) -> None:
