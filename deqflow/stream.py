@@ -22,6 +22,7 @@ from deqflow.reuse import (
     CHECK_COST,
     LONG,
     LOST,
+    LOST_BEFORE_FINER,
     MOST_AFRESH,
     UNMATCHED,
     UNSETTLED,
@@ -345,7 +346,8 @@ class FlowStream:
         failed, seen = carried.checked(matching)
         if int(failed.sum()) >= MOST_AFRESH * int(seen.sum()):
             return Start(self.settings)
-        if bool(blocks(failed, max(2, LOST // scale)).any()):
+        lost = LOST if carried.finer is None else LOST_BEFORE_FINER
+        if bool(blocks(failed, max(2, lost // scale)).any()):
             return Start(self.settings, carried.state, carried.found & ~failed, carried.finer)
         # A small thing and what was uncovered only forget: the flow around them is as good a start as any.
         fresh = self.model.initial_state(pair.first, scale)._replace(flow=carried.state.flow)

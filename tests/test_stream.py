@@ -182,13 +182,21 @@ def test_a_fine_scale_is_given_few_steps_and_is_gone_on_with(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("scale", "side", "asked"), [(8, 3, False), (8, 4, True), (4, 7, False), (4, 8, True)]
+    ("scales", "side", "asked"),
+    [
+        ((8,), 2, False),
+        ((8,), 3, True),
+        ((4,), 5, False),
+        ((4,), 6, True),
+        ((8, 4), 3, False),
+        ((8, 4), 4, True),
+    ],
 )
 def test_coarser_scales_are_asked_for_blocks_of_as_many_pixels_at_every_scale(
-    scale: int, side: int, asked: bool, monkeypatch: pytest.MonkeyPatch
+    scales: tuple[int, ...], side: int, asked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pyramid = create("deqflow-s").eval().requires_grad_(False)
-    stream = FlowStream(pyramid, scales=(scale,), steps=1, detect_cuts=False)
+    stream = FlowStream(pyramid, scales=scales, steps=1, detect_cuts=False)
     for frame in scene(0, 2, (96, 128)):
         stream.push(frame)
 
