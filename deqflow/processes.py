@@ -40,6 +40,15 @@ class Processes:
         dist.all_reduce(together)
         return dict(zip(values, (together / self.count).tolist(), strict=True))
 
+    def alike(self, *values: int) -> bool:
+        """Whether all processes, which must all call this, have the same numbers."""
+        if self.count == 1:
+            return True
+        both = torch.tensor([*values, *(-value for value in values)], device=self.device)
+        dist.all_reduce(both, dist.ReduceOp.MIN)
+        least, negative_most = both.chunk(2)
+        return torch.equal(least, -negative_most)
+
     def wait(self) -> None:
         """Until all processes have come here."""
         if self.count > 1:

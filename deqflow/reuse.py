@@ -29,7 +29,7 @@ LOST = 24
 """Side, in full-resolution pixels, of a block of failed cells for which coarser scales are asked."""
 
 LOST_BEFORE_FINER = 32
-"""The same where a finer scale follows with carried flow of its own, and would have to make all of its steps."""
+"""The same where a finer scale follows with carried flow of its own: it would have to make all its steps."""
 
 CHECK_COST = 0.8
 """What checking a start, measuring the point found and carrying it take, in evaluations at the same scale: so

@@ -17,10 +17,11 @@ from deqflow.reuse import carry
 from deqflow.step import FlowState
 from deqflow.training.data import Batch, collate, evaluate
 from deqflow.training.options import FootageOptions
+from deqflow.training.parts import open_sources
 from deqflow.training.stages import stage_for
 from deqflow.training.starts import SHARES, StepRandomness, WrongStart, wrong_state
 from deqflow.training.supervised import CorrectionObjective, residual_loss, right_cells
-from deqflow.training.trainer import Trainer, open_sources, run
+from deqflow.training.trainer import Trainer, run
 from deqflow.training.unsupervised import UnsupervisedObjective
 from deqflow.zoo import create, load, read_checkpoint, save_weights
 

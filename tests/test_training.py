@@ -19,9 +19,10 @@ from deqflow.training import trainer
 from deqflow.training.checkpoint import create_model
 from deqflow.training.data import Batch, StepSampler, collate, split_textures
 from deqflow.training.optimizer import learning_rate, linear, one_cycle
+from deqflow.training.parts import open_sources
 from deqflow.training.starts import StepRandomness
 from deqflow.training.supervised import CorrectionObjective, correction_loss
-from deqflow.training.trainer import Trainer, open_sources, run
+from deqflow.training.trainer import Trainer, run
 from deqflow.zoo import file_sha256, load, read_checkpoint
 
 

@@ -31,14 +31,22 @@ from deqflow.cli import main
 from deqflow.errors import CheckpointError, ConfigError, DataError, TrainingError
 from deqflow.processes import Processes
 from deqflow.signals import ENDINGS
-from deqflow.training.checkpoint import StateStore, read_state
+from deqflow.training.checkpoint import StateStore, check_alike, read_state
 from deqflow.training.data import batches
 from deqflow.training.optimizer import MuonAdamW
 from deqflow.training.pairs import Epochs
+from deqflow.training.parts import open_sources
 from deqflow.training.supervised import CorrectionObjective
-from deqflow.training.trainer import open_sources, run
+from deqflow.training.trainer import run
 
 CPU = Processes(torch.device("cpu"))
+
+
+class Unlike(Processes):
+    """A process among others that have other numbers."""
+
+    def alike(self, *values):
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +63,18 @@ def whole_of_two(tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "two"
     assert finish(*start_several(small(output))) == [0, 0]
     return output
+
+
+@pytest.mark.parametrize("different", ["folder", "data"])
+def test_processes_that_do_not_start_alike_end_before_a_step(tmp_path, whole_of_two, different):
+    shared = tmp_path / "shared"
+    shutil.copytree(whole_of_two, shared)
+    options = small(shared, train_steps=9)
+    other = replace(options, output=tmp_path / "own") if different == "folder" else replace(options, seed=1)
+    assert 0 not in finish(*start_several(options, other=other))
+    assert newest_state(shared)["step"] == 6 and not (tmp_path / "own").exists()
+    with pytest.raises(TrainingError, match=r"do not start alike \(this one at step 3\): --output must be a"):
+        check_alike(Unlike(torch.device("cpu"), count=2), 3, "{}", {})
 
 
 def test_every_changed_byte_of_a_state_is_noticed(tmp_path):

@@ -24,9 +24,10 @@ from deqflow.training.checkpoint import Progress, check_resumable, freeze_batch_
 from deqflow.training.data import evaluate
 from deqflow.training.options import TrainOptions
 from deqflow.training.pairs import Part, choose_held_out
+from deqflow.training.parts import open_sources
 from deqflow.training.stages import STAGES, parse, stage_for
 from deqflow.training.supervised import CorrectionObjective, charbonnier, correction_loss, robust
-from deqflow.training.trainer import open_sources, run
+from deqflow.training.trainer import run
 from deqflow.zoo import create
 
 

@@ -127,8 +127,8 @@ def start(options, *, what=run, die_at=None, largest_file=None, environment=None
     return process
 
 
-def start_several(options, count=2, *, die_at=None):
-    """The run as several processes, as torchrun would start them; rank 0 may kill itself."""
+def start_several(options, count=2, *, die_at=None, other=None):
+    """The run as several processes, as torchrun would start them; rank 0 may kill itself, others differ."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -140,7 +140,7 @@ def start_several(options, count=2, *, die_at=None):
     }
     return [
         start(
-            options,
+            options if rank == 0 or other is None else other,
             die_at=die_at if rank == 0 else None,
             environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from deqflow.errors import CheckpointError, ConfigError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.io.files import atomic_path
 from deqflow.network import GatedStripConfig
+from deqflow.processes import Processes
 from deqflow.training.options import TrainOptions
 from deqflow.zoo import PRESETS, file_sha256, read_checkpoint, shipped_weights
 from deqflow.zoo.loading import build, fitting_config, preset
@@ -141,6 +143,21 @@ INDIFFERENT = (
     *("max_minutes", "save_minutes", "validate_minutes", "validation_pairs", "keep", "max_skipped"),
 )
 """They change nothing that is learned, or (places of data) only where the ``identity`` tells."""
+
+
+def check_alike(processes: Processes, step: int, recipe: str, identity: Mapping[str, str]) -> None:
+    """Check that the processes of a run start from the same step of the same run.
+
+    Raises:
+        TrainingError: some do not: each machine has a folder of its own, or was given other options.
+    """
+    options = {name: value for name, value in json.loads(recipe).items() if name not in INDIFFERENT}
+    run = zlib.crc32(json.dumps([options, dict(identity)], sort_keys=True).encode())
+    if not processes.alike(step, run):
+        raise TrainingError(
+            f"the processes of this run do not start alike (this one at step {step}): --output must be a "
+            "folder that all machines share, and their options and data the same"
+        )
 
 
 def check_resumable(

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,34 +28,22 @@ from deqflow.estimator import DEQFlow
 from deqflow.io.files import replace_bytes
 from deqflow.processes import Processes, start_processes
 from deqflow.signals import on_ending
-from deqflow.training.checkpoint import Progress, StateStore, check_resumable, create_model, origin, score_of
-from deqflow.training.data import Batch, Sources, batches, evaluate, open_scenes
-from deqflow.training.footage import open_footage
+from deqflow.training.checkpoint import (
+    Progress,
+    StateStore,
+    check_alike,
+    check_resumable,
+    create_model,
+    origin,
+    score_of,
+)
+from deqflow.training.data import Batch, batches, evaluate
 from deqflow.training.optimizer import averaging, create_optimizer, learning_rate
-from deqflow.training.options import FootageOptions, PairOptions, SceneOptions, TrainOptions
-from deqflow.training.pairs import open_pairs
+from deqflow.training.options import TrainOptions
+from deqflow.training.parts import create_objective, open_sources
 from deqflow.training.rehearsal import rehearse
 from deqflow.training.starts import StepRandomness
-from deqflow.training.supervised import CorrectionObjective
-from deqflow.training.unsupervised import UnsupervisedObjective
 from deqflow.zoo import save_weights
-
-PARTS: dict[type[TrainOptions], tuple[Callable[[Any], Sources], Callable[[DEQFlow, Any], Any]]] = {
-    SceneOptions: (open_scenes, CorrectionObjective),
-    PairOptions: (open_pairs, CorrectionObjective),
-    FootageOptions: (open_footage, UnsupervisedObjective),
-}
-"""Where the pairs come from and what is minimized, by the class of a stage's options."""
-
-
-def open_sources(options: TrainOptions) -> Sources:
-    """Open the training and held-out pairs of a stage.
-
-    Raises:
-        ConfigError: an option that is missing or does not fit the data.
-        DataError: data or textures that cannot be used.
-    """
-    return PARTS[type(options)][0](options)
 
 
 def run(plan: TrainOptions | Sequence[TrainOptions]) -> None:
@@ -118,7 +106,7 @@ class Trainer:
         self.sources = open_sources(options)
         self.recipe = options.recipe(str(self.model.precision).removeprefix("torch."))
         self.average = AveragedModel(self.model, multi_avg_fn=averaging(options.ema))
-        self.criterion = PARTS[type(options)][1](self.model, options)
+        self.criterion = create_objective(self.model, options)
         self.objective: nn.Module = self.criterion
         if processes.count > 1:
             self.objective = DistributedDataParallel(self.criterion, find_unused_parameters=len(strides) > 1)
@@ -140,6 +128,7 @@ class Trainer:
             self.origin = origin(options)
         else:
             self._restore(*newest)
+        check_alike(processes, self.step, self.recipe, self.sources.identity)
         self.saved_step = self.step
         self.whole = True  # but for the moment in which the weights change
         self.writer: SummaryWriter | None = None
