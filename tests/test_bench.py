@@ -250,7 +250,7 @@ def test_a_training_step_is_timed_by_part(capsys):
 
 
 def test_solves_from_every_kind_of_start():
-    model = zoo.load("deqflow-s-v0", device="cpu")
+    model = zoo.load("deqflow-s-v0", device="cpu", precision="float32")
     samples = [open_scenes(SceneOptions(height=64, width=64)).held_out[0].read(index) for index in (3, 4)]
     found = measure_starts(model, samples, multiples=(1,))
     steps = model.defaults.steps
