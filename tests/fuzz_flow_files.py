@@ -57,6 +57,7 @@ def fuzz(suffix: str, numbers: Iterable[int], log: Callable[[int], None] = lambd
         path = Path(folder, f"mutated{suffix}")
         for number in numbers:
             log(number)
+            path.unlink(missing_ok=True)  # a file that is cut and written anew waits for the disk on ext4
             path.write_bytes(mutation(suffix, number))
             try:
                 flow, valid = read_flow(path)

@@ -57,9 +57,9 @@ def run(options: ExportOptions) -> int:
     if options.scales is None:
         settings = usual_settings(model, settings)
     exported = export_onnx(model, options.output, settings)
-    steps = ", ".join(f"{settings.steps_at(scale)} steps at 1/{scale}" for scale in settings.scales)
+    steps = ", ".join(f"{settings.steps_at(scale)} at 1/{scale}" for scale in settings.scales)
     print(
-        f"{options.output}: {model.name}, {steps}, for frames of at least "
+        f"{options.output}: {model.name}, steps: {steps}, for frames of at least "
         f"{exported.smallest_side}x{exported.smallest_side} pixels"
     )
     return 0
