@@ -27,6 +27,12 @@ def held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def let_through() -> None:
+    """Take what asks to end again, in a process that was started while it was held back."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+
+
 @contextlib.contextmanager
 def on_ending(handle: Callable[[], None]) -> Iterator[None]:
     """Call a function where the process is asked to end; what it ignores (`nohup`) it goes on to ignore.

@@ -24,7 +24,7 @@ from deqflow.data.synthetic import MOTIONS, SyntheticScenes, Textures
 from deqflow.errors import DataError, DeqflowError, TrainingError
 from deqflow.estimator import DEQFlow
 from deqflow.processes import Processes
-from deqflow.signals import ENDINGS, held_back
+from deqflow.signals import ENDINGS, held_back, let_through
 from deqflow.training.options import SceneOptions, TrainOptions
 
 
@@ -275,8 +275,7 @@ def _leave_signals_to_the_run(worker: int) -> None:
     for number in ENDINGS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, outlive)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+    let_through()
 
 
 def _start(loader: DataLoader[Any]) -> Iterator[Batch]:
