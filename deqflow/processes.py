@@ -55,6 +55,14 @@ class Processes:
             dist.barrier()
 
 
+_LEFT: list[dist.ProcessGroup | None] = []
+"""Groups that were left, for as long as this process lives.
+
+The last to let a group go waits for its threads, which may need the interpreter's lock to let tensors go.
+Python gives the lock up meanwhile; the reducer of ``DistributedDataParallel`` does not, and would never end.
+"""
+
+
 @contextmanager
 def start_processes(device_name: str) -> Iterator[Processes]:
     """Join the other processes of this run (``torchrun`` tells of them in the environment), leave at the end.
@@ -80,4 +88,5 @@ def start_processes(device_name: str) -> Iterator[Processes]:
         yield Processes(device, rank, count)
     finally:
         if count > 1:
+            _LEFT.append(dist.group.WORLD)
             dist.destroy_process_group()

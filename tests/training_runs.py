@@ -148,14 +148,16 @@ def start_several(options, count=2, *, die_at=None, other=None):
     ]
 
 
-def finish(*processes, seconds=600):
+def finish(*processes, seconds=300):
     """Wait for the processes and return their exit codes; when one has died, the others are killed."""
     for process in processes:
         process.join(seconds)
+        lasting = process.exitcode is None
         if process.exitcode != 0:
             for other in processes:
                 other.kill()
                 other.join()
+        assert not lasting, f"a process has not ended after {seconds} seconds"
     return [process.exitcode for process in processes]
 
 
