@@ -70,12 +70,17 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def shorten(patch: pytest.MonkeyPatch, steps: int) -> None:
+    """Let deqflow-s stop after so many steps a scale, and half as many at 1/4."""
+    preset = zoo.PRESETS["deqflow-s"]
+    short = dataclasses.replace(preset.defaults, steps=steps, fine_steps=steps // 2, second_start=False)
+    patch.setitem(zoo.PRESETS, "deqflow-s", dataclasses.replace(preset, defaults=short))
+
+
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """deqflow-s stops after two steps a scale: for tests of what is around a solve."""
-    preset = zoo.PRESETS["deqflow-s"]
-    short = dataclasses.replace(preset.defaults, steps=2, fine_steps=1, second_start=False)
-    monkeypatch.setitem(zoo.PRESETS, "deqflow-s", dataclasses.replace(preset, defaults=short))
+    shorten(monkeypatch, 2)
 
 
 @pytest.fixture(autouse=True)

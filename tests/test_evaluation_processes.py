@@ -116,6 +116,8 @@ def test_memory_does_not_grow_with_the_data(tmp_path, capsys):
                 "--limit",
                 pairs,
                 *QUICK,
+                "--model",
+                "deqflow-s-v0",
                 "--batch",
                 4,
                 "--baselines",

@@ -40,7 +40,9 @@ def test_scales_of_one_encoder_are_exported_too(name, finest):
     settings = usual_settings(model, model.settings(steps=1, tolerance=0.0, scales=name))
     # And not 1/64, which only frames of 640 pixels a side have.
     assert settings.scales == (32, 16, 8, *finest)
-    images = frames(323, 350)
+    # Nor 1/32, which smaller ones leave out: the volume of 1/2 grows with the square of their pixels.
+    settings = replace(settings, scales=settings.scales[1:])
+    images = frames(163, 178)
     with torch.no_grad():
         expected = model(*images, steps=1, tolerance=0.0, scales=name).flow
         torch.testing.assert_close(FixedSteps(model, settings)(*images), expected, atol=1e-3, rtol=1e-3)

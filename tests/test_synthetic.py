@@ -22,7 +22,9 @@ HEIGHT, WIDTH = 192, 256
 
 @pytest.fixture(scope="module")
 def textures(shared_textures):
-    return Textures.from_folder(shared_textures)
+    """Some of each kind, so that they are decoded once and not for every scene."""
+    every = Textures.from_folder(shared_textures)
+    return Textures(every.photos[::8], every.objects[::8])
 
 
 @pytest.fixture(scope="module")
