@@ -16,9 +16,9 @@ SHELL := /bin/bash
 
 DEMO_OUTPUT ?= output/demo
 PIP := .venv/bin/python -m pip --disable-pip-version-check
-# Fast tests go out in order, half to each process, so that fixtures of a module are made once; who is done takes some of
-# another's. Slow ones go out by the class or file, as those share what is costly.
-PYTEST := .venv/bin/python -m pytest -n logical --maxprocesses 4
+# Tests go out in order, half to each process, so that fixtures of a module are made once; who is done takes some of
+# another's.
+PYTEST := .venv/bin/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 # They write thousands of small files, each of which waits for the disk: in memory, where there is plenty of it (Linux).
 PLENTY = $(shell df -Pk /dev/shm 2>/dev/null | cat - /proc/meminfo 2>/dev/null | awk '$$6 == "/dev/shm" && $$4 > 8e6 {n++} \
   $$1 == "MemAvailable:" && $$2 > 12e6 {n++} END {if (n == 2) print "-p /dev/shm"}')
@@ -29,13 +29,13 @@ demo: .venv/installed
 	.venv/bin/deqflow demo --output $(DEMO_OUTPUT)
 
 test: .venv/installed-dev
-	$(WITH_FILES) $(PYTEST) --dist worksteal -m "not slow" $(PYTEST_ARGS)
+	$(WITH_FILES) $(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 coverage: .venv/installed-dev
-	$(WITH_FILES) $(PYTEST) --dist worksteal -m "not slow" --cov --cov-report=term $(PYTEST_ARGS)
+	$(WITH_FILES) $(PYTEST) -m "not slow" --cov --cov-report=term $(PYTEST_ARGS)
 
 test-slow: .venv/installed-dev
-	$(WITH_FILES) $(PYTEST) --dist loadscope -m slow $(PYTEST_ARGS)
+	$(WITH_FILES) $(PYTEST) -m slow $(PYTEST_ARGS)
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .

@@ -161,7 +161,7 @@ def test_a_run_killed_again_and_again_resumes_to_the_same_bits(tmp_path):
     options = small(tmp_path / "killed", train_steps=30, save_minutes=0.0)
     assert finish(start(replace(options, output=tmp_path / "whole"))) == [0]
     kills = 0
-    for attempt in range(40):
+    for attempt in range(20):
         process = start(options)
         process.join(0.35 + 0.17 * (attempt % 7))
         if process.exitcode == 0:
