@@ -416,7 +416,7 @@ def test_clicking_through_it_in_chromium(page: Page, frames: dict[str, bytes], t
         browser.close()
 
 
-@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_command_serves_until_it_is_ended(ended_by: signal.Signals, tmp_path: Path) -> None:
     """In the middle of a clip, too; the temporary folder goes with it."""
     environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(deqflow.__file__).parents[1])}

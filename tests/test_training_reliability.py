@@ -141,10 +141,10 @@ def test_a_run_killed_while_it_writes_resumes_to_the_same_bits(whole, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_every_third_touch_of_a_file_resumes_to_the_same_bits(tmp_path):
+def test_a_run_killed_at_every_fifth_touch_of_a_file_resumes_to_the_same_bits(tmp_path):
     assert finish(start(small(tmp_path / "whole", train_steps=2))) == [0]
     died = 0
-    for touch in range(0, 1000, 3):
+    for touch in range(0, 1000, 5):
         options = small(tmp_path / str(touch), train_steps=2, save_minutes=0.0, keep=1)
         first = finish(start(options, die_at=touch))
         if first == [0]:
@@ -233,7 +233,10 @@ def test_sigterm_saves_and_ends_well(tmp_path):
     assert newest_state(tmp_path)["step"] > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGTERM, signal.SIGHUP))],
+)
 def test_a_signal_that_reaches_the_workers_too_lets_the_run_save_and_end_well(tmp_path, number):
     process = start(small(tmp_path, train_steps=100_000, save_minutes=0.0, workers=2), own_group=True)
     wait_for(tmp_path, "state-*.pt")
@@ -242,7 +245,7 @@ def test_a_signal_that_reaches_the_workers_too_lets_the_run_save_and_end_well(tm
     assert newest_state(tmp_path)["step"] > 0
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow), "spawn"])
 def test_what_reads_for_a_run_outlives_signals(tmp_path, method):
     assert finish(start(small(tmp_path, workers=2), what=partial(read_in_spite_of_signals, method))) == [0]
 

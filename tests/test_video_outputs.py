@@ -320,7 +320,9 @@ class TestNothingLost:
         assert (tmp_path / "a.txt").read_text() == "newer"
 
     @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no signals of this kind here")
-    @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+    @pytest.mark.parametrize(
+        "name", ["SIGINT", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGTERM", "SIGHUP"))]
+    )
     def test_a_real_signal_to_a_real_process(self, weights: Path, tmp_path: Path, name: str) -> None:
         """Twice, in haste."""
         number = getattr(signal, name)
@@ -481,6 +483,7 @@ class TestQueues:
         assert done == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no getrusage here")
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     """A thousand frames of 225 KiB, decoded ahead and encoded behind, need no more than a hundred."""
