@@ -3,6 +3,7 @@
 #   make test        the tests, without the slow ones
 #   make coverage    the same, and which lines of deqflow/ they miss
 #   make test-slow   the slow ones: killed processes, the wheel in an empty environment
+#   make test-all    both in one go
 #   make lint        ruff and mypy
 #   make docs        the documentation as web pages in site/, an error for every warning
 #   make install     all that the above need, in one go
@@ -12,7 +13,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test coverage test-slow lint docs install clean
+.PHONY: demo test coverage test-slow test-all lint docs install clean
 
 DEMO_OUTPUT ?= output/demo
 PIP := .venv/bin/python -m pip --disable-pip-version-check
@@ -36,6 +37,9 @@ coverage: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(WITH_FILES) $(PYTEST) -m slow $(PYTEST_ARGS)
+
+test-all: .venv/installed-dev
+	$(WITH_FILES) $(PYTEST) $(PYTEST_ARGS)
 
 lint: .venv/installed-dev
 	.venv/bin/ruff check .
