@@ -249,10 +249,11 @@ def test_a_training_step_is_timed_by_part(capsys):
         assert sum(parts) == pytest.approx(1e3 / rate, rel=0.05)
 
 
-def test_solves_from_every_kind_of_start():
+@pytest.mark.parametrize("finest_alone", [False, True])
+def test_solves_from_every_kind_of_start(finest_alone):
     model = zoo.load("deqflow-s-v0", device="cpu", precision="float32")
     samples = [open_scenes(SceneOptions(height=64, width=64)).held_out[0].read(index) for index in (3, 4)]
-    found = measure_starts(model, samples, multiples=(1,))
+    found = measure_starts(model, samples, multiples=(1,), finest_alone=finest_alone)
     steps = model.defaults.steps
     kinds = {"default", "still", "other-motion", "other-sample", "carried"}
     assert found.keys() == {(kind, steps) for kind in kinds}
@@ -267,7 +268,8 @@ def test_solves_from_every_kind_of_start():
         cold = model.estimate(sample.frame1, sample.frame2)
         start = wrong_state(model, pair, WrongStart("still", 14), model.defaults.solver)
         start = FlowState(*(part[index : index + 1] for part in start))
-        from_still = model.estimate(sample.frame1, sample.frame2, state=start)
+        scales = (8,) if finest_alone else "all"
+        from_still = model.estimate(sample.frame1, sample.frame2, state=start, scales=scales)
         for one, estimate in ((default, cold), (still, from_still)):
             error = np.linalg.norm(estimate.flow - sample.flow, axis=2)[sample.valid]
             assert one.errors.epe == pytest.approx(error.mean(), rel=1e-3)

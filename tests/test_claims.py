@@ -60,13 +60,13 @@ def test_path_independence_over_pairs_and_steps(tmp_path):
     page = (tmp_path / "path-independence.md").read_text()
     options = StudyOptions(width=64, height=64, pairs=2, device="cpu")
     model = zoo.load("deqflow-s-v0", device="cpu")
-    found = measure_starts(model, options.samples(), multiples=(1,))
+    found = measure_starts(model, options.samples(), multiples=(1,), finest_alone=True)
     errors = [one.errors.epe for one in found["default", model.defaults.steps]]
     wrong = [
         one.alignment for (start, _), row in found.items() for one in row if start not in ("default", "zero")
     ]
     cells = next(line.split("|") for line in page.splitlines() if line.startswith("| deqflow-s-v0"))
-    assert float(cells[2]) == pytest.approx(np.mean(wrong), abs=2e-4)
+    assert float(cells[2]) == pytest.approx(np.mean(wrong), abs=1e-3)
     assert float(cells[3]) == pytest.approx(np.mean(errors), abs=2e-3)
     assert f"| {other}, " in page
 

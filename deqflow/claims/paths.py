@@ -29,13 +29,17 @@ def path_independence(options: StudyOptions) -> Findings:
     clouds: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     curves: dict[str, tuple[tuple[int, ...], list[float]]] = {}
     for name, model in options.weights().items():
-        agreement, errors = _agreement(model, samples)
+        agreement, errors = _agreement(model, samples, finest_alone=True)
+        through, _ = _agreement(model, samples, finest_alone=False)
         rank = spearman(agreement, errors)
-        rows.append([name, f"{agreement.mean():.4f}", f"{np.mean(errors):.3f}", f"{rank:.2f}"])
+        row = [agreement.mean(), np.mean(errors), rank, through.mean(), spearman(through, errors)]
+        rows.append([name, *(f"{value:.3f}" for value in row)])
         clouds[name] = (np.maximum(1 - agreement, 1e-6), errors)
         told.append(f"{name}: alignment {agreement.mean():.3f}, EPE {np.mean(errors):.2f}, rank {rank:.2f}")
         curves |= {f"{name}, {motion}": curve for motion, curve in _curves(model, samples).items()}
-    header = ["weights", "alignment, mean", "EPE, mean", "rank correlation of alignment and EPE over pairs"]
+    rank_of = "rank correlation of alignment and EPE over pairs"
+    through_all = "alignment through all scales"
+    header = ["weights", "alignment at the finest scale", "EPE, mean", rank_of, through_all, rank_of]
     steps = markdown(
         ["EPE, geometric mean", *map(str, COUNTS)],
         [[label, *(f"{value:.3f}" for value in curve[1])] for label, curve in curves.items()],
@@ -58,9 +62,11 @@ def path_independence(options: StudyOptions) -> Findings:
     )
 
 
-def _agreement(model: DEQFlow, samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
+def _agreement(
+    model: DEQFlow, samples: Sequence[Sample], *, finest_alone: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean alignment over wrong starts, and the error from the usual start, of each pair."""
-    found = measure_starts(model, samples, multiples=(1,))
+    found = measure_starts(model, samples, multiples=(1,), finest_alone=finest_alone)
     wrong = [pairs for (start, _), pairs in found.items() if start not in (DEFAULT, "zero")]
     agreement = [fmean(one.alignment for one in pair) for pair in zip(*wrong, strict=True)]
     errors = [one.errors.epe for one in found[DEFAULT, model.defaults.steps]]

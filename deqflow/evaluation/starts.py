@@ -5,6 +5,7 @@ solved from several starts, and sequences with reuse and without.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from statistics import fmean
 from typing import Any, NamedTuple, get_args
@@ -53,7 +54,11 @@ class StartErrors(NamedTuple):
 
 @torch.inference_mode()
 def measure_starts(
-    model: DEQFlow, samples: Iterable[Sample], *, multiples: Sequence[int] = (1, 4)
+    model: DEQFlow,
+    samples: Iterable[Sample],
+    *,
+    multiples: Sequence[int] = (1, 4),
+    finest_alone: bool = False,
 ) -> dict[tuple[str, int], list[StartErrors]]:
     """Solve every pair from every kind of start, with the model's own tolerance.
 
@@ -61,6 +66,8 @@ def measure_starts(
         model: in evaluation mode.
         samples: pairs with ground truth; neighbors of one size are solved as a batch.
         multiples: of the model's own number of steps.
+        finest_alone: begin at the finest scale, whose fixed point is then all that can bring a start back;
+            else the coarser ones are solved as well, as they are wherever a start is given.
 
     Returns:
         Results by start and number of steps. A pair without neighbors of its size has no ``other-sample``.
@@ -77,7 +84,11 @@ def measure_starts(
         for multiple in multiples:
             steps, fine = multiple * model.defaults.steps, model.defaults.fine_steps
             settings = model.settings(steps=steps, fine_steps=fine and multiple * fine)
-            solved = {name: model.solve(pair, start, settings) for name, start in starts.items()}
+            given = replace(settings, scales=settings.scales[-1:]) if finest_alone else settings
+            solved = {
+                name: model.solve(pair, start, settings if start is None else given)
+                for name, start in starts.items()
+            }
             flows = {name: model.decode(solution, pair.padding) for name, solution in solved.items()}
             default = flows[DEFAULT]
             for name, estimates in flows.items():
