@@ -1,6 +1,6 @@
 """What a model is made of, and how it is run unless told otherwise."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any, Literal, TypedDict, Unpack
@@ -219,8 +219,9 @@ class SolveSettings:
         for name in ("fine_steps", "carried_fine_steps"):
             if (steps := getattr(self, name)) is not None and steps < 1:
                 raise ConfigError(f"expected {name} >= 1, got {steps}")
-        falling = all(coarse == 2 * fine for coarse, fine in pairwise(self.scales))
-        if not self.scales or min(self.scales) < 1 or not falling:
+        several = isinstance(self.scales, Sequence) and len(self.scales) > 0
+        falling = several and all(coarse == 2 * fine for coarse, fine in pairwise(self.scales))
+        if not falling or min(self.scales) < 1:
             raise ConfigError(f"scales must be strides that halve, as 32 16 8, not {self.scales}")
 
     def changed(self, **options: Unpack[SolveOptions]) -> "SolveSettings":

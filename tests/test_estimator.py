@@ -202,7 +202,7 @@ def test_small_frames_leave_out_coarse_scales(model, size):
     assert set(estimate.evaluations) == {8, *(scale for scale in scales if 8 * side // scale >= 80)}
 
 
-@pytest.mark.parametrize("scales", [(), (8, 16), (32, 8), (16,), (8, 2), (12, 6), "slow"])
+@pytest.mark.parametrize("scales", [(), (8, 16), (32, 8), (16,), (8, 2), (12, 6), 8, "slow"])
 def test_scales_that_the_model_does_not_have_are_refused(model, scales):
     with pytest.raises(ConfigError, match="scale"):
         model.settings(scales=scales)
