@@ -66,7 +66,7 @@ def test_path_independence_over_pairs_and_steps(tmp_path):
         one.alignment for (start, _), row in found.items() for one in row if start not in ("default", "zero")
     ]
     cells = next(line.split("|") for line in page.splitlines() if line.startswith("| deqflow-s-v0"))
-    assert float(cells[2]) == pytest.approx(np.mean(wrong), abs=1e-3)
+    assert float(cells[2]) == pytest.approx(np.mean(wrong), abs=2e-4)
     assert float(cells[3]) == pytest.approx(np.mean(errors), abs=2e-3)
     assert f"| {other}, " in page
 

@@ -33,7 +33,7 @@ def path_independence(options: StudyOptions) -> Findings:
         through, _ = _agreement(model, samples, finest_alone=False)
         rank = spearman(agreement, errors)
         row = [agreement.mean(), np.mean(errors), rank, through.mean(), spearman(through, errors)]
-        rows.append([name, *(f"{value:.3f}" for value in row)])
+        rows.append([name, *(f"{value:.4f}" for value in row)])
         clouds[name] = (np.maximum(1 - agreement, 1e-6), errors)
         told.append(f"{name}: alignment {agreement.mean():.3f}, EPE {np.mean(errors):.2f}, rank {rank:.2f}")
         curves |= {f"{name}, {motion}": curve for motion, curve in _curves(model, samples).items()}
