@@ -182,6 +182,10 @@ class SolveSettings:
             1, and no more than ``steps`` allows. None is as many as there.
         carried_fine_steps: takes its place on video, where their flow is carried from the pair before and
             ``fine_steps`` is not asked for, so that fewer are left to make; None is as many.
+        refined_fine_steps: takes its place where half the finest stride is solved too and ``fine_steps`` is
+            not asked for: more at the finest move nothing that half of it does not. None is as many.
+        still_pixels: frames of at most so many pixels are solved at half the finest of the scales too, where
+            they do not follow each other and no scales are asked for.
         tolerance: stop once the flow moves less than this, RMS in full-resolution pixels per step, at the
             finest of the scales; twice as much at the next coarser, and so on. 0 runs all steps.
         hidden_tolerance: and the hidden state changes less than this, relative to its norm.
@@ -200,6 +204,8 @@ class SolveSettings:
     steps: int = 24
     fine_steps: int | None = None
     carried_fine_steps: int | None = None
+    refined_fine_steps: int | None = 2
+    still_pixels: int = 0
     tolerance: float = 0.05
     hidden_tolerance: float = 0.1
     solver: Solver = field(default_factory=FixedPointIteration)
@@ -216,7 +222,7 @@ class SolveSettings:
                 f"expected steps >= 1 and tolerance >= 0, got steps={self.steps} and "
                 f"tolerance={self.tolerance}"
             )
-        for name in ("fine_steps", "carried_fine_steps"):
+        for name in ("fine_steps", "carried_fine_steps", "refined_fine_steps"):
             if (steps := getattr(self, name)) is not None and steps < 1:
                 raise ConfigError(f"expected {name} >= 1, got {steps}")
         several = isinstance(self.scales, Sequence) and len(self.scales) > 0
@@ -232,12 +238,14 @@ class SolveSettings:
         if "solver" in given:
             given["video"] = None
         if "fine_steps" in given:
-            given["carried_fine_steps"] = None
+            given["carried_fine_steps"] = given["refined_fine_steps"] = None
+        if "scales" in given:
+            given["still_pixels"] = 0
         return replace(self, **given)
 
     def on_video(self) -> "SolveSettings":
         """Return the settings between frames that follow each other."""
-        return self if self.video is None else replace(self, solver=self.video)
+        return replace(self, solver=self.video or self.solver, still_pixels=0)
 
     @property
     def reused_scale(self) -> int:
@@ -252,6 +260,15 @@ class SolveSettings:
         """Return the settings where the flow of the scales finer than 1/8 is carried from the pair before."""
         most = [steps for steps in (self.fine_steps, self.carried_fine_steps) if steps is not None]
         return replace(self, fine_steps=min(most, default=None))
+
+    def refined(self) -> "SolveSettings":
+        """Return the settings with half the finest of the scales besides."""
+        steps = self.fine_steps if self.refined_fine_steps is None else self.refined_fine_steps
+        return replace(self, scales=(*self.scales, self.scales[-1] // 2), fine_steps=steps, still_pixels=0)
+
+    def on_stills(self, height: int, width: int) -> "SolveSettings":
+        """Return the settings between frames of so many pixels that do not follow each other."""
+        return self.refined() if height * width <= self.still_pixels else self
 
     def begun_at(self, scale: int) -> "SolveSettings":
         """Return the settings of a solve that leaves out the scales coarser than one of them."""

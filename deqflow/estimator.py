@@ -37,9 +37,6 @@ from deqflow.step import FlowState, Movement, UpdateStep
 FEWEST_CELLS = 10
 """Frames are not shrunk to a grid of fewer on the shorter side: little is left to match."""
 
-STEPS_OF_FINE = 2
-"""Most at 1/4 and at 1/2 with ``scales="fine"``: two more at 1/4 move nothing that 1/2 does not."""
-
 
 class DEQFlow(FlowNetwork):
     """Deep-equilibrium optical flow (Bai et al., CVPR 2022): a network, and the solve of its fixed point.
@@ -67,12 +64,10 @@ class DEQFlow(FlowNetwork):
             own = {scale for scale in (*self.defaults.scales, *strides) if scale >= strides[-1]}
             if named == "fast":
                 own = {scale for scale in own if scale >= REFERENCE_STRIDE}
-            elif named == "fine":
-                own.add(strides[-1] // 2)
-                if options.get("fine_steps") is None:
-                    options["fine_steps"] = STEPS_OF_FINE
             options["scales"] = tuple(sorted(own, reverse=True))
         settings = self.defaults.changed(**options)
+        if named == "fine" and settings.scales[-1] == strides[-1]:
+            settings = settings.refined()
         ends = (*strides, strides[-1] // 2)
         for scale in settings.scales:
             if scale not in ends and scale % max(strides):
@@ -282,7 +277,7 @@ class DEQFlow(FlowNetwork):
             ImageError: frames of different or wrong shapes.
             ConfigError: an option outside its range, or a state of another size.
         """
-        settings = self.settings(**options)
+        settings = self.settings(**options).on_stills(*image1.shape[-2:])
         learns = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
         self._warn_of_misuse(image1, image2, learns=learns)
         with torch.set_grad_enabled(learns):

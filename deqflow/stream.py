@@ -90,6 +90,7 @@ class FlowStream:
         check: bool = True,
         detect_cuts: bool = True,
         value_range: ValueRange | None = None,
+        stills: bool = False,
         **options: Unpack[SolveOptions],
     ) -> None:
         """Prepare a stream.
@@ -100,12 +101,21 @@ class FlowStream:
             check: trust a start only where it explains the frames.
             detect_cuts: drop the state of a pair across a cut.
             value_range: of floating-point frames; None decides at the first pair, see `DEQFlow.estimate`.
+            stills: the frames do not follow each other: each pair is solved as `DEQFlow.estimate` does, cold.
             options: how to solve, as in `DEQFlow.forward`.
         """
-        self.model, self.settings = model, model.settings(**options).on_video()
-        self.reuse, self.check, self.detect_cuts = reuse, check, detect_cuts
+        self.model, self.stills = model, stills
+        self._settings = model.settings(**options)
+        self.reuse, self.check, self.detect_cuts = reuse and not stills, check, detect_cuts
         self.value_range = value_range
         self.reset()
+
+    @property
+    def settings(self) -> SolveSettings:
+        """How pairs are solved, which may depend on the size of their frames."""
+        if not self.stills:
+            return self._settings.on_video()
+        return self._settings if self._size is None else self._settings.on_stills(*self._size[-2:])
 
     def reset(self) -> None:
         """Forget everything: the next frame is a first frame, of any size."""

@@ -71,9 +71,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shorten(patch: pytest.MonkeyPatch, steps: int) -> None:
-    """Let deqflow-s stop after so many steps a scale, and half as many at 1/4."""
+    """Let deqflow-s stop after so many steps a scale, and half as many at 1/4, where it ends."""
     preset = zoo.PRESETS["deqflow-s"]
-    short = dataclasses.replace(preset.defaults, steps=steps, fine_steps=steps // 2, second_start=False)
+    few = {"steps": steps, "fine_steps": steps // 2, "still_pixels": 0, "second_start": False}
+    short = dataclasses.replace(preset.defaults, **few)
     patch.setitem(zoo.PRESETS, "deqflow-s", dataclasses.replace(preset, defaults=short))
 
 

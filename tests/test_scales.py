@@ -100,6 +100,28 @@ def test_fine_solves_frames_of_twice_the_size_too(model):
     assert model.settings(scales="all").scales == SCALES
 
 
+def test_small_stills_are_solved_at_half_the_finest_stride_too(model):
+    images = frames(48, 64).to(model.device)
+    model.defaults = replace(model.defaults, steps=3, tolerance=0.0, still_pixels=48 * 64)
+    fine, whole = (model(*images, scales=scales) for scales in ("fine", "all"))
+    assert fine[0].evaluations == {16: 3, 8: 3, 4: 2, 2: 2} and whole[0].evaluations.keys() == set(SCALES)
+    still = model(*images)
+    assert still[0].evaluations == fine[0].evaluations and torch.equal(still.flow, fine.flow)
+    assert model(*images, fine_steps=1)[0].evaluations == {16: 3, 8: 3, 4: 1, 2: 1}
+    larger = frames(49, 64).to(model.device)
+    assert model(*larger)[0].evaluations.keys() == set(SCALES)
+    # Between frames that follow each other it would cost more than all else.
+    pictures = [image[0].permute(1, 2, 0).byte().cpu().numpy() for image in images]
+    for stills, scales in ((True, {16, 8, 4, 2}), (False, set(SCALES))):
+        stream = FlowStream(model, stills=stills)
+        assert stream.push(pictures[0]) is None
+        estimate = stream.push(pictures[1])
+        assert estimate.evaluations.keys() == scales
+        if stills:
+            np.testing.assert_array_equal(estimate.flow, model.estimate(*pictures).flow)
+        assert stream.push(pictures[1]).evaluations.keys() == {min(scales)}  # a duplicate
+
+
 def test_a_flow_carries_a_graph_below_the_finest_stride(model):
     model.requires_grad_(True).train()
     model(*frames(32, 48).to(model.device), steps=2, scales="fine").flow.abs().mean().backward()
@@ -357,7 +379,8 @@ def test_weights_of_another_configuration_of_ours_are_loaded_as_they_describe_th
         loaded = zoo.load("deqflow-s", checkpoint=path, device=str(model.device), precision="float32")
     assert loaded.config == CONFIG and loaded.defaults.scales == (64, 32, *SCALES)
     images = frames(40, 56).to(model.device)
-    assert torch.equal(loaded(*images, steps=2).flow, model(*images, steps=2).flow)
+    how = {"steps": 2, "scales": "all"}
+    assert torch.equal(loaded(*images, **how).flow, model(*images, **how).flow)
     for broken in (replace(CONFIG, hidden=20), replace(CONFIG, levels=3)):
         other = DEQFlow(broken, SolveSettings(scales=SCALES))
         other.config = CONFIG  # describes what it is not

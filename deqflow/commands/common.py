@@ -39,8 +39,9 @@ class ModelOptions:
         tolerance: Stop when the flow moves less than this many pixels per step; 0 runs all steps.
         solver: Where to evaluate next; without it, the model's own.
         scales: Strides to solve at, coarse to fine, each started from the flow of the one before (`16 8`
-            solves half the size first, `8` starts from no motion), or by name: all of the model's, fast
-            without those finer than 1/8, fine with half the finest too; without it, the model's own.
+            solves half the size first, `8` starts from no motion), or by name: all of the model's strides,
+            fast without those finer than 1/8, fine with half the finest too; without it, the model's own,
+            which for deqflow-s are fine between single frames of up to 640x480 pixels, and else all.
         second_start: Begin coarse scales from no motion too, and go on from what explains the frames better:
             finds more of what is small and fast, in about a tenth more time.
         threads: Of the CPU to compute with; without it, one a core.
@@ -200,12 +201,17 @@ def require_memory(model: "DEQFlow", size: tuple[int, int]) -> None:
 def solve_record(model: "DEQFlow", *, video: bool = False) -> dict[str, Any]:
     """Return how a model solves single pairs, or frames that follow each other, for the record of a run."""
     settings = model.defaults.on_video() if video else model.defaults
+    stills = {
+        "still_pixels": settings.still_pixels,
+        "refined_fine_steps": settings.refined_fine_steps,
+    }
     return {
         "steps": settings.steps,
         **({} if settings.fine_steps is None else {"fine_steps": settings.fine_steps}),
         **({"carried_fine_steps": carried} if video and (carried := settings.carried_fine_steps) else {}),
         "tolerance": settings.tolerance,
         "scales": list(settings.scales),
+        **(stills if settings.still_pixels else {}),
         **({"second_start": True} if settings.second_start else {}),
         "solver": str(settings.solver),
         "precision": str(model.precision).removeprefix("torch."),

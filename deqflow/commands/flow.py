@@ -96,7 +96,7 @@ def run(options: FlowOptions) -> int:
     for kind in {"uncertainty", "uncertainty-npy"}.intersection(options.formats):
         if model.uncertainty is None:
             raise ConfigError(f"--formats {kind}: {options.model} does not tell how far its flow may be off")
-    stream = FlowStream(model, reuse=False, solver=model.defaults.solver)  # stills, as `estimate` solves them
+    stream = FlowStream(model, stills=True)
     stream.push(first)
     scale = ColorScale(fixed=options.max_flow)
     last = VideoFrame(first, Fraction(0), 1, frames[0].name, frames[0])

@@ -108,6 +108,9 @@ def _published_deq(size: str, *, attention: bool) -> Preset:
     )
 
 
+STILL_PIXELS = 310_000
+"""Of frames of single pairs that deqflow-s solves at 1/2 too: some 640x480."""
+
 PRESETS: Mapping[str, Preset] = {
     "deqflow-s": Preset(
         summary="small, for machines without a GPU, at three scales; its weights ship with the package",
@@ -122,6 +125,7 @@ PRESETS: Mapping[str, Preset] = {
             scales=(64, 32, 16, 8, 4),
             fine_steps=4,
             carried_fine_steps=2,
+            still_pixels=STILL_PIXELS,
             precise=Anderson(),
             video=DampedIteration(),
             second_start=True,
