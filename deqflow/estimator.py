@@ -263,7 +263,8 @@ class DEQFlow(FlowNetwork):
         """Flow from frame 1 to frame 2.
 
         It carries a graph, from the fixed point to the parameters, where grad mode is on and parameters ask
-        for gradients; the flow is then that of the gradient's own evaluations, which go on from that point.
+        for gradients; the flow is then that of the gradient's own evaluations, which go on from that point,
+        and of small frames too the fixed point is that of the finest scale that the model is trained at.
 
         Args:
             image1: (B, 3, H, W) of 0..255, any size from 16x16.
@@ -277,8 +278,10 @@ class DEQFlow(FlowNetwork):
             ImageError: frames of different or wrong shapes.
             ConfigError: an option outside its range, or a state of another size.
         """
-        settings = self.settings(**options).on_stills(*image1.shape[-2:])
+        settings = self.settings(**options)
         learns = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters())
+        if not learns:
+            settings = settings.on_stills(*image1.shape[-2:])
         self._warn_of_misuse(image1, image2, learns=learns)
         with torch.set_grad_enabled(learns):
             padding = self.padding(image1)

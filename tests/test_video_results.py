@@ -5,6 +5,7 @@ import hashlib
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -193,6 +194,10 @@ class TestCompare:
         assert "cost from zero" in printed and "take turns" in printed
 
 
+HOW: dict[str, Any] = {"steps": 6, "precision": "float32", "solver": DampedIteration(), "scales": "all"}
+"""How `run` solves: as between frames that follow each other."""
+
+
 class TestNumbers:
     def test_both_directions_in_every_form(self, run, frames: list[np.ndarray]) -> None:
         kinds = ("flow", "uncertainty", "occlusion")
@@ -207,7 +212,7 @@ class TestNumbers:
         }
         assert {path.name for path in Path("flows").iterdir()} == names
         assert len(list(Path().glob("a_0*.png"))) == len(list(Path().glob("a_backward_0*.png"))) == 6
-        model = zoo.load("deqflow-s", steps=6, precision="float32", solver=DampedIteration())
+        model = zoo.load("deqflow-s", **HOW)
         there = np.load("flows/frame_000001.npy")
         back = np.load("flows/frame_000001_backward.npy")
         np.testing.assert_allclose(there, model.estimate(frames[0], frames[1]).flow, atol=1e-4)
@@ -240,9 +245,7 @@ class TestNumbers:
         )
         assert run("video", "clip.mkv", *arguments, "--output", "a.png") == 0
         flow = read_flow("flows/frame_000001_backward.flo")[0]
-        estimate = zoo.load("deqflow-s", steps=6, precision="float32", solver=DampedIteration()).estimate(
-            frames[1], frames[0]
-        )
+        estimate = zoo.load("deqflow-s", **HOW).estimate(frames[1], frames[0])
         np.testing.assert_allclose(flow, estimate.flow, atol=1e-4)
         shown = read_image("a_000001.png")[:, : SIZE[1]]
         assert np.abs(shown.astype(int) - frames[1]).max() <= 2  # it starts on the second frame

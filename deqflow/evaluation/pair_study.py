@@ -100,8 +100,10 @@ def study_pair(
     pair = model.prepare(image1, image2)
     padding = pair.padding + padding
 
+    settings = model.defaults.on_stills(*image1.shape[-2:])
+
     def settle(state: FlowState | None) -> FlowEstimate:
-        return model.decode(model.solve(pair, state), padding)[0]
+        return model.decode(model.solve(pair, state, settings), padding)[0]
 
     found = settle(None)
     generator = torch.Generator(found.state.flow.device).manual_seed(seed)
