@@ -155,7 +155,7 @@ def test_two_frames_give_what_estimate_gives(page: Page, frames: dict[str, bytes
             flow = stored["flow"]
     model = page.jobs.model
     solver = model.defaults.on_video().solver  # two frames are a short clip here
-    expected = model.estimate(tmp_path / "view1.png", tmp_path / "view2.png", solver=solver, scales="all")
+    expected = model.estimate(tmp_path / "view1.png", tmp_path / "view2.png", solver=solver)
     np.testing.assert_allclose(flow, expected.flow, atol=1e-4)
 
 

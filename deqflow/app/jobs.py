@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -281,9 +282,12 @@ class Jobs:
         opened = options.open()
         if opened.frame_count is not None:
             job.total = max(0, opened.frame_count - 1)
+        model = copy(self.model)  # it shares the weights
+        if pair:
+            model.defaults = model.defaults.on_stills(*opened.size)
         with _for_browsers(results, opened, pair=pair) as writer:
             frames = _copied(opened, writer)
-            flow_video(options, frames, options.output, self.model, said=job.notes, watch=job.watch)
+            flow_video(options, frames, options.output, model, said=job.notes, watch=job.watch)
         job.notes[:0] = opened.notes
         written = results / MANIFEST
         written.write_text(job.named(written.read_text("utf-8"), _spelled_in_json), "utf-8")
