@@ -141,8 +141,8 @@ class DEQFlow(FlowNetwork):
             begin = operator.start
             if state is not None:
                 if scale < self.config.stride:
-                    with torch.no_grad():
-                        guide = self.flow_at(state, scale=before)
+                    gone = scales[: scales.index(scale)]
+                    guide = self.guide_of(state, before, self._disagreement(gone, coarse, state.flow))
                 height, width = begin.flow.shape[2:]
                 begin = state.enlarged(before // scale, (height, width)).fitted(begin)
                 coarse = begin.flow
@@ -160,12 +160,14 @@ class DEQFlow(FlowNetwork):
                 given = given.after(scale, state)
             if not finest:
                 del operator  # its correlation need not be there beside the next one
-        disagreement = None if coarse is None else self._disagreement(scales, coarse, solution.state.flow)
+        disagreement = self._disagreement(scales, coarse, solution.state.flow)
         found = PairSolution(scales[-1], solution, reusable or solution, evaluations, guide, disagreement)
         return found, operator
 
-    def _disagreement(self, scales: Sequence[int], coarse: Tensor, fine: Tensor) -> Tensor | None:
+    def _disagreement(self, scales: Sequence[int], coarse: Tensor | None, fine: Tensor) -> Tensor | None:
         """Compare flows (B, 2, H/s, W/s) of the last two scales, see ``PairSolution``."""
+        if coarse is None:
+            return None
         before, finest = scales[-2:]
         if before not in self.config.strides or finest > self.config.stride:
             return None

@@ -18,11 +18,20 @@ from deqflow.geometry import Padding, enlarged, within
 from deqflow.io.images import SMALLEST_SIDE
 from deqflow.network import BilinearUpsampling, Mixture, build_correlation
 from deqflow.network.correlation import AUTO
-from deqflow.pair import EncodedFrame, FrameFeatures, PairSolution, PreparedPair
+from deqflow.pair import EncodedFrame, FrameFeatures, Guide, PairSolution, PreparedPair
 from deqflow.step import FlowState, UpdateStep
 
 FARTHEST_REFINEMENT = 1.0
 """Pixels that enlarged frames may move a flow: far motion is found by scales that were trained to."""
+
+
+def refined_error(coarse: Tensor, fine: Tensor) -> Tensor:
+    """Return the expected error, pixels, of a flow that enlarged frames refined, from before and after.
+
+    Their geometric mean tells most of errors below a pixel. Larger ones they cannot mend, so that what they
+    say of them counts the less, the larger they were expected to be.
+    """
+    return coarse * (fine / coarse) ** (0.5 / (coarse / FARTHEST_REFINEMENT).clamp_min(1))
 
 
 class FlowNetwork(nn.Module):
@@ -232,6 +241,33 @@ class FlowNetwork(nn.Module):
         with self._part("decode"):
             return self.uncertainty.at_positions(hidden, positions)
 
+    def expected_error_at(
+        self, state: FlowState, scale: int, disagreement: Tensor | None = None
+    ) -> Tensor | None:
+        """Calibrated error to expect of a component of the flow of a state, (B, 1, H, W) pixels.
+
+        Args:
+            state: the fixed point, say.
+            scale: its stride.
+            disagreement: see ``PairSolution``.
+
+        Returns:
+            None where the model does not tell.
+        """
+        if self.uncertainty is None:
+            return None
+        with self._part("decode"):
+            expected = self.uncertainty.expected_error(state.hidden, disagreement)
+        ratio = scale / self.config.stride
+        if ratio > 1:
+            return F.interpolate(expected, scale_factor=ratio)
+        return expected if ratio == 1 else ratio * F.avg_pool2d(expected, round(1 / ratio))
+
+    @torch.no_grad()
+    def guide_of(self, state: FlowState, scale: int, disagreement: Tensor | None) -> Guide:
+        """Return what a state tells, for enlarged frames to refine; see ``expected_error_at``."""
+        return Guide(self.flow_at(state, scale=scale), self.expected_error_at(state, scale, disagreement))
+
     def doubt(self, state: FlowState) -> Tensor | None:
         """Return what the head, if there is one, tells of the errors in a state's cells, (B, 1, H/s, W/s).
 
@@ -243,24 +279,18 @@ class FlowNetwork(nn.Module):
 
     def decode(self, solution: PairSolution, padding: Padding) -> BatchEstimate:
         """Return a solution as full-resolution flow, per sample."""
-        found, uncertainty = solution.finest, None
+        found, guide = solution.finest, solution.guide
         state: FlowState = found.state
         flow = self.flow_at(state, scale=solution.scale)
-        if solution.guide is not None:
-            flow = within(flow, solution.guide, FARTHEST_REFINEMENT)
-        if self.uncertainty is not None:
-            with self._part("decode"):
-                expected = self.uncertainty.expected_error(state.hidden, solution.disagreement)
-            ratio = solution.scale / self.config.stride
-            if ratio > 1:
-                expected = F.interpolate(expected, scale_factor=ratio)
-            elif ratio < 1:
-                expected = ratio * F.avg_pool2d(expected, round(1 / ratio))
-            uncertainty = padding.crop(expected[:, 0])
+        expected = self.expected_error_at(state, solution.scale, solution.disagreement)
+        if guide is not None:
+            flow = within(flow, guide.flow, FARTHEST_REFINEMENT)
+            if expected is not None and guide.expected_error is not None:
+                expected = refined_error(guide.expected_error, expected)
         residual, peak, _ = found.residual.unbind(dim=1)
         return BatchEstimate(
             flow=padding.crop(flow),
-            uncertainty=uncertainty,
+            uncertainty=None if expected is None else padding.crop(expected[:, 0]),
             state=state,
             residual=residual,
             residual_peak=peak,

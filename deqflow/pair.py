@@ -61,6 +61,19 @@ class PreparedPair:
 
 
 @dataclass(frozen=True)
+class Guide:
+    """What was found at the model's finest stride, which frames enlarged beyond it may only refine.
+
+    Attributes:
+        flow: (B, 2, H, W) of padded frames, pixels.
+        expected_error: (B, 1, H, W) of a component of it; None where the model does not tell.
+    """
+
+    flow: Tensor
+    expected_error: Tensor | None
+
+
+@dataclass(frozen=True)
 class PairSolution:
     """How a pair was solved.
 
@@ -69,8 +82,7 @@ class PairSolution:
         finest: the solution there.
         reusable: that at ``SolveSettings.reused_scale``, where the next pair of a video may start.
         evaluations: (B,) of the update operator at each scale, by stride.
-        guide: (B, 2, H, W) flow of the scale before, which frames enlarged for the finest may only refine;
-            None where they were not.
+        guide: the scale before, where frames were enlarged for the finest; None where they were not.
         disagreement: (B, 1, H/s, W/s) how far a component of the flow ended from that of the scale before, in
             pixels (those of enlarged frames where these were solved); None where one of the two scales is
             not what the uncertainty was trained for: the model's finest stride, and a coarser one of its own.
@@ -80,5 +92,5 @@ class PairSolution:
     finest: Solution
     reusable: Solution
     evaluations: Mapping[int, Tensor]
-    guide: Tensor | None = None
+    guide: Guide | None = None
     disagreement: Tensor | None = None
