@@ -66,7 +66,7 @@ class DEQFlow(FlowNetwork):
                 own = {scale for scale in own if scale >= REFERENCE_STRIDE}
             options["scales"] = tuple(sorted(own, reverse=True))
         settings = self.defaults.changed(**options)
-        if named == "fine" and settings.scales[-1] == strides[-1]:
+        if named == "fine":
             settings = settings.refined()
         ends = (*strides, strides[-1] // 2)
         for scale in settings.scales:

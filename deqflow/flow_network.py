@@ -31,7 +31,8 @@ def refined_error(coarse: Tensor, fine: Tensor) -> Tensor:
     Their geometric mean tells most of errors below a pixel. Larger ones they cannot mend, so that what they
     say of them counts the less, the larger they were expected to be.
     """
-    return coarse * (fine / coarse) ** (0.5 / (coarse / FARTHEST_REFINEMENT).clamp_min(1))
+    share = 0.5 / (coarse / FARTHEST_REFINEMENT).clamp_min(1)
+    return coarse ** (1 - share) * fine**share
 
 
 class FlowNetwork(nn.Module):
