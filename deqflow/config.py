@@ -266,7 +266,7 @@ class SolveSettings:
         steps = self.fine_steps if self.refined_fine_steps is None else self.refined_fine_steps
         return replace(self, scales=(*self.scales, self.scales[-1] // 2), fine_steps=steps, still_pixels=0)
 
-    def on_stills(self, height: int, width: int) -> "SolveSettings":
+    def on_stills(self, height: float, width: float) -> "SolveSettings":
         """Return the settings between frames of so many pixels that do not follow each other."""
         return self.refined() if height * width <= self.still_pixels else self
 

@@ -1,5 +1,6 @@
 """Options and checks that the commands share."""
 
+import math
 import os
 import re
 import tempfile
@@ -163,12 +164,13 @@ BYTES_PER_PIXEL = {"shared": 350, "pyramid": 500, "separate": 550}
 """What an estimate was seen to take at most, correlated on demand, by encoder (docs/performance.md)."""
 
 
-def require_memory(model: "DEQFlow", size: tuple[int, int]) -> None:
+def require_memory(model: "DEQFlow", size: tuple[int, int], *, stills: bool = False) -> None:
     """Refuse frames for which the memory that is free is too short.
 
     Args:
         model: where it is, and its stride.
         size: height and width of the frames that it gets, pixels.
+        stills: whether they do not follow each other.
 
     Raises:
         ConfigError: more than all memory is needed.
@@ -182,9 +184,11 @@ def require_memory(model: "DEQFlow", size: tuple[int, int]) -> None:
     attends = isinstance(update, GRUConfig) and update.attention
 
     def needed(scale: float) -> float:
+        shrunk = scale * height, scale * width
+        settings = model.defaults.on_stills(*shrunk) if stills else model.defaults
         # Below the finest of the model's strides it is larger frames that are solved.
-        enlarged = max(1, model.config.stride / model.defaults.scales[-1])
-        pixels = height * width * (scale * enlarged) ** 2
+        enlarged = max(1, model.config.stride / settings.scales[-1])
+        pixels = math.prod(shrunk) * enlarged**2
         # Of attention between all positions, the float32 matrix before and after its softmax.
         attention = attends * 2 * 4 * (pixels / model.config.stride**2) ** 2
         return BYTES_PER_PIXEL[model.config.encoder.kind] * pixels + attention

@@ -92,7 +92,7 @@ def run(options: FlowOptions) -> int:
     images = _images(frames, options.max_side)
     first = next(images)
     model = options.load()
-    require_memory(model, first.shape[:2])
+    require_memory(model, first.shape[:2], stills=True)
     for kind in {"uncertainty", "uncertainty-npy"}.intersection(options.formats):
         if model.uncertainty is None:
             raise ConfigError(f"--formats {kind}: {options.model} does not tell how far its flow may be off")
