@@ -90,6 +90,11 @@ class ModelConfig:
         """The finest of them, from which the flow is brought to full resolution."""
         return self.strides[-1]
 
+    @property
+    def trainable_strides(self) -> tuple[int, ...]:
+        """The strides, and half the finest of them: that of frames of twice the size."""
+        return (*self.strides, self.stride // 2)
+
     def calibrated(self, curve: Curve) -> "ModelConfig":
         """Return the configuration with another calibration of its uncertainty, where it tells any."""
         if self.uncertainty is None:

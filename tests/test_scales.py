@@ -24,7 +24,7 @@ from deqflow.network import (
 )
 from deqflow.step import FlowState, UpdateStep
 from deqflow.stream import FlowStream
-from deqflow.training.starts import StepRandomness, WrongStart, follow
+from deqflow.training.starts import StepRandomness, WrongStart, choose_correction, follow
 from deqflow.training.trainer import run
 
 
@@ -463,6 +463,45 @@ def test_options_go_by_the_scales_of_the_weights_that_a_run_starts_with(tmp_path
     with pytest.warns(DeqflowWarning, match="another configuration"):
         loaded = zoo.load("deqflow-s", checkpoint=tmp_path / "new" / "deqflow-s.safetensors")
     assert loaded.config.strides == (8,)
+
+
+def test_half_the_finest_stride_is_trained_if_it_has_a_share(tmp_path):
+    how = {"model": "deqflow-s", "scale_shares": (0.0, 0.0, 0.0, 1.0), "fine_steps": (1, 2)}
+    options = small(tmp_path, train_steps=2, **how)
+    drawn = [StepRandomness.of_step(step, options, torch.device("cpu"), fine=2) for step in range(20)]
+    assert {draw.stride(CONFIG) for draw in drawn} == {2} and {draw.solver_steps for draw in drawn} == {1, 2}
+    assert all(draw.coarse_start for draw in drawn)
+    longest = StepRandomness.longest(options, torch.device("cpu"))
+    assert longest.stride(CONFIG) == 2 and longest.solver_steps == 2
+    run(options)
+    assert newest_state(tmp_path)["skipped"] == 0 and newest_state(tmp_path)["step"] == 2
+    with pytest.raises(ConfigError, match="scale_shares needs 3 shares for deqflow-s, one a scale"):
+        replace(options, scale_shares=(0.2,) * 5).for_strides(SCALES)
+
+
+@pytest.mark.parametrize("kind", [None, "still", "other-motion", "carried"])
+def test_half_the_finest_stride_is_reached_through_the_scales_before_it(kind):
+    """From an eighth where the start is wrong: in use that is solved there before it comes to 1/4."""
+    model, options = small_pyramid(), small(Path(), model="deqflow-s")
+    start = None if kind is None else WrongStart(kind, 3, (0, 16))
+    how = {"wrong_start": start, "coarse_start": start is None, "scale": 3, "coarse_steps": 4}
+    path = follow(
+        model, options, *frames(48, 64), StepRandomness(torch.zeros(0), 2, **how), bidirectional=False
+    )
+    assert path.states[-1].flow.shape == (1, 2, 24, 32)
+    if start is None:
+        settings = replace(model.defaults, steps=4, tolerance=0.0, scales=(*SCALES, 2))
+        pair = model.prepare(*frames(48, 64), scales=settings.scales)
+        alone = model.trajectory(
+            pair,
+            model.coarse_start(pair, settings),
+            correction=choose_correction(options, 2),
+            gradient=OneStep(),
+            solver=settings.solver,
+            steps=2,
+            scale=2,
+        )
+        torch.testing.assert_close(path.states[-1].flow, alone.states[-1].flow)
 
 
 def test_shares_and_sizes_that_do_not_fit_the_scales_are_refused(tmp_path):

@@ -68,10 +68,11 @@ class TrainOptions:
             (nothing moved, frame 2 shifted, another sample, or the motion back), from which it must find its
             way too.
         scale_shares: of a model of several scales, share of the steps that train each, coarse to fine; where
-            it is empty, a fifth trains the coarsest and the others share the rest.
-        fine_steps: of a model of several scales, fewest and most solver steps at the finest, which then
-            starts from the coarse fixed point where it does not start from a wrong one; None is 2 to 6, or
-            as many as ``positions`` need.
+            it is empty, a fifth trains the coarsest and the others share the rest. One more is that of half
+            the finest stride, on frames of twice the size.
+        fine_steps: of a model of several scales, fewest and most solver steps at the finest and at those
+            finer than 1/8, which then start from the coarse fixed point where they do not start from a wrong
+            one; None is 2 to 6, or as many as ``positions`` need.
         corrections: losses along the solver's path.
         positions: in place of ``corrections``, the solver steps (from 1, rising) whose points losses are on.
         correction_ratio: of ``recorded``: each loss is on the point after this share of the next one's
@@ -208,8 +209,12 @@ class TrainOptions:
         Raises:
             ConfigError: shares or a size that do not go with them.
         """
-        if self.scale_shares and len(self.scale_shares) != len(strides):
-            raise ConfigError(f"scale_shares needs {len(strides)} shares for {self.model}, one a scale")
+        most = len(strides) + (len(strides) > 1)
+        if self.scale_shares and not len(strides) <= len(self.scale_shares) <= most:
+            raise ConfigError(
+                f"scale_shares needs {len(strides)} shares for {self.model}, one a scale, and one more only "
+                "where half the finest of several is trained too"
+            )
         if self.height % strides[0] or self.width % strides[0]:
             raise ConfigError(f"height and width must be multiples of {strides[0]} for {self.model}")
         if len(strides) == 1:

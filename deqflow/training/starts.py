@@ -13,7 +13,7 @@ from typing import Literal, TypeGuard
 import torch
 from torch import Generator, Tensor
 
-from deqflow.config import REFERENCE_STRIDE, SolveSettings
+from deqflow.config import REFERENCE_STRIDE, ModelConfig, SolveSettings
 from deqflow.equilibrium import (
     Anderson,
     Broyden,
@@ -111,8 +111,10 @@ class StepRandomness:
     seed: int = 0
 
     @classmethod
-    def of_step(cls, step: int, options: TrainOptions, device: torch.device) -> "StepRandomness":
-        """Draw the randomness of a step, counted from 0."""
+    def of_step(
+        cls, step: int, options: TrainOptions, device: torch.device, *, fine: int = 1
+    ) -> "StepRandomness":
+        """Draw the randomness of a step, counted from 0; the last ``fine`` scales take fine steps."""
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
         positions = torch.randperm(64, generator=generator)[: _positions(options)].to(device)
         fewest, most = options.solver_steps
@@ -122,7 +124,7 @@ class StepRandomness:
         wrong = float(torch.rand((), generator=generator)) < options.wrong_start_probability
         wrong_start = WrongStart.draw(generator) if wrong else None
         scale, coarse_steps = _scale(options, generator), solver_steps
-        if options.fine_steps is not None and scale in (-1, len(options.scale_shares) - 1):
+        if options.fine_steps is not None and (scale < 0 or scale >= len(options.scale_shares) - fine):
             fewest, most = options.fine_steps
             solver_steps, coarse = int(torch.randint(fewest, most + 1, (), generator=generator)), True
         return cls(
@@ -135,6 +137,10 @@ class StepRandomness:
             coarse_steps,
             generator.initial_seed(),
         )
+
+    def stride(self, config: ModelConfig) -> int:
+        """Return the stride of the scale that is trained."""
+        return config.stride if self.scale < 0 else config.trainable_strides[self.scale]
 
     def positions(self, stride: int) -> Tensor:
         """Return as many subpixel positions of a coarse pixel of another stride than 8."""
@@ -152,6 +158,7 @@ class StepRandomness:
             (options.fine_steps or options.solver_steps)[1],
             options.coarse_start_probability > 0 or options.fine_steps is not None,
             0 if _penalized(options) else None,
+            scale=max((scale for scale, share in enumerate(options.scale_shares) if share), default=-1),
             coarse_steps=options.solver_steps[1],
         )
 
@@ -195,7 +202,7 @@ def follow(
     Returns:
         The points, a `PenalizedTrajectory` where the randomness has a probe.
     """
-    solver, scale = choose_solver(options, model), model.config.strides[randomness.scale]
+    solver, scale = choose_solver(options, model), randomness.stride(model.config)
     settings = _settings(model, solver, randomness.solver_steps)
     coarser = tuple(stride for stride in model.config.strides if stride > scale) or (2 * scale,)
     coarse_steps = randomness.coarse_steps or randomness.solver_steps
@@ -211,8 +218,9 @@ def follow(
         start = wrong_state(model, pair, wrong, solver, scale=scale, before=before)
     elif wrong is not None:
         # As in use: the state of another pair is solved at 1/8 before it comes to 1/4.
-        other = wrong_state(model, pair, wrong, solver, scale=coarser[-1], before=before)
-        start = model.coarse_start(pair, replace(coarse, scales=(coarser[-1], scale)), other)
+        left = tuple(stride for stride in coarser if stride <= REFERENCE_STRIDE) or coarser[-1:]
+        other = wrong_state(model, pair, wrong, solver, scale=left[0], before=before)
+        start = model.coarse_start(pair, replace(coarse, scales=(*left, scale)), other)
     return model.trajectory(
         pair,
         start,

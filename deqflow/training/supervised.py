@@ -62,9 +62,9 @@ class CorrectionObjective(nn.Module):
             bidirectional=batch.bidirectional,
             before=batch.before,
         )
-        stride = self.model.config.strides[randomness.scale]
+        stride = randomness.stride(self.model.config)
         positions = randomness.positions(stride)
-        predictions = [self.model.flow_at(state, positions, scale=stride) for state in path.states]
+        predictions = [self._flow_at(state, positions, stride) for state in path.states]
         target, known = (extract_positions(part, stride, positions) for part in batch.ground_truth())
         finest = stride == self.model.config.stride
         loss = self._loss(path, predictions, target, known, positions if finest else None)
@@ -79,6 +79,12 @@ class CorrectionObjective(nn.Module):
         error = torch.hypot(difference[:, :1], difference[:, 1:])
         epe = torch.where(known > 0, error, 0.0).sum() / known.sum()
         return loss, StepMetrics(epe, path.residual[:, 0].mean())
+
+    def _flow_at(self, state: FlowState, positions: Tensor, stride: int) -> Tensor:
+        """Return full-resolution flow (B, 2, K, H/s, W/s) of a state at K positions in each of its cells."""
+        if stride < self.model.config.stride:
+            return extract_positions(self.model.flow_at(state, scale=stride), stride, positions)
+        return self.model.flow_at(state, positions, scale=stride)
 
     def _loss(
         self,

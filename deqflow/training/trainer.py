@@ -22,6 +22,7 @@ from torch.profiler import record_function
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from deqflow.config import REFERENCE_STRIDE
 from deqflow.devices import processor_seconds, tune_for_fixed_sizes
 from deqflow.errors import CheckpointError, ConfigError, DivergenceError, TrainingError
 from deqflow.estimator import DEQFlow
@@ -220,7 +221,9 @@ class Trainer:
     def _train_step(self, batch: Batch, wishes: dict[str, bool]) -> dict[str, float]:
         """Do one step; return the means over the processes of what it measured and of the wishes."""
         options = self.options
-        randomness = StepRandomness.of_step(self.step, options, self.processes.device)
+        trained = self.model.config.trainable_strides[: len(options.scale_shares)]
+        fine = max(1, sum(stride < REFERENCE_STRIDE for stride in trained))
+        randomness = StepRandomness.of_step(self.step, options, self.processes.device, fine=fine)
         self.optimizer.zero_grad(set_to_none=True)
         measured: dict[str, float] = {}
         for index, part in enumerate(batch.split(options.accumulate)):

@@ -168,7 +168,7 @@ class UnsupervisedObjective(nn.Module):
     ) -> tuple[list[Tensor], Tensor]:
         """Return full-resolution flows along the path, those there before those back, and the residual."""
         path = follow(self.model, self.options, image1, image2, randomness, bidirectional=True)
-        scale = self.model.config.strides[randomness.scale]
+        scale = randomness.stride(self.model.config)
         flows = [self.model.flow_at(state, scale=scale) for state in path.states]
         return flows, path.residual[:, 0].mean()
 
