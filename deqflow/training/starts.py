@@ -218,9 +218,9 @@ def follow(
         start = wrong_state(model, pair, wrong, solver, scale=scale, before=before)
     elif wrong is not None:
         # As in use: the state of another pair is solved at 1/8 before it comes to 1/4.
-        left = tuple(stride for stride in coarser if stride <= REFERENCE_STRIDE) or coarser[-1:]
-        other = wrong_state(model, pair, wrong, solver, scale=left[0], before=before)
-        start = model.coarse_start(pair, replace(coarse, scales=(*left, scale)), other)
+        begun = coarse.begun_at(coarse.reused_scale)
+        other = wrong_state(model, pair, wrong, solver, scale=begun.scales[0], before=before)
+        start = model.coarse_start(pair, begun, other)
     return model.trajectory(
         pair,
         start,
