@@ -104,6 +104,8 @@ class Trainer:
         self.model = create_model(options, processes.device)
         strides = self.model.config.strides
         self.options = options = options.for_strides(strides)
+        trained = self.model.config.trainable_strides[: len(options.scale_shares)]
+        self.fine = max(1, sum(stride < REFERENCE_STRIDE for stride in trained))
         self.sources = open_sources(options)
         self.recipe = options.recipe(str(self.model.precision).removeprefix("torch."))
         self.average = AveragedModel(self.model, multi_avg_fn=averaging(options.ema))
@@ -221,9 +223,7 @@ class Trainer:
     def _train_step(self, batch: Batch, wishes: dict[str, bool]) -> dict[str, float]:
         """Do one step; return the means over the processes of what it measured and of the wishes."""
         options = self.options
-        trained = self.model.config.trainable_strides[: len(options.scale_shares)]
-        fine = max(1, sum(stride < REFERENCE_STRIDE for stride in trained))
-        randomness = StepRandomness.of_step(self.step, options, self.processes.device, fine=fine)
+        randomness = StepRandomness.of_step(self.step, options, self.processes.device, fine=self.fine)
         self.optimizer.zero_grad(set_to_none=True)
         measured: dict[str, float] = {}
         for index, part in enumerate(batch.split(options.accumulate)):
