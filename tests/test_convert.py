@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import numpy as np
 import pytest
 import torch
 from published import frames, state_dict, written
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from deqflow import zoo
 from deqflow.cli import main
-from deqflow.zoo import PRESETS, load
+from deqflow.zoo import PRESETS, Weights, load
 
 
 def run(*arguments):
@@ -139,13 +140,38 @@ class TestAverage:
                 "file": path.name,
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
                 "share": 0.5,
-                "recipe": json.dumps({"batch": 8, "seed": int(path.stem)}),
+                "recipe": {"batch": 8, "seed": int(path.stem)},
             }
             for path in files[:2]
         ]
         assert run("average", *files, "--output", target, "--overwrite") == 0
         with safe_open(str(target), framework="pt") as file:
             assert file.metadata()["data"] == "scenes 0; scenes 1"
+
+    def test_a_mean_of_means_tells_of_all_of_them(self, files, tmp_path):
+        """Also of those that were written as JSON inside JSON."""
+        whole = tmp_path / "0-of-6.safetensors"
+        assert run("average", *files, "--output", whole) == 0
+        for number in range(1, 6):
+            mean, whole = whole, tmp_path / f"{number}-of-6.safetensors"
+            assert run("average", mean, files[2], "--output", whole) == 0
+        parts, sizes = Weights.of(whole).averaged, []
+        while "averaged" in parts[0]:
+            sizes.append(len(json.dumps(parts)))
+            assert parts[1]["recipe"] == {"batch": 8, "seed": 2}
+            parts = parts[0]["averaged"]
+        assert [part["recipe"]["seed"] for part in parts] == [0, 1, 2]
+        grown = -np.diff(sizes)
+        assert len(sizes) == 5 and grown.max() < 1.1 * grown.min()
+        assert Weights.of(whole).metadata["data"] == "scenes 0; scenes 1"
+
+        old = tmp_path / "old.safetensors"
+        told = [{"file": "a", "sha256": "0", "share": 1, "recipe": '{"batch": 3}'}]
+        nested = [{"file": "b", "sha256": "1", "share": 1, "averaged": json.dumps(told)}]
+        zoo.save_weights(zoo.create("deqflow-tiny"), old, metadata={"averaged": json.dumps(nested)})
+        assert run("average", old, files[2], "--output", whole, "--overwrite") == 0
+        (part,) = Weights.of(whole).averaged[0]["averaged"][0]["averaged"]
+        assert part["recipe"] == {"batch": 3}
 
     def test_a_recipe_that_is_no_json_is_named(self, files, tmp_path, capsys):
         zoo.save_weights(zoo.create("deqflow-tiny"), files[1], metadata={"recipe": "{"})

@@ -13,7 +13,7 @@ from deqflow.estimator import DEQFlow
 from deqflow.zoo.checkpoints import Checkpoint, file_sha256, read_checkpoint
 from deqflow.zoo.conversion import recognize
 from deqflow.zoo.loading import build, fitting_config, save_weights
-from deqflow.zoo.weights import told_recipe
+from deqflow.zoo.weights import told_recipe, unfolded
 
 
 def average(
@@ -71,7 +71,10 @@ def _mean(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
 
 def _merged(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
     """Return the data of all files one after the other, and what their recipes have in common."""
-    data = dict.fromkeys(checkpoint.metadata.get("data", "") for checkpoint in checkpoints)
+    # What the mean of a mean was trained on may be told twice.
+    data = dict.fromkeys(
+        part for checkpoint in checkpoints for part in checkpoint.metadata.get("data", "").split("; ")
+    )
     recipes = [told_recipe(each.path, each.metadata) for each in checkpoints]
     common = {
         name: value
@@ -95,7 +98,7 @@ def _described(checkpoints: Sequence[Checkpoint], shares: Sequence[float]) -> di
             "file": checkpoint.path.name,
             "sha256": file_sha256(checkpoint.path),
             "share": share,
-            **{key: value for key, value in one.items() if key not in alike},
+            **unfolded(checkpoint.path, {key: value for key, value in one.items() if key not in alike}),
         }
         for checkpoint, share, one in zip(checkpoints, shares, said, strict=True)
     ]

@@ -93,13 +93,33 @@ def told_recipe(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def told_parts(path: Path, metadata: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return what a file tells of those that it is the mean of; raise CheckpointError for no such list."""
-    parts = _json(path, metadata, "averaged", "[]")
+    return _checked(path, _json(path, metadata, "averaged", "[]"))
+
+
+def _checked(path: Path, parts: Any) -> list[dict[str, Any]]:
     whole = isinstance(parts, list) and all(
         isinstance(part, dict) and {"file", "sha256", "share"} <= part.keys() for part in parts
     )
     if not whole or not all(isinstance(part["share"], int | float) for part in parts):
         raise CheckpointError(f"checkpoint {path}: its averaged is no list of files and shares")
     return parts
+
+
+def unfolded(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file or a part of its mean says, with JSON as what it holds, for other JSON to hold.
+
+    As text inside text its escapes would double with every mean of means.
+
+    Raises:
+        CheckpointError: a recipe or a list of parts that is none.
+    """
+    found = dict(about)
+    if isinstance(about.get("recipe"), str):
+        found["recipe"] = told_recipe(path, about)
+    if "averaged" in about:
+        parts = told_parts(path, about) if isinstance(about["averaged"], str) else about["averaged"]
+        found["averaged"] = [unfolded(path, part) for part in _checked(path, parts)]
+    return found
 
 
 def _json(path: Path, metadata: Mapping[str, str], key: str, default: str) -> Any:
