@@ -11,7 +11,7 @@ from deqflow.cli import main
 from deqflow.config import ModelConfig, SolveSettings
 from deqflow.errors import ConfigError, DataError
 from deqflow.estimator import DEQFlow
-from deqflow.evaluation.calibration import Calibration, calibration_table, measure_calibration
+from deqflow.evaluation.calibration import Calibration, calibrate, calibration_table, measure_calibration
 from deqflow.io import read_image, write_image
 from deqflow.network import Mixture, MixtureConfig, MixtureHead, extract_positions
 from deqflow.network.uncertainty import INNER_SCALE
@@ -230,6 +230,17 @@ def test_calibrated_weights_expect_the_errors_that_they_make(tmp_path, capsys):
     assert main(["average", str(target), str(target), "--output", str(mean), "--overwrite"]) == 0
     with safe_open(str(mean), framework="pt") as file:
         assert "calibrated_on" not in file.metadata() and file.metadata()["data"] == "drawn"
+
+
+def test_a_curve_is_of_the_finest_stride_that_is_trained():
+    """What enlarged frames tell goes through it as well, and is not what it was measured by."""
+    torch.manual_seed(0)
+    model = DEQFlow(replace(PRESETS["deqflow-s-v0"].config, uncertainty=MixtureConfig(width=8)))
+    scenes, curves = held_out_scenes(None, 64, 64), []
+    for pixels in (0, 64 * 64):
+        model.defaults = replace(model.defaults, still_pixels=pixels)
+        curves.append(calibrate(model, [scenes[0]]))
+    assert curves[0] == curves[1] and model.uncertainty.calibration == curves[0]
 
 
 def test_the_bench_compares_expected_and_real_errors(tmp_path, capsys):

@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deqflow.config import SolveOptions
 from deqflow.data.sample import Sample
 from deqflow.errors import ConfigError, DataError
 from deqflow.estimator import DEQFlow
@@ -74,9 +76,13 @@ class Calibration:
 
 
 def measure_calibration(
-    model: DEQFlow, samples: Iterable[Sample], *, edges: tuple[float, ...] = ROWS
+    model: DEQFlow,
+    samples: Iterable[Sample],
+    *,
+    edges: tuple[float, ...] = ROWS,
+    **options: Unpack[SolveOptions],
 ) -> Calibration:
-    """Estimate the flow of every sample as the model does by default, and compare.
+    """Estimate the flow of every sample as the model does by default, but for ``options``, and compare.
 
     Raises:
         ConfigError: the model does not tell how far its flow may be off.
@@ -84,7 +90,7 @@ def measure_calibration(
     _head(model)
     calibration = Calibration(edges)
     for sample in samples:
-        estimate = model.estimate(sample.frame1, sample.frame2)
+        estimate = model.estimate(sample.frame1, sample.frame2, **options)
         assert estimate.uncertainty is not None  # the model tells
         real = np.abs(estimate.flow - sample.flow).mean(axis=2)
         calibration.add(estimate.uncertainty[sample.valid], real[sample.valid])
@@ -93,6 +99,9 @@ def measure_calibration(
 
 def calibrate(model: DEQFlow, samples: Iterable[Sample]) -> Curve:
     """Measure a model's expected errors as its head tells them, and have it expect the real ones from now on.
+
+    The flow is that of the finest of the model's own strides: where enlarged frames refine it, what the head
+    tells there goes through the same curve, and the expected error is made of both.
 
     Returns:
         The curve, which the configuration of the model has too.
@@ -103,7 +112,8 @@ def calibrate(model: DEQFlow, samples: Iterable[Sample]) -> Curve:
     """
     _set_curve(model, ())
     edges = tuple(INNER_SCALE + np.geomspace(0.01, 32, 18))
-    curve = measure_calibration(model, samples, edges=edges).curve()
+    scales = tuple(scale for scale in model.defaults.scales if scale >= model.config.stride)
+    curve = measure_calibration(model, samples, edges=edges, scales=scales).curve()
     _set_curve(model, curve)
     return curve
 
