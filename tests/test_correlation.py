@@ -97,11 +97,13 @@ def test_on_demand_is_all_pairs_with_its_gradients(data, height, width, levels, 
     flow = data.draw(flows(len(samples), height, width))
     active = torch.tensor(samples)
     pairs, demand = (build(kind, features, levels, radius) for kind in ("all-pairs", "on-demand"))
-    expected, seen = pairs.lookup(flow, active), demand.lookup(flow, active)
-    torch.testing.assert_close(seen, expected, atol=1e-4, rtol=1e-4)
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+    expected = pairs.lookup(flow, active)
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(on_demand, "working_set", lambda device: portion)
-        torch.testing.assert_close(demand.lookup(flow, active), expected, atol=1e-4, rtol=1e-4)
+        seen = demand.lookup(flow, active)
+        torch.testing.assert_close(seen, expected, atol=1e-4, rtol=1e-4)
+        with torch.no_grad():
+            torch.testing.assert_close(demand.lookup(flow, active), expected, atol=1e-4, rtol=1e-4)
     weight = torch.randn(seen.shape, generator=generator)
     wanted, found = (torch.autograd.grad((each * weight).sum(), features)[0] for each in (expected, seen))
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
@@ -114,6 +116,35 @@ def test_in_bfloat16_on_demand_is_all_pairs_to_the_rounding_of_a_product(device)
         for kind in CORRELATIONS:
             built = build(kind, features)
             torch.testing.assert_close(built.lookup(flow), exact, atol=0.05, rtol=0.02)
+
+
+def test_gradients_of_on_demand_in_bfloat16_are_float32_and_those_of_all_pairs(device):
+    features, flow = torch.randn(2, 1, 32, 24, 30).to(device), 2 * torch.randn(1, 2, 24, 30).to(device)
+    features.requires_grad_()
+    weight = torch.randn(1, LEVELS * (2 * RADIUS + 1) ** 2, 24, 30).to(device)
+    found = []
+    for kind in ("all-pairs", "on-demand"):
+        with autocast(device, torch.bfloat16):
+            seen = build(kind, features).lookup(flow)
+        found += torch.autograd.grad((seen.float() * weight).sum(), features)
+    assert found[1].dtype == torch.float32
+    torch.testing.assert_close(found[1], found[0], atol=0.03 * float(found[0].std()), rtol=0.03)
+
+
+def test_on_demand_keeps_no_vector_twice_for_the_gradient():
+    """Patches of all queries hold every vector of frame 2 some hundred times."""
+    features, flow = torch.randn(2, 1, 64, 32, 40), 8 * torch.randn(1, 2, 32, 40)
+    features.requires_grad_()
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        build("on-demand", features, levels=2).lookup(flow)
+    gathered = 4 * 64 * 32 * 40 * 2 * (2 * RADIUS + 2) ** 2
+    assert sum(kept.values()) < gathered / 8
 
 
 def test_on_demand_memory_is_linear_in_the_positions():

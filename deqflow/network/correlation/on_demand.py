@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -143,13 +144,13 @@ class OnDemandCorrelation:
                 ratio = patch.block // half
                 blocks = blocks.view(-1, ratio, half, ratio, half).transpose(2, 3).reshape(-1, half, half)
             if len(fitting):
-                portions += [(part, patch) for part in fitting.split(self._at_once(patch))]
+                # In a graph each portion would have a gradient of the whole map: `_Products` takes them all.
+                at_once = len(fitting) if torch.is_grad_enabled() else self._at_once(patch)
+                portions += [(part, patch) for part in fitting.split(at_once)]
         return portions
 
     def _at_once(self, patch: _Patch) -> int:
         """Return how many blocks go through together."""
-        if torch.is_grad_enabled():
-            return 2**62  # the graph keeps them all, and each portion would have a gradient of the whole map
         positions = len(patch.level)
         features = positions * self._map.shape[1] * self._map.element_size()
         products = positions * patch.block**2 * self._map.element_size()
@@ -163,9 +164,12 @@ class OnDemandCorrelation:
         corners = windows.start[blocks]  # (n, k, L, 2)
         origin = corners.amin(dim=1)
         base = source * self._map_size + self._bases + origin[..., 0] * self._strides + origin[..., 1]
-        around = F.embedding(base.index_select(1, patch.level) + patch.offset, self._map)
-        features = F.embedding(blocks % area + source * area, self._queries)
-        products = features @ around.transpose(1, 2)  # (n, k, P)
+        around = base.index_select(1, patch.level) + patch.offset
+        asked = blocks % area + source * area
+        if torch.is_grad_enabled():
+            products: Tensor = _Products.apply(self._queries, self._map, asked, around, self._at_once(patch))
+        else:
+            products = _products(self._queries, self._map, asked, around)
         left, top = (corners - origin[:, None]).unbind(dim=3)
         rows = len(patch.level) * torch.arange(count * queries, device=blocks.device).view(count, queries, 1)
         first = rows + patch.first + left * patch.sides + top
@@ -173,6 +177,45 @@ class OnDemandCorrelation:
         values = copy_runs(products.flatten(), (first[..., None] + columns).flatten(), taps)
         fraction = windows.fraction[blocks].reshape(-1, 2)
         return interpolate(values.view(-1, taps, taps).float(), fraction).view(-1, self.channels)
+
+
+def _products(queries: Tensor, vectors: Tensor, asked: Tensor, around: Tensor) -> Tensor:
+    """Return the products (n, k, P) of queries, by their numbers (n, k), with vectors, by theirs (n, P)."""
+    return F.embedding(asked, queries) @ F.embedding(around, vectors).transpose(1, 2)
+
+
+class _Products(torch.autograd.Function):
+    """``_products`` in portions of so many blocks, whose vectors are gathered anew for the gradient.
+
+    Kept for it they would be hundreds of megabytes a lookup. Gradients are summed in the precision of the
+    features, whatever that of the products.
+    """
+
+    @staticmethod
+    def forward(queries: Tensor, vectors: Tensor, asked: Tensor, around: Tensor, at_once: int) -> Tensor:
+        """Return the products (n, k, P), in the precision of autocast."""
+        tables = _cast(queries), _cast(vectors)
+        portions = zip(asked.split(at_once), around.split(at_once), strict=True)
+        return torch.cat([_products(*tables, *portion) for portion in portions])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep what goes in."""
+        *tensors, ctx.at_once = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the queries and of the vectors; they can be differentiated in turn."""
+        queries, vectors, *numbers = ctx.saved_tensors
+        tables = [table.to(gradient.dtype) for table in (queries, vectors)]
+        sums = [torch.zeros_like(table) for table in (queries, vectors)]
+        for portion in zip(*(part.split(ctx.at_once) for part in (gradient, *numbers)), strict=True):
+            products, asked, around = portion
+            found = products @ F.embedding(around, tables[1]), products.mT @ F.embedding(asked, tables[0])
+            for total, number, part in zip(sums, (asked, around), found, strict=True):
+                total.index_add_(0, number.flatten(), part.flatten(0, 1).to(total.dtype))
+        return (*sums, None, None, None)
 
 
 def _cast(features: Tensor) -> Tensor:
